@@ -1,0 +1,299 @@
+//! The configuration of one processor: function file, platform file and environment, read once.
+//!
+//! After [`Config::load`] nothing is a string that means something else: durations are durations, kinds are enums,
+//! every default is filled in. Nothing outside this module reads the environment or knows a configuration key.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the processor was told, resolved.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `processor.yaml`.
+    pub function: Function,
+    /// `platform.yaml`, or its defaults.
+    pub platform: Platform,
+    /// The environment variables we read.
+    pub env: Env,
+    /// What was odd but not wrong: unknown keys, ignored settings, mended values. One line each.
+    pub warnings: Vec<String>,
+}
+
+/// The function: `metadata` and `spec` of `processor.yaml`.
+#[derive(Debug, Clone, Default)]
+pub struct Function {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// Label `nuclio.io/project-name`, else empty.
+    pub project: String,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `spec.description`.
+    pub description: String,
+    /// `spec.version`.
+    pub version: i64,
+    /// `spec.runtime`, the part before the colon.
+    pub runtime: RuntimeKind,
+    /// `spec.handler` as written.
+    pub handler: String,
+    /// `spec.eventTimeout`; `None` when absent or empty.
+    pub event_timeout: Option<Duration>,
+    /// `spec.readinessTimeoutSeconds`, when positive.
+    pub readiness_timeout: Option<Duration>,
+    /// `spec.triggers`, in the order of the file; disabled ones are left out (with a warning).
+    pub triggers: Vec<Trigger>,
+    /// `spec.loggerSinks` resolved against the platform: the sinks of processor and function logs, never empty.
+    pub log_sinks: Vec<LogSink>,
+    /// `spec.runtimeAttributes`.
+    pub runtime_attributes: serde_json::Map<String, serde_json::Value>,
+    /// `spec.env` entries with a literal value, in order (only the shell runtime gives them to children).
+    pub env: Vec<(String, String)>,
+    /// No HTTP trigger, and none wanted: `disableDefaultHTTPTrigger` of function or platform.
+    pub default_http_trigger_disabled: bool,
+    /// The whole function file as YAML after secrets were restored; handed to compiled handlers.
+    pub yaml: String,
+}
+
+/// Kinds of `spec.runtime`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RuntimeKind {
+    /// The demonstration handler inside the processor: handler or build path `nuclio:builtin`.
+    #[default]
+    Builtin,
+    /// `golang`: a compiled handler, in process or as executable.
+    Golang,
+    /// `python`.
+    Python,
+    /// `nodejs`.
+    NodeJs,
+    /// `java`.
+    Java,
+    /// `dotnetcore`.
+    DotNetCore,
+    /// `ruby`.
+    Ruby,
+    /// `shell`.
+    Shell,
+}
+
+/// One entry of `spec.triggers`.
+#[derive(Debug, Clone)]
+pub struct Trigger {
+    /// The key under `spec.triggers`; it is the trigger's id and name.
+    pub name: String,
+    /// Workers of its pool, 1 to 100000.
+    pub workers: usize,
+    /// `workerAllocatorName`, when not empty: pools are shared by this name.
+    pub allocator: Option<String>,
+    /// How long an event waits for a worker; zero: not at all.
+    pub availability_timeout: Duration,
+    /// How long a worker may take to end (drain, terminate).
+    pub termination_timeout: Duration,
+    /// What is particular to its kind.
+    pub kind: TriggerKind,
+}
+
+/// What is particular to a trigger's kind.
+#[derive(Debug, Clone)]
+pub enum TriggerKind {
+    /// Kind `http`.
+    Http(HttpTrigger),
+    /// A kind of the reference that this build cannot serve yet; starting it is refused by name.
+    Unsupported(String),
+}
+
+/// Settings of an `http` trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpTrigger {
+    /// `url`: `host:port`; an empty host means every address, IPv6 and IPv4.
+    pub listen: String,
+    /// `readBufferSize`: bytes of request line and headers, with the empty line.
+    pub head_bytes_max: usize,
+    /// `maxRequestBodySize`: bytes of body.
+    pub body_bytes_max: usize,
+    /// `reduceMemoryUsage`: give buffers back between requests.
+    pub reduce_memory: bool,
+    /// Cross-origin rules, when enabled.
+    pub cors: Option<Cors>,
+    /// `batch.mode: enable`.
+    pub batch: Option<Batch>,
+    /// `mode: async` with `async.maxConnectionsNumber`: events in flight per worker; 1 for `sync`.
+    pub in_flight_per_worker: usize,
+}
+
+/// `attributes.cors`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cors {
+    /// Allowed origins; `*` allows all.
+    pub allow_origins: Vec<String>,
+    /// Allowed methods.
+    pub allow_methods: Vec<String>,
+    /// Allowed request headers.
+    pub allow_headers: Vec<String>,
+    /// Whether credentials are allowed.
+    pub allow_credentials: bool,
+    /// Response headers that scripts may read.
+    pub expose_headers: Vec<String>,
+    /// `Access-Control-Max-Age`, seconds, any integer.
+    pub preflight_max_age_seconds: i64,
+}
+
+/// `batch` of a trigger.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Events in a batch, at least 1.
+    pub size: usize,
+    /// Longest time the first event of a batch waits for more.
+    pub timeout: Duration,
+}
+
+/// `platform.yaml`.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Where we run.
+    pub kind: PlatformKind,
+    /// Web admin's listen address; `None` when disabled.
+    pub web_admin: Option<String>,
+    /// Health server's listen address; `None` when disabled.
+    pub health: Option<String>,
+    /// Metric sinks named by `metrics.functions`, in order, disabled ones left out.
+    pub metric_sinks: Vec<MetricSink>,
+    /// `cronTriggerCreationMode: kube`.
+    pub cron_by_platform: bool,
+}
+
+/// Where we run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlatformKind {
+    /// A plain container or a laptop.
+    Local,
+    /// Kubernetes: both `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT` are set.
+    Kube,
+}
+
+/// Severity of a log record, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Level {
+    /// Everything.
+    #[default]
+    Debug,
+    /// Normal operation.
+    Info,
+    /// Something odd.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// One log sink after resolution. The only kind we serve is `stdout`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogSink {
+    /// Its name in `platform.yaml`.
+    pub name: String,
+    /// Lowest level written.
+    pub level: Level,
+    /// How records look.
+    pub encoding: LogEncoding,
+}
+
+/// How records look on `stdout`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LogEncoding {
+    /// For people.
+    Console,
+    /// One JSON object a line.
+    Json {
+        /// `timeFieldName`.
+        time_field: String,
+        /// `timeFieldEncoding: iso8601`; otherwise milliseconds since the epoch.
+        time_iso8601: bool,
+        /// `varGroupName`, empty for variables at top level.
+        group: String,
+        /// `varGroupMode: flattened`.
+        flattened: bool,
+    },
+}
+
+/// One metric sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricSink {
+    /// Its name in `platform.yaml`.
+    pub name: String,
+    /// Label `instance`.
+    pub instance: String,
+    /// What it does.
+    pub kind: MetricSinkKind,
+}
+
+/// What a metric sink does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetricSinkKind {
+    /// Serves `/metrics`.
+    PrometheusPull {
+        /// Listen address.
+        listen: String,
+    },
+    /// Posts to a push gateway.
+    PrometheusPush {
+        /// Base address of the gateway, with scheme, without trailing slash.
+        url: String,
+        /// Job name.
+        job: String,
+        /// Time between pushes.
+        interval: Duration,
+    },
+}
+
+/// Every environment variable the processor reads, and its own additions.
+#[derive(Debug, Clone, Default)]
+pub struct Env {
+    /// `PATH`.
+    pub path: Option<String>,
+    /// `PYTHONPATH`.
+    pub python_path_inherited: Option<String>,
+    /// `NUCLIO_PYTHON_EXE_PATH`.
+    pub python_exe: Option<String>,
+    /// `NUCLIO_PYTHON_WRAPPER_PATH`.
+    pub python_wrapper: Option<PathBuf>,
+    /// `NUCLIO_PYTHON_PATH` (`nil` and `none` already turned into empty).
+    pub python_path: Option<String>,
+    /// `NUCLIO_PYTHON_DECODE_EVENT_STRINGS`: true unless turned off.
+    pub python_decode_strings: bool,
+    /// `NUCLIO_GOLANG_HANDLER_PLUGIN_PATH`.
+    pub golang_plugin: Option<PathBuf>,
+    /// `NUCLIO_FUNCTION_INSTANCE`.
+    pub function_instance: Option<String>,
+    /// `NUCLIO_SHIM_SOURCE`.
+    pub shim_source: ShimSource,
+    /// `NUCLIO_SHIM_PROTOCOL`: 1, 2, or `None` for auto.
+    pub shim_protocol: Option<u8>,
+    /// `NUCLIO_SHIM_PREFETCH`: most events written ahead to a shim; `None` for our default.
+    pub shim_prefetch: Option<usize>,
+    /// `NUCLIO_WORKER_START_TIMEOUT`: Go duration; longest wait for a shim to become ready.
+    pub worker_start_timeout: Option<Duration>,
+    /// `NUCLIO_STUCK_THREADS_MAX`, default 4.
+    pub stuck_threads_max: usize,
+    /// `NUCLIO_DRAIN_LINGER`: Go duration; `None`: 5 s on Kubernetes, 0 elsewhere.
+    pub drain_linger: Option<Duration>,
+    /// `NUCLIO_WAITING_EVENTS_MAX`: events that may wait for a worker, per pool; default 1024.
+    pub waiting_events_max: usize,
+    /// `NUCLIO_BODY_BYTES_IN_FLIGHT_MAX`: bytes of request bodies held at once; default 1 GiB.
+    pub body_bytes_in_flight_max: usize,
+    /// `NO_COLOR` is set and not empty.
+    pub no_color: bool,
+}
+
+/// Which shim program is started (decision: environment variable, else image, else embedded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShimSource {
+    /// The file named by the environment, else the one in the image, else the embedded one.
+    #[default]
+    Auto,
+    /// Only a file.
+    Image,
+    /// Only the embedded one.
+    Embedded,
+}

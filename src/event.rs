@@ -1,0 +1,471 @@
+//! The vocabulary: what came in ([`Event`]) and what goes back ([`Response`]). No I/O, no workers, no triggers.
+//!
+//! An event owns its bytes, but copies none: an HTTP event keeps the parsed head as hyper made it and hands out
+//! views of it. Everything an HTTP event leaves empty lives in [`Extra`], which most events do not have.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_core::Stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+
+use crate::logging::LogBuffer;
+
+/// Where an event comes from; one per trigger, shared by its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerInfo {
+    /// Place in the list of triggers given to shims.
+    pub index: u16,
+    /// `sync` or `async`.
+    pub class: &'static str,
+    /// `http`, `cron`, …
+    pub kind: String,
+    /// The trigger's id.
+    pub name: String,
+}
+
+/// Something that happened, on its way to a handler.
+#[derive(Debug)]
+pub struct Event {
+    /// Unique text id: a random (version 4) UUID unless the event brought its own.
+    pub id: EventId,
+    /// Its trigger.
+    pub trigger: Arc<TriggerInfo>,
+    /// When it had arrived completely.
+    pub timestamp: SystemTime,
+    /// Method and target, as the trigger knows them.
+    pub target: Target,
+    /// Headers; names in lower case, repeats kept. [`Event::headers`] shows them as handlers see them.
+    pub header_map: HeaderMap,
+    /// The body.
+    pub body: EventBody,
+    /// Where the handler's log records go besides the processor's log, when the caller asked for them.
+    pub log_buffer: Option<Arc<LogBuffer>>,
+    /// What HTTP events leave empty.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// Method and target of an event.
+#[derive(Debug)]
+pub enum Target {
+    /// As hyper parsed them.
+    Http {
+        /// As sent, any token.
+        method: Method,
+        /// As sent.
+        uri: Uri,
+        /// The decoded, cleaned path where it differs from the one in `uri`. Any bytes.
+        path: Option<Box<[u8]>>,
+    },
+    /// Given by a trigger that is not HTTP.
+    Plain {
+        /// May be empty.
+        method: String,
+        /// May be empty.
+        path: String,
+        /// May be empty.
+        url: String,
+    },
+}
+
+/// What only cloud events and streams fill in.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// Replaces the header `Content-Type`.
+    pub content_type: Option<String>,
+    /// Event type.
+    pub event_type: String,
+    /// Event type version.
+    pub type_version: String,
+    /// Version of the event format.
+    pub version: String,
+    /// Stream topic.
+    pub topic: String,
+    /// Stream offset.
+    pub offset: i64,
+    /// Stream shard; -1 for none.
+    pub shard_id: i32,
+    /// Number of shards.
+    pub num_shards: i32,
+    /// Replaces kind and name of the trigger (cloud events).
+    pub trigger: Option<(String, String)>,
+    /// The body is the JSON text of a structured cloud event's data.
+    pub body_is_json: bool,
+    /// Structured or binary cloud event.
+    pub cloud: bool,
+}
+
+/// Text id of an event: a UUID kept in place, or a text of any length.
+#[derive(Clone, PartialEq, Eq)]
+pub enum EventId {
+    /// Hyphenated lower-case UUID.
+    Uuid([u8; 36]),
+    /// Anything else.
+    Text(Box<str>),
+}
+
+impl EventId {
+    /// A fresh random (RFC 9562 version 4) UUID. Unique, not secret.
+    pub fn random() -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut bits = fastrand::u128(..);
+        bits = bits & !(0xf << 76) | 0x4 << 76; // version
+        bits = bits & !(0x3 << 62) | 0x2 << 62; // variant
+        let mut text = [b'-'; 36];
+        let mut shift = 128;
+        for (at, byte) in text.iter_mut().enumerate() {
+            if !matches!(at, 8 | 13 | 18 | 23) {
+                shift -= 4;
+                *byte = HEX[(bits >> shift) as usize & 0xf];
+            }
+        }
+        Self::Uuid(text)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Uuid(text) => std::str::from_utf8(text).unwrap_or_default(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Event {
+    /// Method; empty for triggers that have none.
+    pub fn method(&self) -> &str {
+        match &self.target {
+            Target::Http { method, .. } => method.as_str(),
+            Target::Plain { method, .. } => method,
+        }
+    }
+
+    /// Decoded path, any bytes.
+    pub fn path(&self) -> &[u8] {
+        match &self.target {
+            Target::Http { path: Some(path), .. } => path,
+            Target::Http { uri, .. } => uri.path().as_bytes(),
+            Target::Plain { path, .. } => path.as_bytes(),
+        }
+    }
+
+    /// Raw query text after the question mark, or empty.
+    pub fn query(&self) -> &str {
+        match &self.target {
+            Target::Http { uri, .. } => uri.query().unwrap_or_default(),
+            Target::Plain { .. } => "",
+        }
+    }
+
+    /// URL; empty over HTTP (compat: the Go processor leaves it empty).
+    pub fn url(&self) -> &str {
+        match &self.target {
+            Target::Http { .. } => "",
+            Target::Plain { url, .. } => url,
+        }
+    }
+
+    /// Content type, or empty.
+    pub fn content_type(&self) -> &[u8] {
+        match self.extra.as_deref().and_then(|extra| extra.content_type.as_deref()) {
+            Some(text) => text.as_bytes(),
+            // The last of several wins, as everywhere in the header map that handlers see.
+            None => self
+                .header_map
+                .get_all(header::CONTENT_TYPE)
+                .iter()
+                .next_back()
+                .map_or(b"", HeaderValue::as_bytes),
+        }
+    }
+
+    /// Headers in order with repeats; write a name with [`write_canonical`] to show it as handlers know it.
+    pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.header_map.iter()
+    }
+
+    /// Query arguments, decoded, in order, repeats kept: split at `&`, the first `=` separates, `+` and `%XX` are
+    /// decoded, bad escapes stay, a pair with empty name and value is dropped.
+    pub fn fields(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode_form(name.as_bytes()), decode_form(value.as_bytes()))
+        })
+    }
+}
+
+/// Decodes `+` and `%XX`; bad escapes stay as they are.
+fn decode_form(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        match text[at] {
+            b'+' => out.push(b' '),
+            b'%' => match decode_escape(&text[at..]) {
+                Some(byte) => {
+                    out.push(byte);
+                    at += 2;
+                }
+                None => out.push(b'%'),
+            },
+            byte => out.push(byte),
+        }
+        at += 1;
+    }
+    out
+}
+
+/// The byte that `%XX` at the start of `text` stands for.
+pub fn decode_escape(text: &[u8]) -> Option<u8> {
+    let hex = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    Some(hex(*text.get(1)?)? << 4 | hex(*text.get(2)?)?)
+}
+
+/// Appends a lower-case header name in canonical form: first byte and the byte after each `-` in upper case
+/// (`x-foo-bar` becomes `X-Foo-Bar`).
+pub fn write_canonical(name: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(name.as_bytes());
+    let mut upper = true;
+    for byte in &mut out[start..] {
+        if upper {
+            byte.make_ascii_uppercase();
+        }
+        upper = *byte == b'-';
+    }
+}
+
+/// The bytes of an event, in the pieces they arrived in.
+#[derive(Debug, Default)]
+pub struct EventBody {
+    /// `false`: the request carried no body at all.
+    pub present: bool,
+    first: Bytes,
+    rest: Vec<Bytes>,
+    len: usize,
+}
+
+impl EventBody {
+    /// No body at all.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Appends a piece.
+    pub fn push(&mut self, piece: Bytes) {
+        self.present = true;
+        self.len += piece.len();
+        if self.first.is_empty() {
+            self.first = piece;
+        } else if !piece.is_empty() {
+            self.rest.push(piece);
+        }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The pieces in order, none of them empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.first).filter(|piece| !piece.is_empty()).chain(&self.rest)
+    }
+
+    /// All bytes in one piece; copies only if they arrived in several.
+    pub fn contiguous(&mut self) -> &Bytes {
+        if !self.rest.is_empty() {
+            let mut whole = BytesMut::with_capacity(self.len);
+            self.pieces().for_each(|piece| whole.put_slice(piece));
+            self.first = whole.freeze();
+            self.rest = Vec::new();
+        }
+        &self.first
+    }
+}
+
+impl From<Bytes> for EventBody {
+    fn from(bytes: Bytes) -> Self {
+        let mut body = Self { present: true, ..Self::default() };
+        body.push(bytes);
+        body
+    }
+}
+
+/// What a handler answered.
+#[derive(Debug, Default)]
+pub struct Response {
+    /// 0 means 200.
+    pub status: u16,
+    /// Wins over a header of that name. `None`: the header, else the trigger's default for non-empty bodies.
+    pub content_type: Option<HeaderValue>,
+    /// Checked headers; see [`append_header`].
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+    /// Do not acknowledge the stream message this answers.
+    pub no_ack: bool,
+}
+
+/// Body of a response.
+#[derive(Default)]
+pub enum Body {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// All of them.
+    Bytes(Bytes),
+    /// Pieces as the handler makes them. What the stream holds (a worker, a plugin's memory) is given back when
+    /// it is dropped. An error cuts the client's connection.
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, HandlerError>> + Send>>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Bytes(bytes) }
+    }
+}
+
+/// Appends one header of a handler's answer, mended as the trigger does it: line breaks in the value become blanks.
+/// A name that is no HTTP token and a value with other control bytes are refused; the caller drops them with a
+/// warning.
+pub fn append_header(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), HeaderFault> {
+    let name = HeaderName::from_bytes(name).map_err(|_| HeaderFault::Name)?;
+    headers.append(name, header_value(value)?);
+    Ok(())
+}
+
+/// A header value from a handler's bytes, mended as in [`append_header`].
+pub fn header_value(value: &[u8]) -> Result<HeaderValue, HeaderFault> {
+    if value.contains(&b'\n') || value.contains(&b'\r') {
+        let mended: Vec<u8> =
+            value.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }).collect();
+        return HeaderValue::from_maybe_shared(Bytes::from(mended)).map_err(|_| HeaderFault::Value);
+    }
+    HeaderValue::from_bytes(value).map_err(|_| HeaderFault::Value)
+}
+
+/// Why a header of an answer was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderFault {
+    /// Not an HTTP token.
+    #[error("the name is not an HTTP token")]
+    Name,
+    /// Control bytes.
+    #[error("the value holds control bytes")]
+    Value,
+}
+
+/// Why there is no answer from the handler.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HandlerError {
+    /// The handler said so, or broke in a way that is contained to its event.
+    #[error("{message}")]
+    Failed {
+        /// For the client.
+        status: StatusCode,
+        /// For the client.
+        message: String,
+    },
+    /// Its deadline passed.
+    #[error("handler timed out")]
+    TimedOut,
+    /// The worker died or broke the protocol while it had this event.
+    #[error("{0}")]
+    Lost(String),
+    /// The runtime cannot do what was asked (batches).
+    #[error("Not Implemented")]
+    Unsupported,
+}
+
+impl HandlerError {
+    /// A failure with status 500.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() }
+    }
+}
+
+/// Which worker of which pool; names it in logs and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerId {
+    /// Kind of the trigger that owns the pool; empty for a shared pool.
+    pub trigger_kind: String,
+    /// Trigger, or allocator of a shared pool.
+    pub trigger_name: String,
+    /// Place in the pool, from 0.
+    pub index: usize,
+}
+
+/// When an event must be answered; `None`: no limit.
+pub type Deadline = Option<Instant>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_ids_are_version_4_uuids() {
+        let (a, b) = (EventId::random(), EventId::random());
+        assert_ne!(a, b);
+        let text = a.as_str();
+        assert_eq!(text.len(), 36);
+        assert_eq!(text.as_bytes()[14], b'4');
+        assert!(matches!(text.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
+        assert_eq!(text.matches('-').count(), 4);
+    }
+
+    #[test]
+    fn canonical_names_follow_the_dashes() {
+        for (name, expected) in
+            [("x-foo-bar", "X-Foo-Bar"), ("etag", "Etag"), ("x_under", "X_under"), ("-lead", "-Lead")]
+        {
+            let mut out = Vec::new();
+            write_canonical(name, &mut out);
+            assert_eq!(out, expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn bodies_in_pieces_become_one() {
+        let mut body = EventBody::none();
+        assert!(!body.present);
+        for piece in ["", "ab", "", "cd"] {
+            body.push(Bytes::from_static(piece.as_bytes()));
+        }
+        assert_eq!((body.len(), body.pieces().count()), (4, 2));
+        assert_eq!(body.contiguous(), &Bytes::from_static(b"abcd"));
+    }
+
+    #[test]
+    fn line_breaks_in_header_values_become_blanks() {
+        let mut headers = HeaderMap::new();
+        append_header(&mut headers, b"X-Nl", b"a\r\nb: c").unwrap();
+        assert_eq!(headers["x-nl"], "a  b: c");
+        assert_eq!(append_header(&mut headers, b"X-A\r\nB", b"v"), Err(HeaderFault::Name));
+        assert_eq!(append_header(&mut headers, b"X-C", b"\x00"), Err(HeaderFault::Value));
+    }
+}

@@ -1,0 +1,6 @@
+//! A trigger turns something that happened into an event, the dispatcher lends it a worker, the worker answers, the
+//! trigger turns the answer back.
+
+pub mod config;
+pub mod event;
+pub mod logging;
