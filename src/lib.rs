@@ -4,3 +4,6 @@
 pub mod config;
 pub mod event;
 pub mod logging;
+pub mod metrics;
+pub mod queue;
+pub mod runtime;

@@ -1,0 +1,189 @@
+//! What is counted. The event path adds to plain atomics; a scrape reads them ([`text`]) and never holds anything
+//! that an event could wait for.
+
+pub mod text;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Counters of one trigger.
+#[derive(Debug, Default)]
+pub struct TriggerCounters {
+    /// Events that ended with an answer of the handler.
+    pub success: AtomicU64,
+    /// Events that did not.
+    pub failure: AtomicU64,
+    /// Sizes of answers, bytes.
+    pub response_bytes: Histogram,
+}
+
+impl TriggerCounters {
+    /// Counts one finished event.
+    pub fn count(&self, success: bool) {
+        if success { &self.success } else { &self.failure }.fetch_add(1, Relaxed);
+    }
+}
+
+/// Why a worker was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartReason {
+    /// It ended by itself.
+    Exit,
+    /// A signal killed it.
+    Signal,
+    /// The kernel killed it for want of memory.
+    Oom,
+    /// An event passed its deadline.
+    Timeout,
+    /// It broke the protocol.
+    Protocol,
+}
+
+impl RestartReason {
+    /// All, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Exit, Self::Signal, Self::Oom, Self::Timeout, Self::Protocol];
+
+    /// Value of the label `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Signal => "signal",
+            Self::Oom => "oom",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// Counters of one pool of workers.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// Attempts to get a worker.
+    pub allocations: AtomicU64,
+    /// Attempts that found an idle worker.
+    pub allocated_at_once: AtomicU64,
+    /// Attempts that got a worker after waiting.
+    pub allocated_after_wait: AtomicU64,
+    /// Attempts that got none.
+    pub allocation_failures: AtomicU64,
+    /// Microseconds waited by attempts that got a worker after waiting.
+    pub wait_micros: AtomicU64,
+    /// Sum over attempts of the percentage of workers idle before it.
+    pub idle_percent_sum: AtomicU64,
+    /// Events waiting now.
+    pub waiting: AtomicI64,
+    /// Events with a worker now.
+    pub in_flight: AtomicI64,
+    /// Events that passed their deadline.
+    pub event_timeouts: AtomicU64,
+    /// Time in handlers.
+    pub handler_micros: Histogram,
+    /// Time events waited for a worker.
+    pub queue_wait_micros: Histogram,
+    /// Replaced workers, by [`RestartReason::ALL`].
+    pub restarts: [AtomicU64; 5],
+    /// Streamed answers that ended well, and that were cut off.
+    pub streams: [AtomicU64; 2],
+    /// One per worker.
+    pub workers: Vec<WorkerCounters>,
+}
+
+/// Counters of one worker.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Microseconds spent in the handler.
+    pub busy_micros: AtomicU64,
+    /// Events handled.
+    pub events: AtomicU64,
+    /// Times it was replaced.
+    pub restarts: AtomicU64,
+}
+
+impl PoolCounters {
+    /// For a pool of that many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        let workers = (0..workers).map(|_| WorkerCounters::default()).collect();
+        Arc::new(Self { workers, ..Self::default() })
+    }
+
+    /// One event has a worker, `waited` after it was submitted.
+    pub fn started(&self, waited: Duration) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.queue_wait_micros.observe(waited);
+    }
+
+    /// One event left its worker after `taken`.
+    pub fn finished(&self, worker: usize, taken: Duration) {
+        self.in_flight.fetch_sub(1, Relaxed);
+        self.handler_micros.observe(taken);
+        if let Some(worker) = self.workers.get(worker) {
+            worker.events.fetch_add(1, Relaxed);
+            worker.busy_micros.fetch_add(taken.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// One worker is replaced.
+    pub fn restarted(&self, worker: usize, reason: RestartReason) {
+        let at = RestartReason::ALL.iter().position(|other| *other == reason).unwrap_or_default();
+        self.restarts[at].fetch_add(1, Relaxed);
+        if let Some(worker) = self.workers.get(worker) {
+            worker.restarts.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// Powers of two from 1 to 2^30: enough for microseconds up to a quarter of an hour and bytes up to a gibibyte.
+const BUCKETS: usize = 31;
+
+/// A histogram over powers of two: one addition to a bucket, one to the sum.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BUCKETS + 1],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts a duration, in microseconds.
+    pub fn observe(&self, value: Duration) {
+        self.count(value.as_micros() as u64);
+    }
+
+    /// Counts a number.
+    pub fn count(&self, value: u64) {
+        // The smallest power of two that is not less than the value: the bucket's upper bound is inclusive.
+        let bucket = value.saturating_sub(1).checked_ilog2().map_or(usize::from(value > 1), |log| log as usize + 1);
+        self.buckets[bucket.min(BUCKETS)].fetch_add(1, Relaxed);
+        self.sum.fetch_add(value, Relaxed);
+    }
+
+    /// Upper bounds with cumulative counts, without the last, unbounded one; then count and sum of all.
+    fn snapshot(&self) -> (Vec<(u64, u64)>, u64, u64) {
+        let mut total = 0;
+        let mut bounds = Vec::with_capacity(BUCKETS);
+        for (power, bucket) in self.buckets[..BUCKETS].iter().enumerate() {
+            total += bucket.load(Relaxed);
+            bounds.push((1 << power, total));
+        }
+        (bounds, total + self.buckets[BUCKETS].load(Relaxed), self.sum.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_counted_under_the_first_bound_that_is_not_less() {
+        for (value, bound) in [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (1 << 30, 1 << 30)] {
+            let histogram = Histogram::default();
+            histogram.count(value);
+            let (bounds, count, sum) = histogram.snapshot();
+            let first = bounds.iter().find(|(_, count)| *count == 1).unwrap();
+            assert_eq!((first.0, count, sum), (bound, 1, value), "{value}");
+        }
+        let histogram = Histogram::default();
+        histogram.count(u64::MAX);
+        assert!(histogram.snapshot().0.iter().all(|(_, count)| *count == 0));
+    }
+}

@@ -1,0 +1,419 @@
+//! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
+//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::event::{Event, HandlerError, Response};
+use crate::metrics::PoolCounters;
+
+/// Why an event got no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// No worker became free in time, or too many events wait already.
+    #[error("No available workers")]
+    NoWorkers,
+    /// The processor stops.
+    #[error("All workers are terminated")]
+    Stopping,
+    /// A worker had it.
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
+}
+
+/// How an event ended.
+pub type Reply = Result<Response, SubmitError>;
+/// Whoever handles an event answers here, once. Closed: nobody waits for the answer any more.
+pub type ReplySender = oneshot::Sender<Reply>;
+
+/// Longest wait of a job that went back to the queue.
+const AGAIN_WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// An event on its way to a worker.
+#[derive(Debug)]
+pub struct Job {
+    /// What the handler gets.
+    pub event: Box<Event>,
+    /// Where the answer goes.
+    pub reply: ReplySender,
+    /// When it was submitted.
+    pub submitted: Instant,
+    expires: Instant,
+}
+
+impl Job {
+    /// A job and the end its answer arrives at. `wait`: how long it may wait for a worker.
+    pub fn new(event: Box<Event>, wait: Duration) -> (Self, oneshot::Receiver<Reply>) {
+        let (reply, receiver) = oneshot::channel();
+        let submitted = Instant::now();
+        (Self { event, reply, submitted, expires: submitted + wait }, receiver)
+    }
+
+    /// A job that goes back to the queue; it waits practically as long as it takes, for it had been accepted.
+    pub fn again(event: Box<Event>, reply: ReplySender, submitted: Instant) -> Self {
+        Self { event, reply, submitted, expires: submitted + AGAIN_WAIT_MAX }
+    }
+
+    /// Answers it without a worker. Nobody may be waiting any more, which is fine.
+    pub fn refuse(self, error: SubmitError) {
+        drop(self.reply.send(Err(error)));
+    }
+}
+
+/// Events of a pool that wait, and workers that wait for events. `W` identifies a worker that is lent out.
+pub struct Queue<W> {
+    state: Mutex<State<W>>,
+    counters: Arc<PoolCounters>,
+    waiting_max: usize,
+    expiry_changed: Notify,
+    closed: AtomicBool,
+    one_finished: Notify,
+}
+
+struct State<W> {
+    waiting: VecDeque<Job>,
+    idle: VecDeque<W>,
+    /// Busy workers that would take an event ahead.
+    hungry: VecDeque<W>,
+    next_expiry: Option<Instant>,
+}
+
+impl<W: PartialEq> Queue<W> {
+    /// An empty queue in which at most `waiting_max` events wait.
+    pub fn new(counters: Arc<PoolCounters>, waiting_max: usize) -> Self {
+        let state =
+            State { waiting: VecDeque::new(), idle: VecDeque::new(), hungry: VecDeque::new(), next_expiry: None };
+        Self {
+            state: Mutex::new(state),
+            counters,
+            waiting_max,
+            expiry_changed: Notify::new(),
+            closed: AtomicBool::new(false),
+            one_finished: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<W>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool's counters.
+    pub fn counters(&self) -> &Arc<PoolCounters> {
+        &self.counters
+    }
+
+    /// Lends an idle worker to the job, or lets it wait (`None`), or refuses it: it may not wait, too many do, or
+    /// the pool stops. A refused job has been answered.
+    pub fn admit(&self, job: Job) -> Option<(W, Job)> {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.closed.load(Ordering::Acquire) {
+            job.refuse(SubmitError::Stopping);
+            return None;
+        }
+        let counters = &self.counters;
+        counters.allocations.fetch_add(1, Relaxed);
+        let mut state = self.lock();
+        let workers = counters.workers.len().max(1);
+        counters.idle_percent_sum.fetch_add((state.idle.len() * 100 / workers) as u64, Relaxed);
+        if let Some(worker) = state.idle.pop_front() {
+            drop(state);
+            counters.allocated_at_once.fetch_add(1, Relaxed);
+            return Some((worker, job));
+        }
+        if job.expires <= job.submitted || state.waiting.len() >= self.waiting_max {
+            drop(state);
+            counters.allocation_failures.fetch_add(1, Relaxed);
+            job.refuse(SubmitError::NoWorkers);
+            return None;
+        }
+        if let Some(worker) = state.hungry.pop_front() {
+            drop(state);
+            counters.allocated_at_once.fetch_add(1, Relaxed);
+            return Some((worker, job));
+        }
+        if state.next_expiry.is_none_or(|next| job.expires < next) {
+            state.next_expiry = Some(job.expires);
+            self.expiry_changed.notify_one();
+        }
+        state.waiting.push_back(job);
+        counters.waiting.fetch_add(1, Relaxed);
+        None
+    }
+
+    /// The worker is free: it gets the next job, or is idle from now on (`None`).
+    pub fn next(&self, worker: W) -> Option<(W, Job)> {
+        let mut state = self.lock();
+        state.hungry.retain(|other| *other != worker);
+        match self.pop(&mut state) {
+            Some(job) => Some((worker, job)),
+            None => {
+                if !state.idle.contains(&worker) {
+                    state.idle.push_back(worker);
+                }
+                None
+            }
+        }
+    }
+
+    /// A job for a worker that is still busy, if one waits and no worker is idle; otherwise `worker` is told when
+    /// one comes that nobody else can take.
+    pub fn take_ahead(&self, worker: W) -> Option<Job> {
+        let mut state = self.lock();
+        if state.idle.is_empty()
+            && let Some(job) = self.pop(&mut state)
+        {
+            return Some(job);
+        }
+        if !state.hungry.contains(&worker) {
+            state.hungry.push_back(worker);
+        }
+        None
+    }
+
+    /// The first job that somebody still waits for.
+    fn pop(&self, state: &mut State<W>) -> Option<Job> {
+        use std::sync::atomic::Ordering::Relaxed;
+        while let Some(job) = state.waiting.pop_front() {
+            self.counters.waiting.fetch_sub(1, Relaxed);
+            if job.reply.is_closed() {
+                continue; // The client left while it waited.
+            }
+            self.counters.allocated_after_wait.fetch_add(1, Relaxed);
+            self.counters.wait_micros.fetch_add(job.submitted.elapsed().as_micros() as u64, Relaxed);
+            return Some(job);
+        }
+        None
+    }
+
+    /// Takes a worker out: nothing is lent to it any more. True: it was idle or hungry.
+    pub fn withdraw(&self, worker: &W) -> bool {
+        let mut state = self.lock();
+        let before = state.idle.len() + state.hungry.len();
+        state.idle.retain(|other| other != worker);
+        state.hungry.retain(|other| other != worker);
+        state.idle.len() + state.hungry.len() < before
+    }
+
+    /// Takes all idle workers out, for stopping them.
+    pub fn withdraw_idle(&self) -> Vec<W> {
+        self.lock().idle.drain(..).collect()
+    }
+
+    /// A busy worker takes nothing ahead any more.
+    pub fn sated(&self, worker: &W) {
+        self.lock().hungry.retain(|other| other != worker);
+    }
+
+    /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
+    pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut state = self.lock();
+        if let Some(worker) = state.idle.pop_front() {
+            return Some((worker, job));
+        }
+        self.counters.waiting.fetch_add(1, Relaxed);
+        state.next_expiry = Some(state.next_expiry.map_or(job.expires, |next| next.min(job.expires)));
+        self.expiry_changed.notify_one();
+        state.waiting.push_front(job);
+        None
+    }
+
+    /// An event has left its worker, whatever came of it.
+    pub fn finished(&self, worker: usize, taken: Duration) {
+        self.counters.finished(worker, taken);
+        if self.closed.load(Ordering::Acquire) {
+            self.one_finished.notify_waiters();
+        }
+    }
+
+    /// Refuses new events from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether new events are refused.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Lasts until no event waits or is with a worker. Call after [`Queue::close`].
+    pub async fn drained(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        loop {
+            let finished = self.one_finished.notified();
+            tokio::pin!(finished);
+            finished.as_mut().enable();
+            if self.counters.waiting.load(Relaxed) <= 0 && self.counters.in_flight.load(Relaxed) <= 0 {
+                return;
+            }
+            finished.await;
+        }
+    }
+
+    /// Refuses jobs that have waited too long. Lasts as long as the pool.
+    pub async fn expire(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        loop {
+            let next = self.lock().next_expiry;
+            let changed = self.expiry_changed.notified();
+            match next {
+                None => changed.await,
+                Some(next) => {
+                    tokio::select! {
+                        () = changed => continue,
+                        () = tokio::time::sleep_until(next.into()) => {}
+                    }
+                }
+            }
+            for job in self.take_expired(Instant::now()) {
+                self.counters.waiting.fetch_sub(1, Relaxed);
+                self.counters.allocation_failures.fetch_add(1, Relaxed);
+                job.refuse(SubmitError::NoWorkers);
+            }
+            if self.closed.load(Ordering::Acquire) {
+                self.one_finished.notify_waiters();
+            }
+        }
+    }
+
+    fn take_expired(&self, now: Instant) -> Vec<Job> {
+        let mut state = self.lock();
+        let mut expired = Vec::new();
+        // In the usual case all jobs wait equally long and only the front expires.
+        let mut at = 0;
+        while at < state.waiting.len() {
+            if state.waiting[at].expires <= now {
+                expired.extend(state.waiting.remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        state.next_expiry = state.waiting.iter().map(|job| job.expires).min();
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::event::{EventBody, EventId, Target, TriggerInfo};
+
+    fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
+        let event = Event {
+            id: EventId::Text(id.into()),
+            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
+            timestamp: SystemTime::UNIX_EPOCH,
+            target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
+            header_map: http::HeaderMap::new(),
+            body: EventBody::none(),
+            log_buffer: None,
+            extra: None,
+        };
+        Job::new(Box::new(event), Duration::from_millis(wait_ms))
+    }
+
+    fn queue(workers: usize, waiting_max: usize) -> Queue<usize> {
+        let queue = Queue::new(PoolCounters::new(workers), waiting_max);
+        for worker in 0..workers {
+            assert!(queue.next(worker).is_none());
+        }
+        queue
+    }
+
+    fn id(job: &Job) -> &str {
+        job.event.id.as_str()
+    }
+
+    #[test]
+    fn workers_are_lent_in_the_order_they_became_idle_and_jobs_in_the_order_they_came() {
+        let queue = queue(2, 9);
+        let mut replies = Vec::new();
+        let mut admit = |name| {
+            let (job, reply) = job(name, 1000);
+            replies.push(reply);
+            queue.admit(job).map(|(worker, job)| (worker, id(&job).to_owned()))
+        };
+        assert_eq!(admit("a"), Some((0, "a".into())));
+        assert_eq!(admit("b"), Some((1, "b".into())));
+        assert_eq!((admit("c"), admit("d")), (None, None));
+        let (worker, job) = queue.next(1).unwrap();
+        assert_eq!((worker, id(&job)), (1, "c"));
+        assert_eq!(id(&queue.next(0).unwrap().1), "d");
+        assert!(queue.next(0).is_none());
+    }
+
+    #[test]
+    fn a_job_that_may_not_wait_or_finds_the_queue_full_is_refused_at_once() {
+        let queue = queue(0, 1);
+        for (wait, expect_refused) in [(0, true), (1000, false), (1000, true)] {
+            let (job, mut reply) = job("x", wait);
+            assert!(queue.admit(job).is_none());
+            let refused = matches!(reply.try_recv(), Ok(Err(SubmitError::NoWorkers)));
+            assert_eq!(refused, expect_refused);
+            std::mem::forget(reply); // still waiting
+        }
+    }
+
+    #[test]
+    fn a_job_whose_client_left_is_skipped() {
+        let queue = queue(0, 9);
+        let (gone, reply) = job("gone", 1000);
+        let (here, _reply) = job("here", 1000);
+        queue.admit(gone);
+        queue.admit(here);
+        drop(reply);
+        assert_eq!(id(&queue.next(0).unwrap().1), "here");
+        assert_eq!(queue.counters.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn busy_workers_take_ahead_only_while_none_is_idle() {
+        let queue = queue(1, 9);
+        assert!(queue.take_ahead(7).is_none());
+        let (first, _a) = job("a", 1000);
+        let (second, _b) = job("b", 1000);
+        assert_eq!(queue.admit(first).unwrap().0, 0);
+        assert_eq!(queue.admit(second).unwrap().0, 7, "the hungry worker gets what no idle one can take");
+        let (third, _c) = job("c", 1000);
+        assert!(queue.admit(third).is_none());
+        assert_eq!(id(&queue.take_ahead(7).unwrap()), "c");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_waited_too_long_is_refused() {
+        let queue = Arc::new(queue(0, 9));
+        let expiry = { let queue = queue.clone(); tokio::spawn(async move { queue.expire().await }) };
+        let (long, mut long_reply) = job("long", 50);
+        let (short, short_reply) = job("short", 10);
+        queue.admit(long);
+        queue.admit(short);
+        assert!(matches!(short_reply.await, Ok(Err(SubmitError::NoWorkers))));
+        assert!(long_reply.try_recv().is_err());
+        assert!(matches!(long_reply.await, Ok(Err(SubmitError::NoWorkers))));
+        assert_eq!(queue.counters.waiting.load(Ordering::Relaxed), 0);
+        expiry.abort();
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_refuses_and_drains() {
+        let queue = queue(1, 9);
+        let (held, _reply) = job("held", 1000);
+        let (worker, _job) = queue.admit(held).unwrap();
+        queue.counters.started(Duration::ZERO);
+        queue.close();
+        let (late, late_reply) = job("late", 1000);
+        assert!(queue.admit(late).is_none());
+        assert!(matches!(late_reply.await, Ok(Err(SubmitError::Stopping))));
+        let finish = async {
+            tokio::task::yield_now().await;
+            queue.finished(worker, Duration::ZERO);
+        };
+        tokio::join!(queue.drained(), finish);
+    }
+}

@@ -1,0 +1,3 @@
+//! Runtimes make workers, workers handle events.
+
+pub mod shim;

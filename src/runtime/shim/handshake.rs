@@ -1,0 +1,134 @@
+//! From spawned to ready: HELLO, INIT, then READY or FAILED.
+
+use std::future::poll_fn;
+
+use tokio::net::UnixStream;
+
+use super::connection::{Reader, Writer};
+use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
+
+/// What a shim says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// Language, version and SDK, for the log.
+    pub about: String,
+    /// `cancel` offered: the shim reads while a handler runs.
+    pub cancel: bool,
+    /// `control` offered: drain, continue, terminate.
+    pub control: bool,
+    /// Events it may have in work at once.
+    pub in_flight_max: usize,
+    /// Events it may hold beyond those.
+    pub prefetch: usize,
+}
+
+/// Why a shim did not become ready.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HandshakeError {
+    /// It said so.
+    #[error("{0}")]
+    Failed(String),
+    /// The connection ended.
+    #[error("the shim ended before it was ready")]
+    Ended,
+    /// Neither side understands the other.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// It speaks other versions.
+    #[error("the shim speaks protocol versions {0} to {1}, the processor speaks {VERSION}")]
+    Version(u16, u16),
+}
+
+/// The parts of a connection.
+#[derive(Debug)]
+pub struct Link {
+    /// The socket.
+    pub stream: UnixStream,
+    /// Incoming frames.
+    pub reader: Reader,
+    /// Outgoing frames.
+    pub writer: Writer,
+}
+
+impl Link {
+    /// Over a connected socket.
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, reader: Reader::new(), writer: Writer::default() }
+    }
+
+    async fn fill(&mut self) -> Result<(), HandshakeError> {
+        match poll_fn(|cx| self.reader.poll_fill(cx, &mut self.stream)).await {
+            Ok(0) | Err(_) => Err(HandshakeError::Ended),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Kind, flags and head of the next frame; FAILED becomes an error.
+    async fn frame(&mut self) -> Result<(u8, Vec<u8>), HandshakeError> {
+        loop {
+            if let Some(frame) = self.reader.next_frame()? {
+                if frame.header.kind == kind::FAILED {
+                    let mut text = frame.head.to_vec();
+                    text.extend_from_slice(frame.body.as_slice());
+                    return Err(HandshakeError::Failed(String::from_utf8_lossy(&text).into_owned()));
+                }
+                return Ok((frame.header.kind, frame.head.to_vec()));
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Waits for HELLO.
+    pub async fn hello(&mut self) -> Result<Hello, HandshakeError> {
+        let magic = loop {
+            if let Some(magic) = self.reader.take_prefix::<4>() {
+                break magic;
+            }
+            self.fill().await?;
+        };
+        if magic != MAGIC {
+            return Err(ProtocolError::Magic(magic).into());
+        }
+        let (found, head) = self.frame().await?;
+        if found != kind::HELLO {
+            return Err(ProtocolError::Unexpected(found).into());
+        }
+        let pairs = v2::read_pairs(&head);
+        let text = |name: &str| pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        let (lowest, highest) = (number(text("protocol_min")), number(text("protocol_max")));
+        if !(lowest..=highest).contains(&VERSION) {
+            return Err(HandshakeError::Version(lowest, highest));
+        }
+        let offers = |name: &str| text("capabilities").split(',').any(|offered| offered.trim() == name);
+        Ok(Hello {
+            about: format!("{} {}, SDK {}", text("language"), text("version"), text("sdk")),
+            cancel: offers("cancel"),
+            control: offers("control"),
+            in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
+            prefetch: text("prefetch").parse().unwrap_or(0),
+        })
+    }
+
+    /// Sends INIT and waits for READY, as long as loading takes.
+    pub async fn init(&mut self, settings: &[(&'static str, String)]) -> Result<(), HandshakeError> {
+        let own = [
+            ("max_frame", FRAME_BYTES_MAX.to_string()),
+            ("credit", v2::CREDIT_BYTES.to_string()),
+            ("log_flush", "batch".to_owned()),
+        ];
+        v2::write_init(self.writer.frames(), settings.iter().cloned().chain(own));
+        poll_fn(|cx| self.writer.poll_flush(cx, &mut self.stream)).await.map_err(|_| HandshakeError::Ended)?;
+        loop {
+            match self.frame().await?.0 {
+                kind::READY => return Ok(()),
+                // Records of init_context are read again by nobody: the shim also prints what matters.
+                kind::LOG | kind::METRIC => {}
+                other => return Err(ProtocolError::Unexpected(other).into()),
+            }
+        }
+    }
+}
+
+fn number(text: &str) -> u16 {
+    text.parse().unwrap_or_default()
+}

@@ -1,0 +1,11 @@
+//! A shim worker: one connection to one process of ours in the handler's language. Languages differ by data
+//! ([`languages`]), not by code.
+
+mod answers;
+pub mod connection;
+pub mod desk;
+pub mod handshake;
+mod pace;
+pub mod protocol;
+pub mod stream;
+pub mod worker;

@@ -1,0 +1,3 @@
+//! Pure codecs between events and the bytes a shim reads and writes. No I/O here.
+
+pub mod v2;

@@ -1,0 +1,439 @@
+//! The task of one shim worker: it takes jobs, writes them, reads answers, completes replies. It owns the connection
+//! and every event on it; a client that leaves only drops the other end of a reply.
+//!
+//! One turn of the loop: refill the shim with one write, only then hand out the answers just read, then wait.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
+
+use super::desk::Desk;
+use super::handshake::{Hello, Link};
+use super::pace::Pace;
+use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
+use super::stream::PipeWriter;
+use crate::event::{Event, HandlerError};
+use crate::logging::Logger;
+use crate::metrics::PoolCounters;
+use crate::queue::{Job, Queue, Reply, ReplySender, SubmitError};
+
+/// What the pool asks of a worker beside events.
+#[derive(Debug)]
+pub enum Command {
+    /// Send a control frame when no event is in work; drain and terminate take no more events.
+    Control(ControlCode, Duration, oneshot::Sender<Result<(), String>>),
+    /// Close the connection when no event is in work.
+    Close,
+}
+
+/// How a worker's service ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was asked to close and the shim closed too.
+    Closed,
+    /// The shim's end of the connection is gone.
+    Lost,
+    /// It broke the protocol.
+    Protocol(ProtocolError),
+    /// An event passed its deadline; its caller has been answered.
+    TimedOut,
+}
+
+/// An event that the shim holds.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// `None` once answered (a stream is still open then).
+    pub(super) reply: Option<ReplySender>,
+    pub(super) event: Box<Event>,
+    submitted: Instant,
+    /// `None`: written ahead, not begun.
+    begun: Option<Instant>,
+    pub(super) stream: Option<PipeWriter>,
+    /// The shim has been told that nobody takes the stream any more.
+    cancelled: bool,
+}
+
+/// Fixed settings of a worker.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Place in the pool.
+    pub index: usize,
+    /// Longest time of one event.
+    pub event_timeout: Option<Duration>,
+    /// Events in work at once.
+    pub in_flight_max: usize,
+    /// Events written ahead beyond those.
+    pub ahead_max: usize,
+}
+
+/// See the module.
+pub struct Worker {
+    pub(super) link: Link,
+    hello: Hello,
+    settings: Settings,
+    queue: Arc<Queue<Desk>>,
+    desk: Desk,
+    listed: Listed,
+    commands: mpsc::Receiver<Command>,
+    pub(super) in_flight: Slab<InFlight>,
+    /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
+    order: VecDeque<usize>,
+    begun: usize,
+    /// Answers read but not yet handed out.
+    pub(super) done: Vec<(ReplySender, Reply)>,
+    pace: Pace,
+    alarm: Option<Pin<Box<Sleep>>>,
+    paused: bool,
+    closing: bool,
+    control: Option<PendingControl>,
+    next_control: u32,
+    pub(super) logger: Logger,
+}
+
+/// A control frame asked for, and the one that was sent.
+pub(super) struct PendingControl {
+    code: ControlCode,
+    allowed: Duration,
+    /// 0: not sent yet.
+    pub(super) id: u32,
+    pub(super) done: oneshot::Sender<Result<(), String>>,
+}
+
+/// In which of the queue's lists the worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    /// In none.
+    No,
+    /// Idle: it gets the next event.
+    Idle,
+    /// Busy, but would take an event ahead.
+    Hungry,
+}
+
+/// What woke the task.
+enum Wake {
+    Read(usize),
+    Lent(Job),
+    Alarm,
+    Command(Command),
+    Again,
+}
+
+impl Worker {
+    /// A worker over a connection whose shim is ready.
+    pub fn new(
+        link: Link,
+        hello: Hello,
+        settings: Settings,
+        queue: Arc<Queue<Desk>>,
+        commands: mpsc::Receiver<Command>,
+        logger: Logger,
+    ) -> Self {
+        let pace = Pace::new(settings.ahead_max.min(hello.prefetch));
+        Self {
+            link,
+            hello,
+            settings,
+            queue,
+            desk: Desk::default(),
+            listed: Listed::No,
+            commands,
+            in_flight: Slab::new(),
+            order: VecDeque::new(),
+            begun: 0,
+            done: Vec::new(),
+            pace,
+            alarm: None,
+            paused: false,
+            closing: false,
+            control: None,
+            next_control: 0,
+            logger,
+        }
+    }
+
+    /// Serves events until the connection ends. The second value: events whose callers still wait, because only the
+    /// end of the process tells what to say to them.
+    pub async fn serve(mut self) -> (Ended, Vec<ReplySender>) {
+        let ended = match self.turns().await {
+            Ok(ended) | Err(ended) => ended,
+        };
+        let waiting = self.leave(&ended);
+        (ended, waiting)
+    }
+
+    async fn turns(&mut self) -> Result<Ended, Ended> {
+        loop {
+            self.refill();
+            self.send_control();
+            let flushed = poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream))).await;
+            if let Poll::Ready(Err(_)) = flushed {
+                return Err(Ended::Lost);
+            }
+            for (reply, answer) in self.done.drain(..) {
+                drop(reply.send(answer)); // The client may have left.
+            }
+            match poll_fn(|cx| self.poll_wake(cx)).await.map_err(|_| Ended::Lost)? {
+                Wake::Read(0) if self.closing && self.in_flight.is_empty() => return Ok(Ended::Closed),
+                Wake::Read(0) => return Err(Ended::Lost),
+                Wake::Read(_) => self.read_frames().map_err(Ended::Protocol)?,
+                Wake::Lent(job) => {
+                    self.listed = Listed::No;
+                    self.write_job(job);
+                }
+                Wake::Alarm => self.check_deadline()?,
+                Wake::Command(command) => self.obey(command),
+                Wake::Again => {}
+            }
+        }
+    }
+
+    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
+        if !self.link.writer.is_empty() && self.link.writer.poll_flush(cx, &mut self.link.stream)?.is_ready() {
+            return Poll::Ready(Ok(Wake::Again));
+        }
+        if let Poll::Ready(read) = self.link.reader.poll_fill(cx, &mut self.link.stream) {
+            return Poll::Ready(read.map(Wake::Read));
+        }
+        if let Poll::Ready(job) = self.desk.poll_take(cx) {
+            return Poll::Ready(Ok(Wake::Lent(job)));
+        }
+        if let Some(alarm) = &mut self.alarm
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            self.alarm = None;
+            return Poll::Ready(Ok(Wake::Alarm));
+        }
+        if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            return Poll::Ready(Ok(Wake::Command(command)));
+        }
+        self.poll_streams(cx)
+    }
+
+    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
+    fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
+        let mut wrote = false;
+        for (key, event) in &mut self.in_flight {
+            let Some(stream) = &event.stream else { continue };
+            let (bytes, gone) = stream.poll_passed_on(cx);
+            if bytes > 0 {
+                v2::write_credit(self.link.writer.frames(), wire_id(key), bytes);
+                wrote = true;
+            }
+            if gone && !event.cancelled && self.hello.cancel {
+                event.cancelled = true;
+                v2::write_cancel(self.link.writer.frames(), wire_id(key), CancelReason::ClientGone);
+                wrote = true;
+            }
+        }
+        if wrote { Poll::Ready(Ok(Wake::Again)) } else { Poll::Pending }
+    }
+
+    /// Takes jobs while the shim may have more; otherwise the queue lists the worker.
+    fn refill(&mut self) {
+        while !self.paused {
+            let room = self.in_flight.len() < self.settings.in_flight_max;
+            let taken = match self.listed {
+                Listed::Idle => return,
+                Listed::No | Listed::Hungry if room => self.queue.next(self.desk.clone()).map(|(_, job)| job),
+                Listed::Hungry => return,
+                Listed::No if self.wants_ahead() => self.queue.take_ahead(self.desk.clone()),
+                Listed::No => return,
+            };
+            match taken {
+                Some(job) => {
+                    self.listed = Listed::No;
+                    self.write_job(job);
+                }
+                None => self.listed = if room { Listed::Idle } else { Listed::Hungry },
+            }
+        }
+    }
+
+    fn wants_ahead(&mut self) -> bool {
+        self.in_flight.len() < self.settings.in_flight_max + self.pace.ahead(Instant::now())
+    }
+
+    fn write_job(&mut self, job: Job) {
+        let Job { event, reply, submitted, .. } = job;
+        let in_flight =
+            InFlight { reply: Some(reply), event, submitted, begun: None, stream: None, cancelled: false };
+        let key = self.in_flight.insert(in_flight);
+        let event = &self.in_flight[key].event;
+        v2::write_event(self.link.writer.frames(), wire_id(key), event, self.settings.event_timeout);
+        self.link.writer.body(event.body.len(), event.body.pieces());
+        self.order.push_back(key);
+        self.begin(Instant::now());
+    }
+
+    /// Starts the clock of the events that the shim works on from now on.
+    fn begin(&mut self, now: Instant) {
+        while self.begun < self.settings.in_flight_max.min(self.order.len()) {
+            let event = &mut self.in_flight[self.order[self.begun]];
+            event.begun = Some(now);
+            self.queue.counters().started(now.duration_since(event.submitted));
+            self.begun += 1;
+            if self.alarm.is_none()
+                && let Some(limit) = self.settings.event_timeout
+            {
+                // Not moved for every event: when it rings it looks at who is oldest then.
+                self.alarm = Some(Box::pin(tokio::time::sleep_until((now + limit).into())));
+            }
+        }
+    }
+
+    /// The event is no longer with the shim.
+    pub(super) fn remove(&mut self, key: usize) -> InFlight {
+        let now = Instant::now();
+        let event = self.in_flight.remove(key);
+        if let Some(place) = self.order.iter().position(|other| *other == key) {
+            self.order.remove(place);
+            self.begun -= usize::from(place < self.begun);
+        }
+        let taken = event.begun.map(|begun| now.duration_since(begun));
+        if let Some(taken) = taken {
+            self.pace.observe(taken, now);
+            self.queue.finished(self.settings.index, taken);
+        }
+        self.begin(now);
+        event
+    }
+
+    fn check_deadline(&mut self) -> Result<(), Ended> {
+        let Some(limit) = self.settings.event_timeout else { return Ok(()) };
+        let Some(oldest) = self.order.front().copied() else { return Ok(()) };
+        let due = self.in_flight[oldest].begun.unwrap_or_else(Instant::now) + limit;
+        if due > Instant::now() {
+            self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
+            return Ok(());
+        }
+        self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut event = self.remove(oldest);
+        if let Some(reply) = event.reply.take() {
+            drop(reply.send(Err(HandlerError::TimedOut.into())));
+        }
+        if let Some(stream) = event.stream.take() {
+            stream.end(Err(HandlerError::TimedOut));
+        }
+        if self.hello.cancel {
+            v2::write_cancel(self.link.writer.frames(), wire_id(oldest), CancelReason::Deadline);
+        }
+        Err(Ended::TimedOut)
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Control(code, allowed, done) => {
+                self.paused = code != ControlCode::Continue;
+                if !self.hello.control {
+                    done.send(Ok(())).unwrap_or_default();
+                } else {
+                    self.control = Some(PendingControl { code, allowed, id: 0, done });
+                }
+            }
+            Command::Close => {
+                self.paused = true;
+                self.closing = true;
+            }
+        }
+        if self.paused {
+            self.queue.withdraw(&self.desk);
+            self.listed = Listed::No;
+        }
+    }
+
+    /// What had to wait until no event is in work.
+    fn send_control(&mut self) {
+        if !self.in_flight.is_empty() {
+            return;
+        }
+        if let Some(control) = &mut self.control
+            && control.id == 0
+        {
+            self.next_control += 1;
+            control.id = self.next_control;
+            v2::write_control(self.link.writer.frames(), control.id, control.code, control.allowed);
+        }
+        if self.closing && self.control.is_none() && self.link.writer.is_empty() {
+            // Fails only if the other side is gone already, which the next read says.
+            drop(rustix::net::shutdown(&self.link.stream, rustix::net::Shutdown::Write));
+        }
+    }
+
+    pub(super) fn counters(&self) -> &Arc<PoolCounters> {
+        self.queue.counters()
+    }
+
+    pub(super) fn take_control(&mut self, id: u32) -> Option<PendingControl> {
+        self.control.take_if(|control| control.id == id && id != 0)
+    }
+
+    /// Leaves the queue; gives back what had not begun; returns the callers of what had.
+    fn leave(&mut self, ended: &Ended) -> Vec<ReplySender> {
+        self.queue.withdraw(&self.desk);
+        for (reply, answer) in self.done.drain(..) {
+            drop(reply.send(answer));
+        }
+        let mut waiting = Vec::new();
+        let keys: Vec<usize> = self.order.iter().copied().collect();
+        let mut unbegun = Vec::new();
+        for key in keys {
+            let mut event = self.in_flight.remove(key);
+            let Some(begun) = event.begun else {
+                unbegun.push(event);
+                continue;
+            };
+            self.queue.finished(self.settings.index, begun.elapsed());
+            match ended {
+                Ended::TimedOut => {
+                    let error = HandlerError::Lost("worker restarted".into());
+                    if let Some(reply) = event.reply.take() {
+                        drop(reply.send(Err(error.into())));
+                    }
+                }
+                _ => waiting.extend(event.reply.take()),
+            }
+        }
+        // From the last to the first, so that the first ends up at the head of the queue.
+        for event in unbegun.into_iter().rev() {
+            if let Some(reply) = event.reply {
+                self.give_back(Job::again(event.event, reply, event.submitted));
+            }
+        }
+        while let Some(job) = self.desk.take() {
+            self.give_back(job);
+        }
+        waiting
+    }
+
+    fn give_back(&self, job: Job) {
+        if let Some((desk, job)) = self.queue.put_back(job) {
+            desk.hand(job);
+        }
+    }
+
+    pub(super) fn reply_later(&mut self, reply: Option<ReplySender>, answer: Reply) {
+        if let Some(reply) = reply {
+            self.done.push((reply, answer));
+        }
+    }
+}
+
+/// Event ids on the wire are never 0.
+pub(super) fn wire_id(key: usize) -> u32 {
+    key as u32 + 1
+}
+
+impl From<ProtocolError> for SubmitError {
+    fn from(error: ProtocolError) -> Self {
+        Self::Handler(HandlerError::Lost(error.to_string()))
+    }
+}
