@@ -34,12 +34,9 @@ impl Pace {
     }
 
     /// Events that may be written ahead at `now`.
-    pub fn ahead(&mut self, now: Instant) -> usize {
-        if self.slow_until.is_some_and(|until| now < until) || self.average >= FAST {
-            return 0;
-        }
-        self.slow_until = None;
-        self.ahead_max
+    pub fn ahead(&self, now: Instant) -> usize {
+        let slow = self.slow_until.is_some_and(|until| now < until) || self.average >= FAST;
+        if slow { 0 } else { self.ahead_max }
     }
 }
 

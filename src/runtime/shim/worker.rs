@@ -258,7 +258,7 @@ impl Worker {
         }
     }
 
-    fn wants_ahead(&mut self) -> bool {
+    fn wants_ahead(&self) -> bool {
         self.in_flight.len() < self.settings.in_flight_max + self.pace.ahead(Instant::now())
     }
 

@@ -1,0 +1,1 @@
+# nuclio-shim-protocol: 2

@@ -1,0 +1,305 @@
+//! Handlers in our own process. A call is a task of its own, spawned so that it runs next on the thread that read the
+//! request; the request's task keeps the connection. A thread that is inside a handler polls nothing, so
+//! [`monitor`] sees to it that another one does, and that deadlines hold.
+
+pub mod monitor;
+
+use std::pin::Pin;
+use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::plugin;
+use super::plugin::worker::{CallOutcome, Control, Pull};
+use super::{StartError, builtin};
+use crate::event::{Body, Event, HandlerError, Response, WorkerId};
+use crate::logging::Logger;
+use crate::queue::{Job, Queue, ReplySender};
+use monitor::{Monitor, Slot};
+
+/// Bytes of stack of every thread that calls handlers.
+pub const STACK_BYTES: usize = 8 << 20;
+/// Pieces of a streamed answer that may wait for the client.
+const STREAM_PIECES: usize = 2;
+
+/// What is called.
+enum Callable {
+    Builtin,
+    Plugin(Box<plugin::worker::Worker>),
+    /// The plugin asked for one thread per worker: jobs go there.
+    Thread(std_mpsc::Sender<Task>),
+}
+
+/// What a worker's own thread is asked to do.
+enum Task {
+    Call(Box<Desk>, Job),
+    Control(Control, Duration),
+}
+
+/// A worker while it is lent out or idle.
+pub struct Desk {
+    index: usize,
+    callable: Callable,
+    slot: Arc<Slot>,
+}
+
+impl PartialEq for Desk {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
+    }
+}
+
+/// The workers of one pool.
+pub struct Workers {
+    queue: Arc<Queue<Box<Desk>>>,
+    monitor: Monitor,
+    runtime: Handle,
+    event_timeout: Option<Duration>,
+    broken: mpsc::Sender<usize>,
+    logger: Logger,
+}
+
+/// Makes workers of one kind.
+#[derive(Clone)]
+pub enum Source {
+    /// The handler inside the processor.
+    Builtin,
+    /// A loaded library.
+    Library(Arc<plugin::Library>),
+}
+
+impl Workers {
+    /// A pool without workers. `runtime` is where calls run; `broken` is told the index of every worker that has to
+    /// be replaced.
+    pub fn new(
+        queue: Arc<Queue<Box<Desk>>>,
+        monitor: Monitor,
+        runtime: Handle,
+        event_timeout: Option<Duration>,
+        broken: mpsc::Sender<usize>,
+        logger: Logger,
+    ) -> Arc<Self> {
+        Arc::new(Self { queue, monitor, runtime, event_timeout, broken, logger })
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue<Box<Desk>>> {
+        &self.queue
+    }
+
+    /// Starts one worker and puts it to work. Runs the handler's own initialization, so it may take long.
+    ///
+    /// # Errors
+    /// What the handler said.
+    pub fn start_worker(self: &Arc<Self>, source: &Source, id: &WorkerId) -> Result<(), StartError> {
+        let slot = Arc::new(Slot::new(id.index));
+        let callable = match source {
+            Source::Builtin => Callable::Builtin,
+            Source::Library(library) if library.wants_fixed_thread() => {
+                Callable::Thread(self.start_thread(library.clone(), id.clone())?)
+            }
+            Source::Library(library) => {
+                let worker = plugin::worker::Worker::start(library.clone(), id, self.logger_of(id))?;
+                Callable::Plugin(Box::new(worker))
+            }
+        };
+        self.monitor.watch(slot.clone());
+        self.free(Box::new(Desk { index: id.index, callable, slot }));
+        Ok(())
+    }
+
+    fn logger_of(&self, id: &WorkerId) -> Logger {
+        let kind = if id.trigger_kind.is_empty() { "shared" } else { &id.trigger_kind };
+        self.logger.child(&format!("{kind}.w{}.golang", id.index))
+    }
+
+    /// A thread that makes its worker and then calls it for every job.
+    fn start_thread(
+        self: &Arc<Self>,
+        library: Arc<plugin::Library>,
+        id: WorkerId,
+    ) -> Result<std_mpsc::Sender<Task>, StartError> {
+        let (jobs, inbox) = std_mpsc::channel();
+        let (started, start) = std_mpsc::sync_channel(1);
+        let (workers, logger) = (self.clone(), self.logger_of(&id));
+        let thread = std::thread::Builder::new().name(format!("worker-{}", id.index)).stack_size(STACK_BYTES);
+        let run = move || {
+            let worker = match plugin::worker::Worker::start(library, &id, logger) {
+                Ok(worker) => worker,
+                Err(error) => return started.send(Err(error)).unwrap_or_default(),
+            };
+            started.send(Ok(())).unwrap_or_default();
+            workers.serve_thread(worker, &inbox);
+        };
+        thread.spawn(run).map_err(|error| StartError::new("cannot start a worker's thread", error.to_string()))?;
+        start.recv().unwrap_or_else(|_| Err(StartError::new("a worker's thread ended", "see the log")))?;
+        Ok(jobs)
+    }
+
+    fn serve_thread(self: Arc<Self>, mut worker: plugin::worker::Worker, inbox: &std_mpsc::Receiver<Task>) {
+        while let Ok(task) = inbox.recv() {
+            match task {
+                Task::Call(desk, job) => {
+                    let outcome = self.call(&desk.slot, job, |event, cancelled, deadline| {
+                        worker.call(event, cancelled, deadline)
+                    });
+                    let Some(outcome) = outcome else { return std::mem::forget(worker) };
+                    self.runtime.block_on(self.conclude(desk, outcome));
+                }
+                Task::Control(control, _) => drop(worker.control(control)),
+            }
+        }
+    }
+
+    /// Takes a job in; it is answered through its reply whatever happens.
+    pub fn submit(self: &Arc<Self>, job: Job) {
+        if let Some((desk, job)) = self.queue.admit(job) {
+            self.launch(desk, job);
+        }
+    }
+
+    fn free(self: &Arc<Self>, desk: Box<Desk>) {
+        if let Some((desk, job)) = self.queue.next(desk) {
+            self.launch(desk, job);
+        }
+    }
+
+    /// Calls the handler on a task of its own, which runs next on this very thread.
+    fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
+        if let Callable::Thread(jobs) = &desk.callable {
+            let jobs = jobs.clone();
+            if let Err(std_mpsc::SendError(Task::Call(_, job))) = jobs.send(Task::Call(desk, job)) {
+                job.refuse(HandlerError::Lost("the worker's thread has ended".into()).into());
+            }
+            return;
+        }
+        let workers = self.clone();
+        let task = async move {
+            let Desk { callable, slot, .. } = &mut *desk;
+            let outcome = workers.call(slot, job, |event, cancelled, deadline| match callable {
+                Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
+                _ => CallOutcome::Answer(builtin::handle(event)),
+            });
+            match outcome {
+                Some(outcome) => workers.conclude(desk, outcome).await,
+                None => std::mem::forget(desk), // Given up: the plugin must not see its worker stopped.
+            }
+        };
+        self.runtime.spawn(task);
+    }
+
+    /// The call itself, watched. `None`: it was given up meanwhile.
+    fn call(
+        &self,
+        slot: &Slot,
+        job: Job,
+        handler: impl FnOnce(Event, &AtomicU8, Option<Instant>) -> CallOutcome,
+    ) -> Option<(CallOutcome, Option<ReplySender>, Duration)> {
+        let begun = Instant::now();
+        self.queue.counters().started(begun.duration_since(job.submitted));
+        let deadline = self.event_timeout.map(|limit| begun + limit);
+        self.monitor.open(slot, job.reply, begun);
+        let outcome = handler(*job.event, slot.cancelled(), deadline);
+        let reply = slot.close();
+        let given_up = slot.given_up();
+        if given_up {
+            self.monitor.returned();
+            return None;
+        }
+        Some((outcome, reply, begun.elapsed()))
+    }
+
+    /// Lends the worker on, then answers; pumps a streamed answer first.
+    async fn conclude(self: &Arc<Self>, desk: Box<Desk>, call: (CallOutcome, Option<ReplySender>, Duration)) {
+        let (outcome, reply, taken) = call;
+        let index = desk.index;
+        let answer = match outcome {
+            CallOutcome::Answer(response) => Ok(response),
+            CallOutcome::Failed(error) => Err(error),
+            CallOutcome::Stream { head, pull } => {
+                self.pump(&desk.slot, head, pull, reply, Instant::now() - taken).await;
+                return self.free(desk);
+            }
+            CallOutcome::Broken(error) => {
+                self.queue.finished(index, taken);
+                if let Some(reply) = reply {
+                    drop(reply.send(Err(error.into())));
+                }
+                self.monitor.forget(&desk.slot);
+                drop(self.broken.try_send(index)); // As many places as workers.
+                return;
+            }
+        };
+        self.queue.finished(index, taken);
+        self.free(desk);
+        if let Some(reply) = reply {
+            drop(reply.send(answer.map_err(Into::into))); // The client may have left.
+        }
+    }
+
+    /// Pulls a streamed answer piece by piece; the client's pace is the handler's.
+    async fn pump(&self, slot: &Slot, mut head: Response, mut pull: Pull, reply: Option<ReplySender>, begun: Instant) {
+        let (pieces, stream) = mpsc::channel(STREAM_PIECES);
+        head.body = Body::Stream(Box::pin(Pieces(stream)));
+        let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
+        while !failed {
+            let Ok(place) = pieces.reserve().await else {
+                failed = true;
+                break;
+            };
+            self.monitor.mark(slot, Instant::now());
+            let piece = pull.next();
+            slot.unmark();
+            match piece {
+                Ok(Some(piece)) => place.send(Ok(piece)),
+                Ok(None) => break,
+                Err(error) => {
+                    failed = true;
+                    place.send(Err(error));
+                }
+            }
+        }
+        drop(pull);
+        let counters = self.queue.counters();
+        counters.streams[usize::from(failed)].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.queue.finished(slot.index(), begun.elapsed());
+    }
+
+    /// Ends all idle workers: termination callback, then stop. Call when nothing is in work.
+    pub fn stop(&self, allowed: Duration) {
+        let deadline = Instant::now() + allowed;
+        for desk in self.queue.withdraw_idle() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match desk.callable {
+                Callable::Plugin(mut worker) => {
+                    drop(worker.control(Control::Terminate)); // Handlers need not have a callback.
+                    worker.stop();
+                }
+                Callable::Thread(jobs) => drop(jobs.send(Task::Control(Control::Terminate, left))),
+                Callable::Builtin => {}
+            }
+        }
+    }
+}
+
+/// Pieces of a streamed answer.
+struct Pieces(mpsc::Receiver<Result<Bytes, HandlerError>>);
+
+impl Stream for Pieces {
+    type Item = Result<Bytes, HandlerError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+/// A value behind a mutex that no panic can poison for good.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

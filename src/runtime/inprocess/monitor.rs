@@ -1,0 +1,240 @@
+//! The thread that watches calls into handlers: keeps I/O and timers polled while some take long, answers at the
+//! deadline, gives up what does not return.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use nuclio_handler::abi;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::locked;
+use crate::event::HandlerError;
+use crate::fields;
+use crate::logging::Logger;
+use crate::metrics::PoolCounters;
+use crate::queue::ReplySender;
+
+/// How often calls are looked at, and how long one may take before others are looked after.
+const TICK: Duration = Duration::from_micros(250);
+/// While a call takes longer than a tick, some thread is woken this often to poll I/O and timers.
+const NUDGE: Duration = Duration::from_micros(500);
+/// Ticks without a call before the thread sleeps until the next one.
+const QUIET_TICKS: u32 = 8;
+/// How long a call may go on after its deadline before it is given up.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The watched side of one worker.
+#[derive(Debug)]
+pub struct Slot {
+    index: usize,
+    /// Nanoseconds since the monitor's start, plus one; 0: no call.
+    begun: AtomicU64,
+    reply: Mutex<Option<ReplySender>>,
+    cancelled: AtomicU8,
+    given_up: AtomicBool,
+}
+
+impl Slot {
+    /// For the worker of that index.
+    pub fn new(index: usize) -> Self {
+        Self {
+            index,
+            begun: AtomicU64::new(0),
+            reply: Mutex::new(None),
+            cancelled: AtomicU8::new(0),
+            given_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Of its worker.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What the handler can ask: why its answer is not wanted any more.
+    pub fn cancelled(&self) -> &AtomicU8 {
+        &self.cancelled
+    }
+
+    /// The call returned. The reply is still there unless the deadline took it.
+    pub fn close(&self) -> Option<ReplySender> {
+        self.unmark();
+        locked(&self.reply).take()
+    }
+
+    /// The thread is no longer inside the handler.
+    pub fn unmark(&self) {
+        self.begun.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether the call was given up; decided under the lock that also decides who answers.
+    pub fn given_up(&self) -> bool {
+        let _decided = locked(&self.reply);
+        self.given_up.load(Ordering::SeqCst)
+    }
+}
+
+/// Hands calls to the watching thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Monitor(Arc<Shared>);
+
+struct Shared {
+    start: Instant,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    asleep: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+    stuck: AtomicUsize,
+    settings: Settings,
+}
+
+/// What the monitor needs to know of its pool.
+pub struct Settings {
+    /// Longest time of one event.
+    pub event_timeout: Option<Duration>,
+    /// Where calls run.
+    pub runtime: Handle,
+    /// Of the pool.
+    pub counters: Arc<PoolCounters>,
+    /// Told the index of every worker given up.
+    pub given_up: mpsc::Sender<usize>,
+    /// For what happened.
+    pub logger: Logger,
+}
+
+impl Monitor {
+    /// Starts the watching thread, which lasts as long as the process.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(settings: Settings) -> std::io::Result<Self> {
+        let monitor = Self(Arc::new(Shared {
+            start: Instant::now(),
+            slots: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            thread: Mutex::default(),
+            stuck: AtomicUsize::new(0),
+            settings,
+        }));
+        let shared = monitor.0.clone();
+        let thread = std::thread::Builder::new().name("monitor".into()).stack_size(256 << 10);
+        let thread = thread.spawn(move || shared.run())?;
+        *locked(&monitor.0.thread) = Some(thread.thread().clone());
+        Ok(monitor)
+    }
+
+    /// Watches a worker from now on.
+    pub fn watch(&self, slot: Arc<Slot>) {
+        locked(&self.0.slots).push(slot);
+    }
+
+    /// Watches a worker no more.
+    pub fn forget(&self, slot: &Arc<Slot>) {
+        locked(&self.0.slots).retain(|other| !Arc::ptr_eq(other, slot));
+    }
+
+    /// A call begins; the deadline may take its reply.
+    pub fn open(&self, slot: &Slot, reply: ReplySender, begun: Instant) {
+        slot.cancelled.store(0, Ordering::Relaxed);
+        *locked(&slot.reply) = Some(reply);
+        self.mark(slot, begun);
+    }
+
+    /// The thread is inside the handler from now on.
+    pub fn mark(&self, slot: &Slot, now: Instant) {
+        let since = now.saturating_duration_since(self.0.start).as_nanos() as u64;
+        // Both sides write first and read then, so one of them sees the other: the monitor the call, or we its sleep.
+        slot.begun.store(since + 1, Ordering::SeqCst);
+        if self.0.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = &*locked(&self.0.thread)
+        {
+            thread.unpark();
+        }
+    }
+
+    /// A call that had been given up returned after all.
+    pub fn returned(&self) {
+        self.0.stuck.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Calls given up that have not returned.
+    pub fn stuck(&self) -> usize {
+        self.0.stuck.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut quiet = 0;
+        let mut nudged = Instant::now();
+        loop {
+            let now = Instant::now();
+            let (any, long) = self.look(now);
+            if long && now.duration_since(nudged) >= NUDGE {
+                nudged = now;
+                self.settings.runtime.spawn(async {});
+            }
+            quiet = if any { 0 } else { quiet + 1 };
+            if quiet < QUIET_TICKS {
+                std::thread::park_timeout(TICK);
+                continue;
+            }
+            self.asleep.store(true, Ordering::SeqCst);
+            if !self.look(Instant::now()).0 {
+                std::thread::park();
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+            quiet = 0;
+        }
+    }
+
+    /// Whether any call runs, and whether one takes longer than a tick.
+    fn look(&self, now: Instant) -> (bool, bool) {
+        let now = now.saturating_duration_since(self.start).as_nanos() as u64;
+        let (mut any, mut long) = (false, false);
+        let mut given_up = Vec::new();
+        for slot in locked(&self.slots).iter() {
+            let Some(begun) = slot.begun.load(Ordering::SeqCst).checked_sub(1) else { continue };
+            any = true;
+            let age = Duration::from_nanos(now.saturating_sub(begun));
+            if age < TICK {
+                continue;
+            }
+            long = true;
+            self.look_at(slot, age, &mut given_up);
+        }
+        for slot in given_up {
+            self.give_up(&slot);
+        }
+        (any, long)
+    }
+
+    fn look_at(&self, slot: &Arc<Slot>, age: Duration, given_up: &mut Vec<Arc<Slot>>) {
+        let late = self.settings.event_timeout.filter(|limit| age >= *limit);
+        let mut reply = locked(&slot.reply);
+        if let Some(limit) = late {
+            if let Some(reply) = reply.take() {
+                slot.cancelled.store(abi::CANCELLED_DEADLINE as u8, Ordering::Relaxed);
+                self.settings.counters.event_timeouts.fetch_add(1, Ordering::Relaxed);
+                drop(reply.send(Err(HandlerError::TimedOut.into())));
+            }
+            if age >= limit + GRACE && slot.begun.load(Ordering::SeqCst) != 0 {
+                slot.given_up.store(true, Ordering::SeqCst);
+                given_up.push(slot.clone());
+            }
+        } else if reply.as_ref().is_some_and(|reply| reply.is_closed()) {
+            slot.cancelled.store(abi::CANCELLED_CLIENT as u8, Ordering::Relaxed);
+        }
+    }
+
+    fn give_up(&self, slot: &Arc<Slot>) {
+        locked(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
+        self.stuck.fetch_add(1, Ordering::Relaxed);
+        self.settings.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let fields = fields! {"worker" => slot.index, "stuck" => self.stuck.load(Ordering::Relaxed)};
+        self.settings.logger.error("Handler does not return; its thread is given up", fields);
+        drop(self.settings.given_up.try_send(slot.index)); // As many places as workers.
+    }
+}

@@ -1,0 +1,177 @@
+//! The table of languages that run behind a shim: how each is found and started. A new language is a row here and a
+//! folder under `runtimes/`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::process::{Launch, script_file, script_path};
+use crate::config::{Config, Env, RuntimeKind, ShimSource};
+use crate::logging::Logger;
+use crate::runtime::StartError;
+use crate::fields;
+
+/// Text that marks a wrapper file as one of our shims.
+const MARKER: &str = "nuclio-shim-protocol: 2";
+/// The marker is looked for in this many bytes.
+const MARKER_BYTES: usize = 4096;
+
+/// One language.
+#[derive(Debug)]
+pub struct Language {
+    /// Name in messages and logger names.
+    pub name: &'static str,
+    /// The runtime it serves.
+    pub runtime: RuntimeKind,
+    /// Its shim as part of this binary.
+    embedded: &'static str,
+    /// Where images keep the shim.
+    image_path: &'static str,
+    /// Variable that names another place, and its value.
+    wrapper: fn(&Env) -> Option<&Path>,
+    wrapper_variable: &'static str,
+    /// Programs to try, in order, and the variable that names another.
+    interpreters: &'static [&'static str],
+    interpreter: fn(&Env) -> Option<&str>,
+    interpreter_variable: &'static str,
+    /// Arguments before the shim's file.
+    options: &'static [&'static str],
+    /// Added to the child's environment.
+    environment: fn(&Config) -> Vec<(String, OsString)>,
+}
+
+/// The languages this build serves.
+pub static LANGUAGES: &[Language] = &[Language {
+    name: "python",
+    runtime: RuntimeKind::Python,
+    embedded: include_str!("../../../runtimes/python/_nuclio_wrapper.py"),
+    image_path: "/opt/nuclio/_nuclio_wrapper.py",
+    wrapper: |env| env.python_wrapper.as_deref(),
+    wrapper_variable: "NUCLIO_PYTHON_WRAPPER_PATH",
+    interpreters: &["python3", "python"],
+    interpreter: |env| env.python_exe.as_deref(),
+    interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
+    options: &["-u"],
+    environment: python_environment,
+}];
+
+/// The language of a runtime, if it runs behind a shim.
+pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
+    LANGUAGES.iter().find(|language| language.runtime == runtime)
+}
+
+fn python_environment(config: &Config) -> Vec<(String, OsString)> {
+    let first = config.env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned());
+    let inherited = config.env.python_path_inherited.clone().filter(|path| !path.is_empty());
+    let path: Vec<String> = [Some(first).filter(|first| !first.is_empty()), inherited].into_iter().flatten().collect();
+    vec![("PYTHONPATH".to_owned(), path.join(":").into())]
+}
+
+impl Language {
+    /// Finds interpreter and shim.
+    ///
+    /// # Errors
+    /// One of them is missing, or the shim is one of protocol 1.
+    pub fn launch(&self, config: &Config, logger: &Logger) -> Result<Launch, StartError> {
+        let program = self.find_interpreter(&config.env)?;
+        let mut arguments: Vec<OsString> = self.options.iter().map(OsString::from).collect();
+        let mut script = None;
+        match self.find_shim(&config.env)? {
+            Some(path) => {
+                self.check_protocol(&path, config.env.shim_protocol)?;
+                arguments.push(path.into());
+            }
+            None => {
+                let file = script_file(self.name, self.embedded);
+                let explain = |error| {
+                    let found = format!("cannot hold the embedded {} shim", self.name);
+                    StartError::new(found, format!("{error}"))
+                };
+                script = Some(file.map_err(explain)?);
+                arguments.push(script_path().into());
+                logger.info("Using the shim embedded in the processor", fields! {"language" => self.name});
+            }
+        }
+        let function = &config.function;
+        let mut environment = vec![
+            ("NUCLIO_HANDLER".to_owned(), function.handler.clone().into()),
+            ("NUCLIO_FUNCTION_NAME".to_owned(), function.name.clone().into()),
+            ("NUCLIO_FUNCTION_DESCRIPTION".to_owned(), function.description.clone().into()),
+            ("NUCLIO_FUNCTION_VERSION".to_owned(), function.version.to_string().into()),
+            ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
+        ];
+        environment.extend((self.environment)(config));
+        Ok(Launch { program, arguments, environment, script })
+    }
+
+    fn find_interpreter(&self, env: &Env) -> Result<PathBuf, StartError> {
+        let path = env.path.as_deref().unwrap_or("/usr/local/bin:/usr/bin:/bin");
+        if let Some(wanted) = (self.interpreter)(env).filter(|wanted| !wanted.is_empty()) {
+            return find_program(wanted, path).ok_or_else(|| {
+                let (variable, name) = (self.interpreter_variable, self.name);
+                let advice = format!(
+                    "{variable} names {wanted:?}, which is no executable file in {path}; correct or unset it"
+                );
+                StartError::new(format!("Can't find {name} executable"), advice)
+            });
+        }
+        self.interpreters.iter().find_map(|name| find_program(name, path)).ok_or_else(|| {
+            let names = self.interpreters.join(" or ");
+            let advice = format!("no {names} in PATH ({path}); install it or name it in {}", self.interpreter_variable);
+            StartError::new(format!("Can't find {} executable", self.name), advice)
+        })
+    }
+
+    /// `None`: the embedded one.
+    fn find_shim(&self, env: &Env) -> Result<Option<PathBuf>, StartError> {
+        if env.shim_source == ShimSource::Embedded {
+            return Ok(None);
+        }
+        let missing = |path: &Path, remedy: &str| {
+            StartError::new(format!("Can't find wrapper at \"{}\"", path.display()), format!("no such file; {remedy}"))
+        };
+        if let Some(path) = (self.wrapper)(env).filter(|path| !path.as_os_str().is_empty()) {
+            let remedy = format!("correct or unset {}", self.wrapper_variable);
+            return if path.is_file() { Ok(Some(path.to_owned())) } else { Err(missing(path, &remedy)) };
+        }
+        let path = Path::new(self.image_path);
+        match (path.is_file(), env.shim_source) {
+            (true, _) => Ok(Some(path.to_owned())),
+            (false, ShimSource::Image) => {
+                Err(missing(path, "NUCLIO_SHIM_SOURCE=image asks for it; auto takes the embedded shim"))
+            }
+            (false, _) => Ok(None),
+        }
+    }
+
+    fn check_protocol(&self, path: &Path, wanted: Option<u8>) -> Result<(), StartError> {
+        let explain = |error: std::io::Error| {
+            StartError::new(format!("cannot read the wrapper {}", path.display()), error.to_string())
+        };
+        let mut text = std::fs::read(path).map_err(explain)?;
+        text.truncate(MARKER_BYTES);
+        let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
+        match wanted {
+            Some(1) => {
+                Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", "this build speaks shim protocol 2 only; unset it"))
+            }
+            Some(_) => Ok(()),
+            None if ours => Ok(()),
+            None => Err(StartError::new(
+                format!("the wrapper {} is one of the Go processor's (shim protocol 1)", path.display()),
+                "this build cannot drive it yet; NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside \
+                 this binary",
+            )),
+        }
+    }
+}
+
+/// An executable file: a path as it is, a name through `path`.
+fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+    let executable = |candidate: &Path| {
+        candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
+    };
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|candidate| executable(candidate));
+    }
+    path.split(':').map(|folder| Path::new(folder).join(name)).find(|candidate| executable(candidate))
+}

@@ -1,0 +1,261 @@
+//! One process of a shim: spawned, watched, signalled, reaped. What it writes to standard error passes through us, so
+//! that its last words can be quoted.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::watch;
+
+use crate::logging::sink::{Stream, Writer};
+use crate::metrics::RestartReason;
+
+/// Where the shim finds its socket.
+const SOCKET_FD: i32 = 3;
+/// Where an embedded shim's text is.
+const SCRIPT_FD: i32 = 4;
+/// Descriptors of ours that go to a child are kept above those it will see.
+const FIRST_FREE_FD: i32 = 10;
+/// Bytes of each socket buffer.
+const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+/// Lines of standard error that are kept for messages.
+const LAST_WORDS_LINES: usize = 20;
+/// Bytes of a kept line.
+const LAST_WORDS_LINE_BYTES: usize = 1000;
+
+/// How to start a shim.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Interpreter.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Added to the inherited environment.
+    pub environment: Vec<(String, OsString)>,
+    /// Text of an embedded shim, given as descriptor 4.
+    pub script: Option<Arc<OwnedFd>>,
+}
+
+/// An anonymous file holding the text of an embedded shim.
+pub fn script_file(name: &str, text: &str) -> io::Result<Arc<OwnedFd>> {
+    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(file);
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    Ok(Arc::new(file.into()))
+}
+
+/// Path under which a child opens the embedded shim.
+pub fn script_path() -> String {
+    format!("/proc/self/fd/{SCRIPT_FD}")
+}
+
+/// A running shim process.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    status: watch::Receiver<Option<ExitStatus>>,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Process {
+    /// Spawns a shim; the second value is our end of its socket. Call it on a thread that lasts as long as the
+    /// process: the kernel kills the child when that thread ends.
+    pub fn spawn(launch: &Launch, output: &Writer) -> io::Result<(Self, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        for end in [&ours, &theirs] {
+            // The kernel may cap them; any size works.
+            drop(rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER_BYTES));
+            drop(rustix::net::sockopt::set_socket_recv_buffer_size(end, SOCKET_BUFFER_BYTES));
+        }
+        ours.set_nonblocking(true)?;
+        let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
+        let script = launch.script.as_ref();
+        let script = script.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), FIRST_FREE_FD)).transpose()?;
+        let mut command = std::process::Command::new(&launch.program);
+        command.args(&launch.arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
+        command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
+        prepare_child(&mut command, socket.as_raw_fd(), script.as_ref().map(AsRawFd::as_raw_fd));
+        let mut child = Command::from(command).spawn()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id as i32)).ok_or(io::ErrorKind::NotFound)?;
+        let last_words = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = child.stderr.take();
+        let status = watch_exit(child, stderr, last_words.clone(), output.clone());
+        Ok((Self { pid, status, last_words }, ours))
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits for the end, at most `limit`.
+    pub async fn exited(&mut self, limit: Duration) -> Option<ExitStatus> {
+        tokio::time::timeout(limit, self.exit()).await.ok()
+    }
+
+    /// Waits for the end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        match self.status.wait_for(Option::is_some).await {
+            Ok(status) => status.unwrap_or_default(),
+            Err(_) => ExitStatus::default(),
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn running(&self) -> bool {
+        self.status.borrow().is_none()
+    }
+
+    /// Sends a signal to the process alone.
+    pub fn signal(&self, signal: Signal) {
+        if self.running() {
+            drop(kill_process(self.pid, signal)); // Gone already is as good.
+        }
+    }
+
+    /// Kills the process and all of its group.
+    pub fn kill_group(&self) {
+        drop(kill_process_group(self.pid, Signal::KILL)); // Gone already is as good.
+    }
+
+    /// The last lines it wrote to standard error.
+    pub fn last_words(&self) -> String {
+        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whatever it forked goes with it.
+        self.kill_group();
+    }
+}
+
+/// What the child does between fork and exec.
+#[expect(unsafe_code, reason = "descriptors have to be put in place between fork and exec")]
+fn prepare_child(command: &mut std::process::Command, socket: i32, script: Option<i32>) {
+    let parent = std::process::id();
+    let prepare = move || {
+        for (from, to) in [(Some(socket), SOCKET_FD), (script, SCRIPT_FD)] {
+            // SAFETY: dup2 is async-signal-safe and takes plain numbers; `from` stays open in the parent until the
+            // spawn returned, and is not one of the targets because it is at least FIRST_FREE_FD.
+            if let Some(from) = from
+                && unsafe { libc::dup2(from, to) } < 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: prctl with these arguments only sets an attribute of the calling process.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: getppid has no preconditions. The processor may have died before the attribute was set.
+        if unsafe { libc::getppid() } as u32 != parent {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls only async-signal-safe functions and neither allocates nor takes locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+fn watch_exit(
+    mut child: Child,
+    stderr: Option<ChildStderr>,
+    last_words: Arc<Mutex<VecDeque<String>>>,
+    output: Writer,
+) -> watch::Receiver<Option<ExitStatus>> {
+    let (set, status) = watch::channel(None);
+    let pump = tokio::spawn(async move {
+        if let Some(stderr) = stderr {
+            pump(stderr, &last_words, &output).await;
+        }
+    });
+    tokio::spawn(async move {
+        let ended = child.wait().await.unwrap_or_default();
+        // What it wrote before it ended is there by now; what its own children still write is not waited for.
+        drop(tokio::time::timeout(Duration::from_millis(50), pump).await);
+        set.send_replace(Some(ended));
+    });
+    status
+}
+
+/// Passes standard error through and keeps its last lines. When our own output is stuck, so is the child's, as if it
+/// wrote there itself.
+async fn pump(mut stderr: ChildStderr, last_words: &Mutex<VecDeque<String>>, output: &Writer) {
+    let mut buffer = vec![0; 4096];
+    let mut line = Vec::new();
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        for byte in &buffer[..read] {
+            if *byte != b'\n' {
+                line.push(*byte);
+                line.truncate(LAST_WORDS_LINE_BYTES);
+                continue;
+            }
+            let mut lines = last_words.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push_back(String::from_utf8_lossy(&line).into_owned());
+            if lines.len() > LAST_WORDS_LINES {
+                lines.pop_front();
+            }
+            line.clear();
+        }
+        let mut bytes = buffer[..read].to_vec();
+        while let Err(back) = output.write_to(Stream::Err, bytes) {
+            bytes = back;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// In words, with the likely cause.
+pub fn describe(status: ExitStatus, oom: bool) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(libc::SIGKILL)) if oom => "killed by the kernel: out of memory".to_owned(),
+        (None, Some(signal)) => format!("killed by signal {signal} ({})", signal_name(signal)),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// Which counter the end belongs to.
+pub fn restart_reason(status: ExitStatus, oom: bool) -> RestartReason {
+    match status.signal() {
+        Some(libc::SIGKILL) if oom => RestartReason::Oom,
+        Some(_) => RestartReason::Signal,
+        None => RestartReason::Exit,
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGILL => "SIGILL",
+        libc::SIGINT => "SIGINT",
+        libc::SIGHUP => "SIGHUP",
+        _ => "see signal(7)",
+    }
+}
+
+/// How often the kernel has killed for memory in our control group so far.
+pub fn oom_kills() -> u64 {
+    let events = std::fs::read_to_string("/sys/fs/cgroup/memory.events").unwrap_or_default();
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
