@@ -5,5 +5,6 @@ pub mod config;
 pub mod event;
 pub mod logging;
 pub mod metrics;
+pub mod pool;
 pub mod queue;
 pub mod runtime;

@@ -5,6 +5,13 @@ pub mod inprocess;
 pub mod plugin;
 pub mod shim;
 
+use std::sync::Arc;
+
+use crate::config::{Config, RuntimeKind};
+use crate::logging::Logger;
+use shim::languages::{self, Language};
+use shim::process::Launch;
+
 /// Why a runtime or one of its workers cannot start: what was found, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found}: {advice}")]
@@ -17,5 +24,62 @@ impl StartError {
     /// `found` names the thing and what is wrong with it, `advice` what to do.
     pub fn new(found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { found: found.into(), advice: advice.into() }
+    }
+}
+
+/// How the function's handler runs. Loaded once, before any event thread exists.
+#[derive(Clone)]
+pub enum Runtime {
+    /// In our own process.
+    InProcess(inprocess::Source),
+    /// Behind a shim.
+    Shim(&'static Language, Arc<Launch>),
+}
+
+impl Runtime {
+    /// Finds and loads what the function needs.
+    ///
+    /// # Errors
+    /// Handler, interpreter or shim are missing or unfit, or this build does not serve the runtime.
+    pub fn load(config: &Config, logger: &Logger) -> Result<Self, StartError> {
+        let kind = config.function.runtime;
+        if let Some(language) = languages::of(kind) {
+            return Ok(Self::Shim(language, Arc::new(language.launch(config, logger)?)));
+        }
+        match kind {
+            RuntimeKind::Builtin => Ok(Self::InProcess(inprocess::Source::Builtin)),
+            RuntimeKind::Golang => {
+                let settings = plugin::PluginConfig::new(config)?;
+                let library = plugin::Library::load(config.env.golang_plugin.as_deref(), &settings)?;
+                Ok(Self::InProcess(inprocess::Source::Library(library)))
+            }
+            other => {
+                let found = format!("spec.runtime is {}, which this build cannot serve yet", runtime_name(other));
+                Err(StartError::new(found, "it serves python, golang (compiled handlers) and nuclio:builtin"))
+            }
+        }
+    }
+
+    /// Name in messages and logger names.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::InProcess(inprocess::Source::Builtin) => "builtin",
+            Self::InProcess(inprocess::Source::Library(_)) => "golang",
+            Self::Shim(language, _) => language.name,
+        }
+    }
+}
+
+/// The name of a runtime in `spec.runtime`.
+pub fn runtime_name(kind: RuntimeKind) -> &'static str {
+    match kind {
+        RuntimeKind::Builtin => "nuclio:builtin",
+        RuntimeKind::Golang => "golang",
+        RuntimeKind::Python => "python",
+        RuntimeKind::NodeJs => "nodejs",
+        RuntimeKind::Java => "java",
+        RuntimeKind::DotNetCore => "dotnetcore",
+        RuntimeKind::Ruby => "ruby",
+        RuntimeKind::Shell => "shell",
     }
 }

@@ -39,7 +39,7 @@ enum Callable {
 /// What a worker's own thread is asked to do.
 enum Task {
     Call(Box<Desk>, Job),
-    Control(Control, Duration),
+    Control(Control),
 }
 
 /// A worker while it is lent out or idle.
@@ -152,7 +152,7 @@ impl Workers {
                     let Some(outcome) = outcome else { return std::mem::forget(worker) };
                     self.runtime.block_on(self.conclude(desk, outcome));
                 }
-                Task::Control(control, _) => drop(worker.control(control)),
+                Task::Control(control) => drop(worker.control(control)),
             }
         }
     }
@@ -223,8 +223,11 @@ impl Workers {
             CallOutcome::Answer(response) => Ok(response),
             CallOutcome::Failed(error) => Err(error),
             CallOutcome::Stream { head, pull } => {
-                self.pump(&desk.slot, head, pull, reply, Instant::now() - taken).await;
-                return self.free(desk);
+                let slot = desk.slot.clone();
+                return match self.pump(&slot, head, pull, reply, Instant::now() - taken).await {
+                    true => self.free(desk),
+                    false => std::mem::forget(desk),
+                };
             }
             CallOutcome::Broken(error) => {
                 self.queue.finished(index, taken);
@@ -232,7 +235,7 @@ impl Workers {
                     drop(reply.send(Err(error.into())));
                 }
                 self.monitor.forget(&desk.slot);
-                drop(self.broken.try_send(index)); // As many places as workers.
+                self.broken.try_send(index).unwrap_or_default(); // As many places as workers.
                 return;
             }
         };
@@ -243,19 +246,24 @@ impl Workers {
         }
     }
 
-    /// Pulls a streamed answer piece by piece; the client's pace is the handler's.
-    async fn pump(&self, slot: &Slot, mut head: Response, mut pull: Pull, reply: Option<ReplySender>, begun: Instant) {
+    /// Pulls a streamed answer piece by piece; the client's pace is the handler's. False: the worker was given up.
+    async fn pump(&self, slot: &Arc<Slot>, mut head: Response, mut pull: Pull, reply: Option<ReplySender>, begun: Instant) -> bool {
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
-        head.body = Body::Stream(Box::pin(Pieces(stream)));
+        head.body = Body::Stream(Box::pin(Pieces { pieces: stream, slot: slot.clone() }));
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
             let Ok(place) = pieces.reserve().await else {
                 failed = true;
                 break;
             };
-            self.monitor.mark(slot, Instant::now());
+            self.monitor.mark(slot, begun);
             let piece = pull.next();
             slot.unmark();
+            if slot.given_up() {
+                std::mem::forget(pull);
+                self.monitor.returned();
+                return false;
+            }
             match piece {
                 Ok(Some(piece)) => place.send(Ok(piece)),
                 Ok(None) => break,
@@ -269,19 +277,18 @@ impl Workers {
         let counters = self.queue.counters();
         counters.streams[usize::from(failed)].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.queue.finished(slot.index(), begun.elapsed());
+        true
     }
 
     /// Ends all idle workers: termination callback, then stop. Call when nothing is in work.
-    pub fn stop(&self, allowed: Duration) {
-        let deadline = Instant::now() + allowed;
+    pub fn stop(&self) {
         for desk in self.queue.withdraw_idle() {
-            let left = deadline.saturating_duration_since(Instant::now());
             match desk.callable {
                 Callable::Plugin(mut worker) => {
                     drop(worker.control(Control::Terminate)); // Handlers need not have a callback.
                     worker.stop();
                 }
-                Callable::Thread(jobs) => drop(jobs.send(Task::Control(Control::Terminate, left))),
+                Callable::Thread(jobs) => drop(jobs.send(Task::Control(Control::Terminate))),
                 Callable::Builtin => {}
             }
         }
@@ -289,13 +296,19 @@ impl Workers {
 }
 
 /// Pieces of a streamed answer.
-struct Pieces(mpsc::Receiver<Result<Bytes, HandlerError>>);
+struct Pieces {
+    pieces: mpsc::Receiver<Result<Bytes, HandlerError>>,
+    slot: Arc<Slot>,
+}
 
 impl Stream for Pieces {
     type Item = Result<Bytes, HandlerError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
+        if let Poll::Ready(piece) = self.pieces.poll_recv(cx) {
+            return Poll::Ready(piece);
+        }
+        self.slot.poll_cut(cx).map(|()| Some(Err(HandlerError::TimedOut)))
     }
 }
 

@@ -3,19 +3,19 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use nuclio_handler::abi;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::locked;
+use super::{Desk, locked};
+use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
-use crate::metrics::PoolCounters;
-use crate::queue::ReplySender;
+use crate::queue::{Queue, ReplySender};
 
 /// How often calls are looked at, and how long one may take before others are looked after.
 const TICK: Duration = Duration::from_micros(250);
@@ -35,6 +35,8 @@ pub struct Slot {
     reply: Mutex<Option<ReplySender>>,
     cancelled: AtomicU8,
     given_up: AtomicBool,
+    /// A streamed answer is cut off: the deadline passed. With whoever waits for its next piece.
+    cut: Mutex<(bool, Option<Waker>)>,
 }
 
 impl Slot {
@@ -46,7 +48,26 @@ impl Slot {
             reply: Mutex::new(None),
             cancelled: AtomicU8::new(0),
             given_up: AtomicBool::new(false),
+            cut: Mutex::default(),
         }
+    }
+
+    fn cut(&self) {
+        let mut cut = locked(&self.cut);
+        cut.0 = true;
+        if let Some(waker) = cut.1.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready once the deadline of a streamed answer has passed.
+    pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut cut = locked(&self.cut);
+        if cut.0 {
+            return Poll::Ready(());
+        }
+        cut.1 = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Of its worker.
@@ -97,7 +118,7 @@ pub struct Settings {
     /// Where calls run.
     pub runtime: Handle,
     /// Of the pool.
-    pub counters: Arc<PoolCounters>,
+    pub queue: Arc<Queue<Box<Desk>>>,
     /// Told the index of every worker given up.
     pub given_up: mpsc::Sender<usize>,
     /// For what happened.
@@ -138,6 +159,9 @@ impl Monitor {
     /// A call begins; the deadline may take its reply.
     pub fn open(&self, slot: &Slot, reply: ReplySender, begun: Instant) {
         slot.cancelled.store(0, Ordering::Relaxed);
+        if self.0.settings.event_timeout.is_some() {
+            locked(&slot.cut).0 = false;
+        }
         *locked(&slot.reply) = Some(reply);
         self.mark(slot, begun);
     }
@@ -206,35 +230,37 @@ impl Shared {
             self.look_at(slot, age, &mut given_up);
         }
         for slot in given_up {
-            self.give_up(&slot);
+            self.give_up(&slot.0, slot.1);
         }
         (any, long)
     }
 
-    fn look_at(&self, slot: &Arc<Slot>, age: Duration, given_up: &mut Vec<Arc<Slot>>) {
+    fn look_at(&self, slot: &Arc<Slot>, age: Duration, given_up: &mut Vec<(Arc<Slot>, Duration)>) {
         let late = self.settings.event_timeout.filter(|limit| age >= *limit);
         let mut reply = locked(&slot.reply);
         if let Some(limit) = late {
             if let Some(reply) = reply.take() {
-                slot.cancelled.store(abi::CANCELLED_DEADLINE as u8, Ordering::Relaxed);
-                self.settings.counters.event_timeouts.fetch_add(1, Ordering::Relaxed);
+                slot.cancelled.store(CANCELLED_DEADLINE, Ordering::Relaxed);
+                self.settings.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
                 drop(reply.send(Err(HandlerError::TimedOut.into())));
+            } else {
+                slot.cut();
             }
             if age >= limit + GRACE && slot.begun.load(Ordering::SeqCst) != 0 {
                 slot.given_up.store(true, Ordering::SeqCst);
-                given_up.push(slot.clone());
+                given_up.push((slot.clone(), age));
             }
         } else if reply.as_ref().is_some_and(|reply| reply.is_closed()) {
-            slot.cancelled.store(abi::CANCELLED_CLIENT as u8, Ordering::Relaxed);
+            slot.cancelled.store(CANCELLED_CLIENT_GONE, Ordering::Relaxed);
         }
     }
 
-    fn give_up(&self, slot: &Arc<Slot>) {
+    fn give_up(&self, slot: &Arc<Slot>, age: Duration) {
         locked(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
         self.stuck.fetch_add(1, Ordering::Relaxed);
-        self.settings.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.settings.queue.finished(slot.index, age);
         let fields = fields! {"worker" => slot.index, "stuck" => self.stuck.load(Ordering::Relaxed)};
         self.settings.logger.error("Handler does not return; its thread is given up", fields);
-        drop(self.settings.given_up.try_send(slot.index)); // As many places as workers.
+        self.settings.given_up.try_send(slot.index).unwrap_or_default(); // As many places as workers.
     }
 }

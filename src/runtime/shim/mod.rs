@@ -9,5 +9,6 @@ pub mod languages;
 mod pace;
 pub mod process;
 pub mod protocol;
+pub mod start;
 pub mod stream;
 pub mod worker;

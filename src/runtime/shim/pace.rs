@@ -13,7 +13,7 @@ const WEIGHT: u32 = 8;
 
 /// Moving average of a worker's handler time.
 #[derive(Debug)]
-pub struct Pace {
+pub(super) struct Pace {
     average: Duration,
     slow_until: Option<Instant>,
     ahead_max: usize,
@@ -21,12 +21,12 @@ pub struct Pace {
 
 impl Pace {
     /// Starts carefully, as if the handler were slow. At most `ahead_max` events are written ahead.
-    pub fn new(ahead_max: usize) -> Self {
+    pub(super) fn new(ahead_max: usize) -> Self {
         Self { average: FAST, slow_until: None, ahead_max }
     }
 
     /// The worker took `taken` for an event that ended at `now`.
-    pub fn observe(&mut self, taken: Duration, now: Instant) {
+    pub(super) fn observe(&mut self, taken: Duration, now: Instant) {
         self.average = (self.average * (WEIGHT - 1) + taken) / WEIGHT;
         if taken > SLOW {
             self.slow_until = Some(now + PENALTY);
@@ -34,7 +34,7 @@ impl Pace {
     }
 
     /// Events that may be written ahead at `now`.
-    pub fn ahead(&self, now: Instant) -> usize {
+    pub(super) fn ahead(&self, now: Instant) -> usize {
         let slow = self.slow_until.is_some_and(|until| now < until) || self.average >= FAST;
         if slow { 0 } else { self.ahead_max }
     }

@@ -74,8 +74,8 @@ impl Process {
         let (ours, theirs) = UnixStream::pair()?;
         for end in [&ours, &theirs] {
             // The kernel may cap them; any size works.
-            drop(rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER_BYTES));
-            drop(rustix::net::sockopt::set_socket_recv_buffer_size(end, SOCKET_BUFFER_BYTES));
+            rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
+            rustix::net::sockopt::set_socket_recv_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
         }
         ours.set_nonblocking(true)?;
         let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
@@ -120,13 +120,13 @@ impl Process {
     /// Sends a signal to the process alone.
     pub fn signal(&self, signal: Signal) {
         if self.running() {
-            drop(kill_process(self.pid, signal)); // Gone already is as good.
+            kill_process(self.pid, signal).unwrap_or_default(); // Gone already is as good.
         }
     }
 
     /// Kills the process and all of its group.
     pub fn kill_group(&self) {
-        drop(kill_process_group(self.pid, Signal::KILL)); // Gone already is as good.
+        kill_process_group(self.pid, Signal::KILL).unwrap_or_default(); // Gone already is as good.
     }
 
     /// The last lines it wrote to standard error.

@@ -32,6 +32,8 @@ pub enum Command {
     Control(ControlCode, Duration, oneshot::Sender<Result<(), String>>),
     /// Close the connection when no event is in work.
     Close,
+    /// End now: the process is gone, though something it forked may hold its socket.
+    Abort,
 }
 
 /// How a worker's service ended.
@@ -190,6 +192,7 @@ impl Worker {
                     self.write_job(job);
                 }
                 Wake::Alarm => self.check_deadline()?,
+                Wake::Command(Command::Abort) => return Err(Ended::Lost),
                 Wake::Command(command) => self.obey(command),
                 Wake::Again => {}
             }
@@ -339,7 +342,7 @@ impl Worker {
                     self.control = Some(PendingControl { code, allowed, id: 0, done });
                 }
             }
-            Command::Close => {
+            Command::Close | Command::Abort => {
                 self.paused = true;
                 self.closing = true;
             }
@@ -364,7 +367,7 @@ impl Worker {
         }
         if self.closing && self.control.is_none() && self.link.writer.is_empty() {
             // Fails only if the other side is gone already, which the next read says.
-            drop(rustix::net::shutdown(&self.link.stream, rustix::net::Shutdown::Write));
+            rustix::net::shutdown(&self.link.stream, rustix::net::Shutdown::Write).unwrap_or_default();
         }
     }
 

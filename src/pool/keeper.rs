@@ -1,0 +1,220 @@
+//! Keeps workers: starts them, replaces the dead, ends them. The only place that knows when and how often.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::status::{Status, WorkerState};
+use crate::event::{HandlerError, WorkerId};
+use crate::fields;
+use crate::metrics::{PoolCounters, RestartReason};
+use crate::runtime::StartError;
+use crate::runtime::inprocess::{Source, Workers};
+use crate::runtime::shim::process::{Process, describe, oom_kills, restart_reason};
+use crate::runtime::shim::protocol::v2::ControlCode;
+use crate::runtime::shim::start::{Recipe, Running};
+use crate::runtime::shim::worker::{Command, Ended};
+
+/// How long the end of a process is waited for before its events are answered.
+const EXIT_WAIT: Duration = Duration::from_millis(250);
+/// From the deadline to SIGABRT, which makes the shim show where it is.
+const ABORT_AFTER: Duration = Duration::from_millis(100);
+/// From SIGABRT to SIGKILL.
+const KILL_AFTER: Duration = Duration::from_millis(400);
+/// How long a shim may take to exit once its connection is closed, and then after SIGTERM.
+const EXIT_GRACE: Duration = Duration::from_millis(1000);
+
+/// What keeps one shim worker.
+pub(super) struct ShimKeeper {
+    pub(super) recipe: Arc<Recipe>,
+    pub(super) id: WorkerId,
+    pub(super) status: Arc<Status>,
+    /// Restarts at the same time are few.
+    pub(super) restarts: Arc<Semaphore>,
+    /// Cancelled: end the worker and do not replace it.
+    pub(super) stop: CancellationToken,
+    /// How long it may take to end.
+    pub(super) allowed: Duration,
+}
+
+impl ShimKeeper {
+    /// Lasts until the worker has been stopped. `first` learns how the first start went; after a failed one it ends.
+    pub(super) async fn keep(self, first: oneshot::Sender<Result<(), StartError>>) {
+        let mut first = Some(first);
+        let mut backoff = Backoff::default();
+        while !self.stop.is_cancelled() {
+            let restarting = first.is_none();
+            let permit = if restarting { self.restarts.acquire().await.ok() } else { None };
+            let begun = Instant::now();
+            let started = tokio::select! {
+                started = self.recipe.start(&self.id) => started,
+                () = self.stop.cancelled() => break,
+            };
+            drop(permit);
+            let cause = match (started, first.take()) {
+                (Err(error), Some(first)) => return first.send(Err(error)).unwrap_or_default(),
+                (Err(error), None) => {
+                    let fields = fields! {"worker" => self.id.index, "err" => error.to_string()};
+                    self.recipe.logger.error("Can't restart worker", fields);
+                    error.to_string()
+                }
+                (Ok(running), first) => {
+                    self.status.set(self.id.index, WorkerState::Ready);
+                    if let Some(first) = first {
+                        first.send(Ok(())).unwrap_or_default();
+                    }
+                    match self.attend(running).await {
+                        Some(cause) => cause,
+                        None => break,
+                    }
+                }
+            };
+            self.status.set(self.id.index, WorkerState::Restarting(cause));
+            tokio::select! {
+                () = tokio::time::sleep(backoff.after(begun.elapsed())) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        self.status.set(self.id.index, WorkerState::Stopped);
+    }
+
+    /// Watches a worker until it ends. `None`: it was told to.
+    async fn attend(&self, mut running: Running) -> Option<String> {
+        let kills_before = oom_kills();
+        let (ended, waiting) = tokio::select! {
+            ended = &mut running.ended => ended.unwrap_or((Ended::Lost, Vec::new())),
+            () = self.stop.cancelled() => {
+                self.end(running).await;
+                return None;
+            }
+            _ = running.process.exit() => {
+                // Its socket may still be open in something it forked.
+                match tokio::time::timeout(EXIT_WAIT, &mut running.ended).await {
+                    Ok(ended) => ended.unwrap_or((Ended::Lost, Vec::new())),
+                    Err(_) => {
+                        drop(running.commands.send(Command::Abort).await);
+                        (&mut running.ended).await.unwrap_or((Ended::Lost, Vec::new()))
+                    }
+                }
+            }
+        };
+        let (reason, cause) = self.explain(&ended, &mut running.process, kills_before).await;
+        self.recipe.queue.counters().restarted(self.id.index, reason);
+        for reply in waiting {
+            let error = HandlerError::Lost(format!("the worker that had this event was lost: {cause}"));
+            drop(reply.send(Err(error.into()))); // The client may have left.
+        }
+        match ended {
+            Ended::TimedOut => drop(tokio::spawn(retire(running.process))),
+            _ => running.process.kill_group(),
+        }
+        Some(cause)
+    }
+
+    /// Says in the log why a worker ended; reason and cause for the counters, the callers and the probes.
+    async fn explain(&self, ended: &Ended, process: &mut Process, kills_before: u64) -> (RestartReason, String) {
+        let logger = &self.recipe.logger;
+        let (pid, worker, trigger) = (process.pid(), self.id.index, &self.id.trigger_name);
+        match ended {
+            Ended::TimedOut => {
+                let elapsed = self.recipe.event_timeout.unwrap_or_default().as_secs_f64();
+                let fields = fields! {"trigger" => trigger, "worker" => worker, "elapsed" => elapsed, "pid" => pid};
+                logger.info("Restarting worker due to timeout", fields);
+                (RestartReason::Timeout, "event timed out".to_owned())
+            }
+            Ended::Protocol(error) => {
+                let fields = fields! {"worker" => worker, "pid" => pid, "err" => error.to_string()};
+                logger.error("Worker broke the shim protocol", fields);
+                (RestartReason::Protocol, error.to_string())
+            }
+            Ended::Lost | Ended::Closed => {
+                let status = process.exited(EXIT_WAIT).await;
+                let oom = oom_kills() > kills_before;
+                let cause = match status {
+                    Some(status) => describe(status, oom),
+                    None => "closed its connection".to_owned(),
+                };
+                let fields = fields! {
+                    "trigger" => trigger, "worker_id" => worker.to_string(), "pid" => pid, "status" => cause,
+                    "exitCode" => status.and_then(|status| status.code())
+                };
+                logger.error("Unexpected termination of child process", fields);
+                let reason = status.map_or(RestartReason::Exit, |status| restart_reason(status, oom));
+                (reason, cause)
+            }
+        }
+    }
+
+    /// Ends a worker: termination callback, end of file, SIGTERM, SIGKILL; each with its time.
+    async fn end(&self, mut running: Running) {
+        let (done, outcome) = oneshot::channel();
+        let terminate = Command::Control(ControlCode::Terminate, self.allowed, done);
+        if running.commands.send(terminate).await.is_ok() {
+            match tokio::time::timeout(self.allowed, outcome).await {
+                Ok(Ok(Err(text))) => {
+                    let fields = fields! {"worker" => self.id.index, "err" => text};
+                    self.recipe.logger.warn("Termination callback failed", fields);
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    let fields = fields! {"worker" => self.id.index, "pid" => running.process.pid()};
+                    self.recipe.logger.warn("Termination callback took too long", fields);
+                }
+            }
+            drop(running.commands.send(Command::Close).await);
+        }
+        if running.process.exited(EXIT_GRACE).await.is_none() {
+            running.process.signal(Signal::TERM);
+            if running.process.exited(EXIT_GRACE).await.is_none() {
+                running.process.kill_group();
+                running.process.exited(EXIT_GRACE).await;
+            }
+        }
+    }
+}
+
+/// Ends a process whose handler does not return, and lets it show where it is.
+async fn retire(mut process: Process) {
+    if process.exited(ABORT_AFTER).await.is_none() {
+        process.signal(Signal::ABORT);
+        process.exited(KILL_AFTER).await;
+    }
+    process.kill_group();
+    process.exit().await;
+}
+
+/// Replaces in-process workers that broke or were given up. Lasts as long as `broken` has senders.
+pub(super) async fn keep_in_process(
+    workers: Arc<Workers>,
+    source: Source,
+    pool: WorkerId,
+    status: Arc<Status>,
+    stuck: impl Fn() -> usize,
+    stuck_max: usize,
+    mut broken: mpsc::Receiver<usize>,
+) {
+    let counters: Arc<PoolCounters> = workers.queue().counters().clone();
+    while let Some(index) = broken.recv().await {
+        let timed_out = stuck() > 0;
+        let reason = if timed_out { RestartReason::Timeout } else { RestartReason::Protocol };
+        counters.restarted(index, reason);
+        if stuck() > stuck_max {
+            let cause = format!("{} calls do not return, more than NUCLIO_STUCK_THREADS_MAX ({stuck_max})", stuck());
+            status.set(index, WorkerState::Restarting(cause));
+            status.set_beyond_help(true);
+            continue;
+        }
+        let id = WorkerId { index, ..pool.clone() };
+        let (workers, source) = (workers.clone(), source.clone());
+        let started = tokio::task::spawn_blocking(move || workers.start_worker(&source, &id)).await;
+        match started {
+            Ok(Ok(())) => status.set(index, WorkerState::Ready),
+            Ok(Err(error)) => status.set(index, WorkerState::Restarting(error.to_string())),
+            Err(error) => status.set(index, WorkerState::Restarting(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A pool of workers of one runtime: events go in through [`Pool::submit`], whoever is free takes them. Knows no
+//! trigger.
+
+mod backoff;
+mod keeper;
+pub mod status;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{Event, WorkerId};
+use crate::logging::Logger;
+use crate::metrics::PoolCounters;
+use crate::queue::{Job, Queue, Reply};
+use crate::runtime::inprocess::monitor::{self, Monitor};
+use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
+use crate::runtime::shim::desk::Desk as ShimDesk;
+use crate::runtime::shim::start::Recipe;
+use crate::runtime::{Runtime, StartError};
+use keeper::ShimKeeper;
+use status::{Status, WorkerState};
+
+/// Most in-process calls at once, however many workers there are.
+pub const CALLS_MAX: usize = 256;
+
+/// What a pool needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Kind of the trigger that owns it; empty for a shared pool.
+    pub trigger_kind: String,
+    /// Trigger, or allocator of a shared pool.
+    pub name: String,
+    /// Number of workers.
+    pub workers: usize,
+    /// Longest time of one event.
+    pub event_timeout: Option<Duration>,
+    /// How long a worker may take to end.
+    pub termination_timeout: Duration,
+    /// Events in work at once, per worker.
+    pub in_flight_per_worker: usize,
+    /// Events written ahead to a busy shim, at most.
+    pub ahead_max: usize,
+    /// Longest time until a shim is ready.
+    pub start_timeout: Duration,
+    /// Events that may wait for a worker.
+    pub waiting_max: usize,
+    /// In-process calls that may be stuck before the process is beyond help.
+    pub stuck_max: usize,
+    /// INIT settings that do not depend on the worker.
+    pub init: Vec<(&'static str, String)>,
+}
+
+/// See the module.
+pub struct Pool {
+    shape: Shape,
+    counters: Arc<PoolCounters>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+    keepers: Mutex<Vec<JoinHandle<()>>>,
+    termination_timeout: Duration,
+}
+
+enum Shape {
+    Shim(Arc<Queue<ShimDesk>>),
+    InProcess(Arc<Workers>),
+}
+
+impl Pool {
+    /// Starts all workers at once and waits until they are ready; the first failure fails the pool. `events` is where
+    /// calls and workers' tasks run; keepers run where this is called, on a thread that lasts as long as the process.
+    ///
+    /// # Errors
+    /// A worker that cannot be started.
+    pub async fn start(
+        runtime: &Runtime,
+        settings: Settings,
+        events: Handle,
+        logger: &Logger,
+    ) -> Result<Arc<Self>, StartError> {
+        let counters = PoolCounters::new(settings.workers);
+        let status = Arc::new(Status::new(settings.workers));
+        match runtime {
+            Runtime::Shim(language, launch) => {
+                let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
+                let recipe = Recipe {
+                    language,
+                    launch: launch.clone(),
+                    init: settings.init.clone(),
+                    event_timeout: settings.event_timeout,
+                    in_flight_max: settings.in_flight_per_worker,
+                    ahead_max: settings.ahead_max,
+                    start_timeout: settings.start_timeout,
+                    runtime: events.clone(),
+                    queue: queue.clone(),
+                    logger: logger.clone(),
+                };
+                events.spawn({
+                    let queue = queue.clone();
+                    async move { queue.expire().await }
+                });
+                let pool = Self::new(Shape::Shim(queue), counters, status, &settings);
+                pool.start_shims(Arc::new(recipe), &settings).await?;
+                Ok(Arc::new(pool))
+            }
+            Runtime::InProcess(source) => {
+                Self::start_in_process(source, settings, events, counters, status, logger).await
+            }
+        }
+    }
+
+    fn new(shape: Shape, counters: Arc<PoolCounters>, status: Arc<Status>, settings: &Settings) -> Self {
+        Self {
+            shape,
+            counters,
+            status,
+            stop: CancellationToken::new(),
+            keepers: Mutex::default(),
+            termination_timeout: settings.termination_timeout,
+        }
+    }
+
+    fn add_keeper(&self, keeper: JoinHandle<()>) {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
+    }
+
+    async fn start_shims(&self, recipe: Arc<Recipe>, settings: &Settings) -> Result<(), StartError> {
+        let restarts = Arc::new(Semaphore::new((settings.workers / 4).max(2)));
+        let mut starts = Vec::new();
+        for index in 0..settings.workers {
+            let keeper = ShimKeeper {
+                recipe: recipe.clone(),
+                id: settings.worker_id(index),
+                status: self.status.clone(),
+                restarts: restarts.clone(),
+                stop: self.stop.clone(),
+                allowed: settings.termination_timeout,
+            };
+            let (first, started) = oneshot::channel();
+            self.add_keeper(tokio::spawn(keeper.keep(first)));
+            starts.push(started);
+        }
+        for started in starts {
+            let stopped = || StartError::new("the processor was stopped", "a worker was still starting");
+            started.await.unwrap_or_else(|_| Err(stopped()))?;
+        }
+        Ok(())
+    }
+
+    async fn start_in_process(
+        source: &Source,
+        settings: Settings,
+        events: Handle,
+        counters: Arc<PoolCounters>,
+        status: Arc<Status>,
+        logger: &Logger,
+    ) -> Result<Arc<Self>, StartError> {
+        let queue: Arc<Queue<Box<InProcessDesk>>> = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
+        let (broken, replace) = mpsc::channel(settings.workers.max(1));
+        let watch = monitor::Settings {
+            event_timeout: settings.event_timeout,
+            runtime: events.clone(),
+            queue: queue.clone(),
+            given_up: broken.clone(),
+            logger: logger.clone(),
+        };
+        let monitor = Monitor::start(watch)
+            .map_err(|error| StartError::new("cannot start the monitor's thread", error.to_string()))?;
+        events.spawn({
+            let queue = queue.clone();
+            async move { queue.expire().await }
+        });
+        let workers =
+            Workers::new(queue, monitor.clone(), events, settings.event_timeout, broken, logger.clone());
+        let mut starts = Vec::new();
+        for index in 0..settings.workers {
+            let (workers, source, id) = (workers.clone(), source.clone(), settings.worker_id(index));
+            match source {
+                // Nothing to wait for, and thousands of them need no threads.
+                Source::Builtin => workers.start_worker(&source, &id)?,
+                Source::Library(_) => {
+                    let start = move || workers.start_worker(&source, &id);
+                    starts.push((index, tokio::task::spawn_blocking(start)));
+                }
+            }
+        }
+        for (index, start) in starts {
+            let failed = |error: tokio::task::JoinError| StartError::new("a worker failed to start", error.to_string());
+            start.await.map_err(failed)??;
+            status.set(index, WorkerState::Ready);
+        }
+        (0..settings.workers).for_each(|index| status.set(index, WorkerState::Ready));
+        let keeper = keeper::keep_in_process(
+            workers.clone(),
+            source.clone(),
+            settings.worker_id(0),
+            status.clone(),
+            move || monitor.stuck(),
+            settings.stuck_max,
+            replace,
+        );
+        let pool = Self::new(Shape::InProcess(workers), counters, status, &settings);
+        drop(tokio::spawn(keeper)); // Ends with the pool.
+        Ok(Arc::new(pool))
+    }
+
+    /// Hands an event to a worker, now or when one is free within `wait`; what is awaited is its answer. Dropping
+    /// that future is a client that left: the worker goes on undisturbed, its answer is thrown away.
+    pub fn submit(&self, event: Box<Event>, wait: Duration) -> oneshot::Receiver<Reply> {
+        let (job, reply) = Job::new(event, wait);
+        match &self.shape {
+            Shape::Shim(queue) => {
+                if let Some((desk, job)) = queue.admit(job) {
+                    desk.hand(job);
+                }
+            }
+            Shape::InProcess(workers) => workers.submit(job),
+        }
+        reply
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &Arc<PoolCounters> {
+        &self.counters
+    }
+
+    /// Its workers' states.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// Refuses new events from now on.
+    pub fn close(&self) {
+        match &self.shape {
+            Shape::Shim(queue) => queue.close(),
+            Shape::InProcess(workers) => workers.queue().close(),
+        }
+    }
+
+    /// Lasts until no event waits or is in work. Call after [`Pool::close`].
+    pub async fn drained(&self) {
+        match &self.shape {
+            Shape::Shim(queue) => queue.drained().await,
+            Shape::InProcess(workers) => workers.queue().drained().await,
+        }
+    }
+
+    /// Ends all workers: termination callbacks, then the processes. Bounded by the termination timeout.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        if let Shape::InProcess(workers) = &self.shape {
+            let workers = workers.clone();
+            let stop = tokio::task::spawn_blocking(move || workers.stop());
+            drop(tokio::time::timeout(self.termination_timeout, stop).await);
+        }
+        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        for keeper in keepers {
+            drop(keeper.await); // A keeper that panicked has nothing left to wait for.
+        }
+    }
+}
+
+impl Settings {
+    fn worker_id(&self, index: usize) -> WorkerId {
+        WorkerId { trigger_kind: self.trigger_kind.clone(), trigger_name: self.name.clone(), index }
+    }
+}

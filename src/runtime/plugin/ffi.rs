@@ -1,0 +1,299 @@
+//! The calls into a plugin and the memory it hands out; [`host`] has the functions it calls back.
+//!
+//! All unsafe code of the plugin runtime is here. It relies on the ABI's contract (ownership in §5, threads in §6 of
+//! its description) and on nothing a plugin could break without breaking the process anyway.
+#![expect(unsafe_code, reason = "the C boundary: calls into libraries and pointers they hand out")]
+
+mod host;
+
+use std::ffi::{CStr, c_char, c_void};
+use std::mem::size_of;
+use std::path::Path;
+use std::ptr;
+
+use libloading::os::unix;
+use nuclio_handler::abi;
+
+pub(super) use host::Home;
+
+use super::PluginConfig;
+use super::frame::Frame;
+
+// SAFETY: the pointers of a frame lead into memory the frame owns, and to the flag of a caller who waits for the call;
+// whoever holds the frame may use them from any thread. What is written through shared references is behind a lock.
+unsafe impl Send for Frame {}
+// SAFETY: as above.
+unsafe impl Sync for Frame {}
+
+/// A library in memory, for ever: neither Go nor thread-locals survive `dlclose`.
+pub(super) struct Module {
+    library: std::mem::ManuallyDrop<unix::Library>,
+}
+
+impl Module {
+    /// Loads the library. Its constructors run now.
+    pub(super) fn open(path: &Path) -> Result<Self, libloading::Error> {
+        // SAFETY: running the constructors of the user's handler is what we are for; they end before this returns.
+        let library = unsafe { unix::Library::open(Some(path), unix::RTLD_NOW | unix::RTLD_LOCAL) }?;
+        Ok(Self { library: std::mem::ManuallyDrop::new(library) })
+    }
+
+    /// The version of the ABI the library was built for; runs none of its code.
+    pub(super) fn version(&self) -> Result<u32, libloading::Error> {
+        // SAFETY: a symbol of this name is a `const uint32_t`.
+        unsafe { Ok(**self.library.get::<*const u32>(abi::VERSION_SYMBOL)?) }
+    }
+
+    /// The library's table; where it is shorter than ours the rest is `None`.
+    pub(super) fn table(&self) -> Result<Option<abi::Plugin>, libloading::Error> {
+        type Entry = unsafe extern "C" fn() -> *const abi::Plugin;
+        // SAFETY: a symbol of this name is a function of this type, returning a static table or NULL.
+        unsafe {
+            let table = self.library.get::<Entry>(abi::ENTRY_SYMBOL)?();
+            Ok((!table.is_null()).then(|| copy_table(table)))
+        }
+    }
+}
+
+/// # Safety
+/// `table` points to a table that starts with its size, and as many bytes are readable.
+unsafe fn copy_table(table: *const abi::Plugin) -> abi::Plugin {
+    // SAFETY: all-zero bytes are a valid table (no functions, NULL texts); the rest is the caller's word.
+    unsafe {
+        let mut copy = std::mem::zeroed::<abi::Plugin>();
+        let size = (table.cast::<u32>().read() as usize).min(size_of::<abi::Plugin>());
+        ptr::copy_nonoverlapping(table.cast::<u8>(), (&raw mut copy).cast::<u8>(), size);
+        copy
+    }
+}
+
+/// A static, NUL-terminated text of a table.
+pub(super) fn static_text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: not NULL, and the ABI promises such a text.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// A started plugin, and what it was told.
+pub(super) struct Instance {
+    table: abi::Plugin,
+    plugin: *mut c_void,
+    /// The plugin may look at both until it is stopped.
+    _raw_config: Box<abi::Config>,
+    _config: Box<PluginConfig>,
+}
+
+// SAFETY: the ABI lets different workers, and so threads, use the plugin at the same time; our part is never written.
+unsafe impl Send for Instance {}
+// SAFETY: as above.
+unsafe impl Sync for Instance {}
+
+impl Instance {
+    /// Calls `start`. `Err`: the code and what the plugin said.
+    pub(super) fn start(table: abi::Plugin, config: PluginConfig) -> Result<Self, (abi::CallResult, Answer)> {
+        let config = Box::new(config);
+        let raw_config = Box::new(raw_config(&config));
+        let (mut plugin, mut error) = (ptr::null_mut(), Answer::new());
+        let result = match table.start {
+            // SAFETY: the table is static and so is the code; host and config live as long as the instance.
+            Some(start) => unsafe {
+                start(&raw const host::HOST, &raw const *raw_config, &mut plugin, &mut error.raw)
+            },
+            None => abi::OK,
+        };
+        if result != abi::OK {
+            return Err((result, error));
+        }
+        Ok(Self { table, plugin, _raw_config: raw_config, _config: config })
+    }
+
+    /// Calls `worker_start`.
+    pub(super) fn worker_start(
+        &self,
+        worker_id: i32,
+        trigger: (&str, &str),
+        home: &Home,
+    ) -> Result<RawWorker, (abi::CallResult, Answer)> {
+        let config = abi::WorkerConfig {
+            size: size_of::<abi::WorkerConfig>() as u32,
+            worker_id,
+            trigger_kind: abi::Str::new(trigger.0.as_bytes()),
+            trigger_name: abi::Str::new(trigger.1.as_bytes()),
+            worker_ref: home.as_worker_ref(),
+        };
+        let (mut worker, mut error) = (ptr::null_mut(), Answer::new());
+        let result = match self.table.worker_start {
+            // SAFETY: `plugin` is started and not stopped; config and out parameters live during the call.
+            Some(worker_start) => unsafe { worker_start(self.plugin, &config, &mut worker, &mut error.raw) },
+            None => abi::OK,
+        };
+        if result != abi::OK {
+            return Err((result, error));
+        }
+        Ok(RawWorker { table: self.table, worker, _home: home.clone() })
+    }
+
+    /// Calls `stop`. All workers have stopped and all answers are released: they hold the library.
+    pub(super) fn stop(self) {
+        if let Some(stop) = self.table.stop {
+            // SAFETY: called once, last.
+            unsafe { stop(self.plugin) }
+        }
+    }
+}
+
+fn raw_config(config: &PluginConfig) -> abi::Config {
+    let text = |text: &str| abi::Str::new(text.as_bytes());
+    abi::Config {
+        size: size_of::<abi::Config>() as u32,
+        reserved: 0,
+        function_name: text(&config.function_name),
+        namespace: text(&config.namespace),
+        project: text(&config.project),
+        platform_kind: text(config.platform_kind),
+        handler: text(&config.handler),
+        config_yaml: text(&config.config_yaml),
+        function_version: config.function_version,
+    }
+}
+
+/// A started worker of a plugin; stopped when it is dropped.
+pub(super) struct RawWorker {
+    table: abi::Plugin,
+    worker: *mut c_void,
+    /// The plugin knows its address.
+    _home: Home,
+}
+
+// SAFETY: the ABI lets the calls of a worker come from changing threads, one at a time, which `&mut self` ensures.
+unsafe impl Send for RawWorker {}
+
+impl RawWorker {
+    /// Calls `handle`.
+    pub(super) fn handle(&mut self, event: &abi::Event) -> (abi::CallResult, Answer) {
+        let mut answer = Answer::new();
+        let Some(handle) = self.table.handle else { return (abi::UNSUPPORTED, answer) };
+        // SAFETY: `worker` is started and not stopped; event and answer live during the call, and the frame around
+        // the event stays until the answer is released.
+        let result = unsafe { handle(self.worker, event, &mut answer.raw) };
+        (result, answer)
+    }
+
+    /// Calls `control`; a plugin without it has nothing to do.
+    pub(super) fn control(&mut self, what: u32) -> abi::CallResult {
+        match self.table.control {
+            // SAFETY: as in `handle`.
+            Some(control) => unsafe { control(self.worker, what) },
+            None => abi::OK,
+        }
+    }
+}
+
+impl Drop for RawWorker {
+    fn drop(&mut self) {
+        if let Some(worker_stop) = self.table.worker_stop {
+            // SAFETY: called once, and nothing uses the worker afterwards.
+            unsafe { worker_stop(self.worker) }
+        }
+    }
+}
+
+/// What a plugin wrote into a response; released exactly once, when it is dropped.
+pub(super) struct Answer {
+    raw: abi::Response,
+}
+
+// SAFETY: the ABI lets `release` come from any thread, and what the response points to stays unchanged until then.
+unsafe impl Send for Answer {}
+// SAFETY: as above; shared references only read.
+unsafe impl Sync for Answer {}
+
+impl Answer {
+    fn new() -> Self {
+        Self { raw: abi::Response::EMPTY }
+    }
+
+    /// Status as the plugin set it.
+    pub(super) fn status(&self) -> u16 {
+        self.raw.status
+    }
+
+    /// Whether a flag is set.
+    pub(super) fn has(&self, flag: u16) -> bool {
+        self.raw.flags & flag != 0
+    }
+
+    /// Whether something waits for release: it may point anywhere, the event included.
+    pub(super) fn is_owned(&self) -> bool {
+        self.raw.release.is_some()
+    }
+
+    /// What is impossible about it, if anything.
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        if self.raw.body.is_broken() {
+            return Some("a body at address 0");
+        }
+        if self.raw.content_type.is_broken() || self.raw.headers.is_broken() {
+            return Some("headers at address 0");
+        }
+        if self.raw_headers().iter().any(|pair| pair.name.is_broken() || pair.value.is_broken()) {
+            return Some("a header at address 0");
+        }
+        (self.has(abi::RESPONSE_STREAM) && self.raw.next.is_none()).then_some("a stream without `next`")
+    }
+
+    /// Content type, or empty.
+    pub(super) fn content_type(&self) -> &[u8] {
+        // SAFETY: the plugin keeps what it points to until release, and `self` has not released it.
+        unsafe { self.raw.content_type.bytes() }
+    }
+
+    /// Names and values.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // SAFETY: as in `content_type`, for each text.
+        self.raw_headers().iter().map(|pair| unsafe { (pair.name.bytes(), pair.value.bytes()) })
+    }
+
+    /// Body, or the text of an error.
+    pub(super) fn body(&self) -> &[u8] {
+        // SAFETY: as in `content_type`.
+        unsafe { self.raw.body.bytes() }
+    }
+
+    /// Pulls a piece of a stream: the code, and the bytes until the next pull.
+    pub(super) fn next(&mut self) -> (abi::CallResult, Option<&[u8]>) {
+        let mut chunk = abi::Str::EMPTY;
+        let Some(next) = self.raw.next else { return (abi::END, None) };
+        // SAFETY: not released yet; `&mut self` makes pulls come one at a time.
+        let result = unsafe { next(self.raw.owner, &mut chunk) };
+        if result != abi::OK || chunk.is_broken() {
+            return (result, None);
+        }
+        // SAFETY: valid until the next pull or release, both of which need `&mut self`.
+        (result, Some(unsafe { chunk.bytes() }))
+    }
+
+    fn raw_headers(&self) -> &[abi::Pair] {
+        // SAFETY: as in `content_type`.
+        unsafe { self.raw.headers.pairs() }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(release) = self.raw.release {
+            // SAFETY: called once, and nothing reads the answer afterwards.
+            unsafe { release(self.raw.owner) }
+        }
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, which plugins know deadlines by.
+pub(super) fn monotonic_ns() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes into `now` only; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}

@@ -1,0 +1,172 @@
+//! The functions a plugin may call. None of them panics; each trusts its pointers as the ABI describes them.
+
+use std::ffi::c_void;
+use std::mem::size_of;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nuclio_handler::abi;
+use serde_json::Value;
+
+use crate::config::Level;
+use crate::logging::{Fields, LogBuffer, Logger};
+use crate::runtime::plugin::frame::Frame;
+
+/// The table handed to every plugin.
+pub(super) static HOST: abi::Host = abi::Host {
+    size: size_of::<abi::Host>() as u32,
+    abi_version: abi::ABI_VERSION,
+    log_level: Some(log_level),
+    log: Some(log),
+    alloc: Some(alloc),
+    header: Some(header),
+    fields: Some(fields),
+    cancelled: Some(cancelled),
+    ack: Some(ack),
+    call_function: Some(call_function),
+};
+
+/// What `worker_ref` stands for: the worker's place in the processor. Stays at one address.
+#[derive(Clone)]
+pub(in crate::runtime::plugin) struct Home(Arc<Logger>);
+
+impl Home {
+    pub(in crate::runtime::plugin) fn new(logger: Logger) -> Self {
+        Self(Arc::new(logger))
+    }
+
+    pub(in crate::runtime::plugin) fn logger(&self) -> &Logger {
+        &self.0
+    }
+
+    pub(super) fn as_worker_ref(&self) -> *mut c_void {
+        Arc::as_ptr(&self.0).cast_mut().cast()
+    }
+}
+
+/// # Safety
+/// `worker_ref` comes from [`Home::as_worker_ref`], and its worker has not stopped.
+unsafe fn logger<'a>(worker_ref: *mut c_void) -> &'a Logger {
+    // SAFETY: the worker keeps its `Home`.
+    unsafe { &*worker_ref.cast::<Logger>() }
+}
+
+/// # Safety
+/// `event` is NULL or the raw event of a loaded frame.
+unsafe fn frame<'a>(event: *const abi::Event) -> Option<&'a Frame> {
+    // SAFETY: a loaded frame's event leads back to the frame.
+    unsafe { event.as_ref().and_then(|event| event.host.cast::<Frame>().as_ref()) }
+}
+
+/// # Safety
+/// As [`frame`].
+unsafe fn log_buffer<'a>(event: *const abi::Event) -> Option<&'a LogBuffer> {
+    // SAFETY: passed on to the caller.
+    unsafe { frame(event) }?.event()?.log_buffer.as_deref()
+}
+
+unsafe extern "C" fn log_level(worker_ref: *mut c_void, event: *const abi::Event) -> u32 {
+    // SAFETY: the plugin's arguments are what it was given.
+    let (logger, buffer) = unsafe { (logger(worker_ref), log_buffer(event)) };
+    let levels = [Level::Debug, Level::Info, Level::Warn, Level::Error];
+    match levels.iter().position(|level| logger.wants(*level, buffer)) {
+        Some(place) => place as u32,
+        None => abi::LOG_NONE,
+    }
+}
+
+unsafe extern "C" fn log(
+    worker_ref: *mut c_void,
+    event: *const abi::Event,
+    level: u32,
+    message: abi::Str,
+    fields: *const abi::Field,
+    n: usize,
+) {
+    let level = match level {
+        abi::LOG_DEBUG => Level::Debug,
+        abi::LOG_INFO => Level::Info,
+        abi::LOG_WARN => Level::Warn,
+        abi::LOG_ERROR => Level::Error,
+        _ => return,
+    };
+    // SAFETY: the plugin's arguments are what it was given, and its texts live during this call.
+    let (logger, buffer, message) = unsafe { (logger(worker_ref), log_buffer(event), message.bytes()) };
+    if !logger.wants(level, buffer) {
+        return;
+    }
+    let mut record = Fields::new();
+    if !fields.is_null() {
+        // SAFETY: `n` fields are readable during this call.
+        for field in unsafe { std::slice::from_raw_parts(fields, n) } {
+            // SAFETY: as above, for the texts.
+            let name = String::from_utf8_lossy(unsafe { field.name.bytes() }).into_owned();
+            // SAFETY: as above.
+            record.insert(name, unsafe { json(&field.value) });
+        }
+    }
+    logger.record(level, &String::from_utf8_lossy(message), record, buffer);
+}
+
+/// A field's value. A JSON text that is none becomes a text, bytes that are no text become base64, and a number JSON
+/// does not know becomes its name.
+///
+/// # Safety
+/// The member that `kind` names is set, and its text is readable.
+unsafe fn json(value: &abi::Value) -> Value {
+    // SAFETY: passed on to the caller. Every member may be read as bytes of that size; only `text` is followed.
+    unsafe {
+        let value_as = value.value;
+        match value.kind {
+            abi::TEXT => Value::from(String::from_utf8_lossy(value_as.text.bytes())),
+            abi::INT => Value::from(value_as.integer),
+            abi::BOOL => Value::from(value_as.integer != 0),
+            abi::FLOAT => serde_json::Number::from_f64(value_as.real)
+                .map_or_else(|| Value::from(value_as.real.to_string()), Value::Number),
+            abi::JSON => serde_json::from_slice(value_as.text.bytes())
+                .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(value_as.text.bytes()))),
+            abi::BYTES => match std::str::from_utf8(value_as.text.bytes()) {
+                Ok(text) => Value::from(text),
+                Err(_) => Value::from(STANDARD.encode(value_as.text.bytes())),
+            },
+            _ => Value::Null,
+        }
+    }
+}
+
+unsafe extern "C" fn alloc(event: *const abi::Event, size: usize, align: usize) -> *mut c_void {
+    // SAFETY: the plugin's event is the one it was given.
+    unsafe { frame(event) }.map_or(ptr::null_mut(), |frame| frame.alloc(size, align).cast())
+}
+
+unsafe extern "C" fn header(event: *const abi::Event, name: abi::Str) -> abi::Str {
+    // SAFETY: as in `alloc`; the name lives during this call.
+    let value = unsafe { frame(event).and_then(|frame| frame.header(name.bytes())) };
+    value.map_or(abi::Str::EMPTY, abi::Str::new)
+}
+
+unsafe extern "C" fn fields(event: *const abi::Event) -> abi::Pairs {
+    // SAFETY: as in `alloc`.
+    unsafe { frame(event) }.map_or(abi::Pairs::EMPTY, |frame| abi::Pairs::new(frame.fields()))
+}
+
+unsafe extern "C" fn cancelled(event: *const abi::Event) -> i32 {
+    // SAFETY: as in `alloc`; the flag is valid during the call, which is when this may be called.
+    unsafe { frame(event).and_then(|frame| frame.cancelled.as_ref()) }
+        .map_or(0, |flag| flag.load(Ordering::Relaxed).into())
+}
+
+unsafe extern "C" fn ack(_: *mut c_void, _topic: abi::Str, _partition: i32, _offset: i64) -> abi::CallResult {
+    abi::UNSUPPORTED
+}
+
+unsafe extern "C" fn call_function(
+    _: *mut c_void,
+    _call: *const abi::Call,
+    _answer: *mut abi::Response,
+) -> abi::CallResult {
+    abi::UNSUPPORTED
+}

@@ -1,0 +1,244 @@
+//! [`Frame`]: an event as the plugin sees it, and the memory that belongs to it.
+//!
+//! The frame owns the event; its `abi::Event` points into the event, into the frame's buffers and nowhere else. It
+//! stays at one address (boxed) and untouched from the call until the answer is released. Buffers are kept for the
+//! next event. Knows nothing of plugins.
+
+use std::mem::size_of;
+use std::ptr;
+use std::sync::atomic::AtomicU8;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use nuclio_handler::abi;
+
+use crate::event::{Event, Extra, write_canonical};
+
+/// Most bytes a handler may ask for per event.
+const SCRATCH_BYTES_MAX: usize = 64 << 20;
+
+/// An event in the shape of the ABI.
+pub(super) struct Frame {
+    raw: abi::Event,
+    event: Option<Event>,
+    pairs: Vec<abi::Pair>,
+    /// The header names in canonical form, one after the other.
+    names: Vec<u8>,
+    fields: OnceLock<Fields>,
+    scratch: Mutex<Scratch>,
+    /// The caller's flag; valid during the call.
+    pub(super) cancelled: *const AtomicU8,
+}
+
+/// Query arguments, parsed on first use.
+struct Fields {
+    _bytes: Vec<(Vec<u8>, Vec<u8>)>,
+    pairs: Vec<abi::Pair>,
+}
+
+/// Memory handed out by `alloc`.
+#[derive(Default)]
+struct Scratch {
+    // Never resized, so the memory stays where it is.
+    blocks: Vec<Vec<u128>>,
+    bytes: usize,
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self {
+            raw: EMPTY_EVENT,
+            event: None,
+            pairs: Vec::new(),
+            names: Vec::new(),
+            fields: OnceLock::new(),
+            scratch: Mutex::default(),
+            cancelled: ptr::null(),
+        }
+    }
+}
+
+impl Frame {
+    /// Takes an event in. `self` must stay where it is until [`Frame::clear`].
+    pub(super) fn load(&mut self, event: Event, deadline_ns: i64, cancelled: &AtomicU8) {
+        let event = self.event.insert(event);
+        let body = abi::Str::new(event.body.contiguous());
+        write_headers(event, &mut self.names, &mut self.pairs);
+        let (kind, name) = match event.extra.as_deref().and_then(|extra| extra.trigger.as_ref()) {
+            Some((kind, name)) => (kind, name),
+            None => (&event.trigger.kind, &event.trigger.name),
+        };
+        self.raw = abi::Event {
+            flags: if event.body.present { 0 } else { abi::EVENT_NO_BODY },
+            id: text(event.id.as_str()),
+            method: text(event.method()),
+            path: abi::Str::new(event.path()),
+            query: text(event.query()),
+            url: text(event.url()),
+            content_type: abi::Str::new(event.content_type()),
+            trigger_class: text(event.trigger.class),
+            trigger_kind: text(kind),
+            trigger_name: text(name),
+            body,
+            headers: abi::Pairs::new(&self.pairs),
+            timestamp_ns: nanoseconds(event),
+            deadline_ns,
+            ..EMPTY_EVENT
+        };
+        if let Some(extra) = event.extra.as_deref() {
+            write_extra(extra, &mut self.raw);
+        }
+        self.cancelled = cancelled;
+        self.raw.host = ptr::from_ref(self).cast_mut().cast();
+    }
+
+    /// For the plugin.
+    pub(super) fn raw(&self) -> &abi::Event {
+        &self.raw
+    }
+
+    /// The event taken in, if any.
+    pub(super) fn event(&self) -> Option<&Event> {
+        self.event.as_ref()
+    }
+
+    /// Query arguments.
+    pub(super) fn fields(&self) -> &[abi::Pair] {
+        let fields = self.fields.get_or_init(|| {
+            let bytes: Vec<_> = self.event().into_iter().flat_map(Event::fields).collect();
+            let pair = |(name, value): &(Vec<u8>, Vec<u8>)| abi::Pair {
+                name: abi::Str::new(name),
+                value: abi::Str::new(value),
+            };
+            Fields { pairs: bytes.iter().map(pair).collect(), _bytes: bytes }
+        });
+        &fields.pairs
+    }
+
+    /// First value of a header.
+    pub(super) fn header(&self, name: &[u8]) -> Option<&[u8]> {
+        let name = std::str::from_utf8(name).ok()?;
+        self.event()?.header_map.get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    /// Scratch memory that lives as long as the event; NULL past the limit and for an impossible alignment.
+    pub(super) fn alloc(&self, size: usize, align: usize) -> *mut u8 {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        // Room to move the start to the alignment asked for.
+        let spare = align.saturating_sub(align_of::<u128>());
+        let Some(bytes) = size.checked_add(spare).map(|bytes| bytes.max(1)) else { return ptr::null_mut() };
+        if !align.is_power_of_two() || bytes > SCRATCH_BYTES_MAX - scratch.bytes {
+            return ptr::null_mut();
+        }
+        let mut block = Vec::<u128>::with_capacity(bytes.div_ceil(size_of::<u128>()));
+        let start = block.as_mut_ptr().cast::<u8>();
+        scratch.bytes += bytes;
+        scratch.blocks.push(block);
+        start.wrapping_add(start.align_offset(align))
+    }
+
+    /// Whether `bytes` lie in memory of this event.
+    pub(super) fn holds(&self, bytes: &[u8]) -> bool {
+        let at = bytes.as_ptr().addr();
+        let within = |start: usize, len: usize| (start..=start + len).contains(&at);
+        let inside = |text: &abi::Str| within(text.ptr.addr(), text.len);
+        let raw = &self.raw;
+        let scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        [raw.body, raw.path, raw.query, raw.id, raw.method, raw.url, raw.content_type].iter().any(inside)
+            || [raw.trigger_kind, raw.trigger_name, raw.type_, raw.type_version, raw.version, raw.topic]
+                .iter()
+                .any(inside)
+            || self.pairs.iter().any(|pair| inside(&pair.name) || inside(&pair.value))
+            || scratch
+                .blocks
+                .iter()
+                .any(|block| within(block.as_ptr().addr(), block.capacity() * size_of::<u128>()))
+            || self
+                .fields
+                .get()
+                .is_some_and(|known| known.pairs.iter().any(|pair| inside(&pair.name) || inside(&pair.value)))
+    }
+
+    /// Gives the event and its memory back; the buffers stay.
+    pub(super) fn clear(&mut self) {
+        self.cancelled = ptr::null();
+        self.raw = EMPTY_EVENT;
+        self.event = None;
+        if self.fields.get().is_some() {
+            self.fields = OnceLock::new();
+        }
+        let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if scratch.bytes != 0 {
+            *scratch = Scratch::default();
+        }
+    }
+}
+
+const EMPTY_EVENT: abi::Event = abi::Event {
+    size: size_of::<abi::Event>() as u32,
+    flags: 0,
+    id: abi::Str::EMPTY,
+    method: abi::Str::EMPTY,
+    path: abi::Str::EMPTY,
+    query: abi::Str::EMPTY,
+    url: abi::Str::EMPTY,
+    content_type: abi::Str::EMPTY,
+    trigger_class: abi::Str::EMPTY,
+    trigger_kind: abi::Str::EMPTY,
+    trigger_name: abi::Str::EMPTY,
+    type_: abi::Str::EMPTY,
+    type_version: abi::Str::EMPTY,
+    version: abi::Str::EMPTY,
+    topic: abi::Str::EMPTY,
+    body: abi::Str::EMPTY,
+    headers: abi::Pairs::EMPTY,
+    timestamp_ns: 0,
+    deadline_ns: 0,
+    offset: 0,
+    shard_id: -1,
+    num_shards: 0,
+    host: ptr::null_mut(),
+};
+
+fn text(text: &str) -> abi::Str {
+    abi::Str::new(text.as_bytes())
+}
+
+/// Names in canonical form into `names`, and pairs that point there and into the event.
+fn write_headers(event: &Event, names: &mut Vec<u8>, pairs: &mut Vec<abi::Pair>) {
+    names.clear();
+    pairs.clear();
+    // All at once: pointers into `names` must stay good.
+    names.reserve(event.headers().map(|(name, _)| name.as_str().len()).sum());
+    pairs.reserve(event.header_map.len());
+    for (name, value) in event.headers() {
+        let start = names.len();
+        write_canonical(name.as_str(), names);
+        let name = abi::Str::new(&names[start..]);
+        pairs.push(abi::Pair { name, value: abi::Str::new(value.as_bytes()) });
+    }
+}
+
+fn write_extra(extra: &Extra, raw: &mut abi::Event) {
+    raw.type_ = text(&extra.event_type);
+    raw.type_version = text(&extra.type_version);
+    raw.version = text(&extra.version);
+    raw.topic = text(&extra.topic);
+    raw.offset = extra.offset;
+    raw.shard_id = extra.shard_id;
+    raw.num_shards = extra.num_shards;
+    if extra.body_is_json {
+        raw.flags |= abi::EVENT_BODY_JSON;
+    }
+    if extra.cloud {
+        raw.flags |= abi::EVENT_CLOUD;
+    }
+}
+
+fn nanoseconds(event: &Event) -> i64 {
+    let whole = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    match event.timestamp.duration_since(UNIX_EPOCH) {
+        Ok(since) => whole(since),
+        Err(before) => -whole(before.duration()),
+    }
+}

@@ -1,0 +1,187 @@
+//! Starting one shim worker: process, handshake, then its task on the event threads.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::answers::worker_logger;
+use super::desk::Desk;
+use super::handshake::{HandshakeError, Hello, Link};
+use super::languages::Language;
+use super::process::{Launch, Process, describe};
+use super::worker::{Command, Ended, Settings, Worker};
+use crate::event::WorkerId;
+use crate::fields;
+use crate::logging::Logger;
+use crate::queue::{Queue, ReplySender};
+use crate::runtime::StartError;
+
+/// While a shim loads, a line says so this often.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// A process that leaves its socket is given this long to be reaped.
+const REAP: Duration = Duration::from_millis(500);
+
+/// Everything that all workers of a pool share.
+pub struct Recipe {
+    /// The language.
+    pub language: &'static Language,
+    /// How to start its shim.
+    pub launch: Arc<Launch>,
+    /// INIT settings that do not depend on the worker.
+    pub init: Vec<(&'static str, String)>,
+    /// Longest time of one event.
+    pub event_timeout: Option<Duration>,
+    /// Events in work at once that the function asks for.
+    pub in_flight_max: usize,
+    /// Events written ahead at most.
+    pub ahead_max: usize,
+    /// Longest time until a shim is ready.
+    pub start_timeout: Duration,
+    /// Where workers' tasks run.
+    pub runtime: Handle,
+    /// The pool's queue.
+    pub queue: Arc<Queue<Desk>>,
+    /// The processor's root logger.
+    pub logger: Logger,
+}
+
+/// A worker that serves.
+pub struct Running {
+    /// Its process.
+    pub process: Process,
+    /// Its task.
+    pub commands: mpsc::Sender<Command>,
+    /// Ready when its task has ended, with the callers who still wait.
+    pub ended: oneshot::Receiver<(Ended, Vec<ReplySender>)>,
+}
+
+impl Recipe {
+    /// Starts a worker and waits until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be spawned, ends, fails to load, or takes too long; with its last words.
+    pub async fn start(&self, id: &WorkerId) -> Result<Running, StartError> {
+        let program = self.launch.program.display().to_string();
+        let (mut process, socket) = Process::spawn(&self.launch, self.logger.writer())
+            .map_err(|error| StartError::new(format!("cannot start {program}"), error.to_string()))?;
+        let logger = worker_logger(&self.logger, &id.trigger_kind, id.index, self.language.name);
+        let (ready, readied) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let (commands, inbox) = mpsc::channel(4);
+        self.runtime.spawn(self.run(id, socket, inbox, logger.clone(), ready, end));
+        match self.wait_ready(&mut process, readied, &logger).await {
+            Ok(hello) => {
+                let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
+                logger.debug("Worker is ready", fields);
+                Ok(Running { process, commands, ended })
+            }
+            Err(found) => {
+                let exited = process.exited(REAP).await;
+                process.kill_group();
+                let mut advice = exited.map_or_else(String::new, |status| describe(status, false));
+                let words = process.last_words();
+                if advice.is_empty() {
+                    advice = "see the log".to_owned();
+                }
+                if !words.is_empty() && !found.contains(words.trim()) {
+                    advice = format!("{advice}; its last words:\n{words}");
+                }
+                Err(StartError::new(format!("{} worker {}: {found}", self.language.name, id.index), advice))
+            }
+        }
+    }
+
+    /// The worker's whole life, on the event threads.
+    fn run(
+        &self,
+        id: &WorkerId,
+        socket: std::os::unix::net::UnixStream,
+        commands: mpsc::Receiver<Command>,
+        logger: Logger,
+        ready: oneshot::Sender<Result<Hello, HandshakeError>>,
+        end: oneshot::Sender<(Ended, Vec<ReplySender>)>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let mut init = self.init.clone();
+        init.extend([
+            ("worker_id", id.index.to_string()),
+            ("trigger_kind", id.trigger_kind.clone()),
+            ("trigger_name", id.trigger_name.clone()),
+        ]);
+        let mut settings = Settings {
+            index: id.index,
+            event_timeout: self.event_timeout,
+            in_flight_max: self.in_flight_max,
+            ahead_max: self.ahead_max,
+        };
+        let queue = self.queue.clone();
+        async move {
+            match handshake(socket, init, &mut settings).await {
+                Err(error) => ready.send(Err(error)).unwrap_or_default(),
+                Ok((link, hello)) => {
+                    if ready.send(Ok(hello.clone())).is_ok() {
+                        let worker = Worker::new(link, hello, settings, queue, commands, logger);
+                        drop(end.send(worker.serve().await)); // Its keeper may be gone at the very end.
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wait_ready(
+        &self,
+        process: &mut Process,
+        readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
+        logger: &Logger,
+    ) -> Result<Hello, String> {
+        let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS, PROGRESS);
+        let limit = tokio::time::sleep(self.start_timeout);
+        tokio::pin!(readied, limit);
+        loop {
+            tokio::select! {
+                ready = &mut readied => return match ready {
+                    Ok(Ok(hello)) => Ok(hello),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("its task ended".to_owned()),
+                },
+                // The socket may outlive the process: something it forked holds it.
+                status = process.exit() => {
+                    // What it said before it ended counts more than its status.
+                    return match tokio::time::timeout(REAP, &mut readied).await {
+                        Ok(Ok(Err(error @ HandshakeError::Failed(_)))) => Err(error.to_string()),
+                        _ => Err(format!("{} before it was ready", describe(status, false))),
+                    };
+                }
+                _ = progress.tick() => {
+                    let fields = fields! {"pid" => process.pid(), "timeout" => format!("{:?}", self.start_timeout)};
+                    logger.info("Still waiting for the handler to be loaded and its init_context to end", fields);
+                }
+                () = &mut limit => {
+                    process.signal(Signal::ABORT); // Shows where it is.
+                    return Err(format!(
+                        "not ready within {:?}; NUCLIO_WORKER_START_TIMEOUT sets how long loading may take",
+                        self.start_timeout
+                    ));
+                }
+            }
+        }
+    }
+}
+
+async fn handshake(
+    socket: std::os::unix::net::UnixStream,
+    mut init: Vec<(&'static str, String)>,
+    settings: &mut Settings,
+) -> Result<(Link, Hello), HandshakeError> {
+    let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
+    let mut link = Link::new(stream);
+    let hello = link.hello().await?;
+    settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
+    init.push(("max_inflight", settings.in_flight_max.to_string()));
+    link.init(&init).await?;
+    Ok((link, hello))
+}
