@@ -5,6 +5,8 @@ pub mod config;
 pub mod event;
 pub mod logging;
 pub mod metrics;
+pub mod net;
 pub mod pool;
 pub mod queue;
 pub mod runtime;
+pub mod shutdown;

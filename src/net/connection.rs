@@ -1,0 +1,202 @@
+//! One connection: hyper's state machine, and what the server knows of it from outside.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, recv};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::listener::Shared;
+use super::socket::Socket;
+
+/// How long an idle connection is kept for one more request when the server closes.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Waiting for the first byte of a request; an answer may still be in the write buffer.
+    Idle = 0,
+    /// A request's head is arriving.
+    Head = 1,
+    /// A request's body is arriving.
+    Body = 2,
+    /// The request is with its service.
+    Service = 3,
+    /// The answer is streamed.
+    Streaming = 4,
+    /// Nothing is owed any more; only the other side has to close.
+    Lingering = 5,
+}
+
+/// What moves on a connection. Written by its task, read by the server's sweep.
+#[derive(Debug)]
+pub struct Activity {
+    phase: AtomicU8,
+    /// The server's clock, in ticks.
+    clock: Arc<AtomicU32>,
+    /// When the phase or the last byte was.
+    since: AtomicU32,
+    write_blocked: AtomicBool,
+    expired: AtomicBool,
+    last_answer: AtomicBool,
+    closing: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+impl Activity {
+    pub(super) fn new(clock: Arc<AtomicU32>) -> Self {
+        let since = AtomicU32::new(clock.load(Relaxed));
+        Self {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            clock,
+            since,
+            write_blocked: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+            last_answer: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            waker: OnceLock::new(),
+        }
+    }
+
+    fn touch(&self) {
+        self.since.store(self.clock.load(Relaxed), Relaxed);
+    }
+
+    /// The connection goes on to another phase.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+        self.touch();
+    }
+
+    fn phase(&self) -> u8 {
+        self.phase.load(Relaxed)
+    }
+
+    /// Whether the answer must announce the end of the connection.
+    pub fn answer_closes(&self) -> bool {
+        self.last_answer.load(Relaxed)
+    }
+
+    /// The next answer is the connection's last.
+    pub(super) fn close_after_answer(&self) {
+        self.last_answer.store(true, Relaxed);
+    }
+
+    pub(super) fn read(&self) {
+        match self.phase() {
+            phase if phase == Phase::Idle as u8 => self.set_phase(Phase::Head),
+            phase if phase == Phase::Body as u8 => self.touch(),
+            // The head has its time as a whole, however slowly its bytes come.
+            _ => {}
+        }
+    }
+
+    pub(super) fn wrote(&self, blocked: bool) -> io::Result<()> {
+        if blocked && self.expired() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if blocked != self.write_blocked.load(Relaxed) {
+            self.write_blocked.store(blocked, Relaxed);
+        }
+        if !blocked {
+            return Ok(());
+        }
+        self.touch();
+        Ok(())
+    }
+
+    pub(super) fn expired(&self) -> bool {
+        self.expired.load(Relaxed)
+    }
+
+    /// Nothing is owed and nothing has begun.
+    pub(super) fn idle(&self) -> bool {
+        self.phase() == Phase::Idle as u8 && !self.write_blocked.load(Relaxed)
+    }
+
+    /// Only the other side has to close.
+    pub(super) fn lingering(&self) -> bool {
+        self.phase() == Phase::Lingering as u8
+    }
+
+    /// Cuts the connection off if its client has taken too long: with a head, or without taking or giving a byte.
+    pub(super) fn sweep(&self, limit_ticks: u32) {
+        let phase = self.phase();
+        let bounded = phase == Phase::Head as u8 || phase == Phase::Body as u8 || self.write_blocked.load(Relaxed);
+        if bounded && self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed)) > limit_ticks {
+            self.expired.store(true, Relaxed);
+            self.wake();
+        }
+    }
+
+    /// The server closes: the connection ends once it owes nothing.
+    pub(super) fn close(&self) {
+        self.close_after_answer();
+        self.closing.store(true, Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<S, F, B>(stream: TcpStream, shared: Arc<Shared>, activity: Arc<Activity>, service: S)
+where
+    S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
+    F: Future<Output = http::Response<B>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+    let socket = Socket::new(stream, activity.clone());
+    let seen = activity.clone();
+    let service = service_fn(move |request| {
+        let answer = service(request, seen.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let mut http = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
+    let mut last_call: Option<Pin<Box<Sleep>>> = None;
+    let mut closed = false;
+    let ended = poll_fn(|cx: &mut Context<'_>| {
+        activity.waker.get_or_init(|| cx.waker().clone());
+        if !closed && activity.closing.load(Relaxed) {
+            let timer = last_call.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CALL)));
+            while !closed && timer.as_mut().poll(cx).is_ready() {
+                if activity.idle() && !unread(fd) {
+                    http.as_mut().graceful_shutdown();
+                    closed = true;
+                } else {
+                    timer.as_mut().reset(Instant::now() + LAST_CALL);
+                }
+            }
+        }
+        http.as_mut().poll(cx)
+    });
+    // Errors of a connection are its client's: a reset, a malformed request that has been answered.
+    drop(ended.await);
+}
+
+/// Whether bytes of the client wait in the kernel that nobody has read yet.
+#[expect(unsafe_code, reason = "the stream is inside hyper, only its descriptor is at hand")]
+fn unread(fd: std::os::fd::RawFd) -> bool {
+    // SAFETY: called only while the connection, which owns the descriptor, is alive and being polled.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let mut byte = [0];
+    matches!(recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+}

@@ -1,0 +1,9 @@
+//! The HTTP/1.1 loop that triggers and side servers share: listen, serve connections, close them without cutting an
+//! answer. What a request means is its service's business.
+
+mod connection;
+mod listener;
+mod socket;
+
+pub use connection::{Activity, Phase};
+pub use listener::{Limits, Server, bind};
