@@ -1,0 +1,351 @@
+//! A small YAML tree that remembers how scalars were written and where everything stands.
+//!
+//! Only the first document is read; of duplicate keys the last wins; aliases are copied in and merge keys applied, so
+//! a reader sees plain scalars, sequences and mappings. Size and depth are bounded, whatever the text says. What a
+//! scalar *means* is the business of `scalar.rs`, which field wants it that of `decode.rs`.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
+
+use super::scalar::{self, Scalar};
+
+/// Most nodes of one document, aliases expanded.
+const NODES_MAX: usize = 200_000;
+/// Most bytes of text of one document, aliases expanded.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+/// Deepest nesting.
+const DEPTH_MAX: usize = 100;
+
+/// One node of the tree.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    /// What it is.
+    pub(crate) value: Value,
+    /// Line of its first character, counted from 1.
+    pub(crate) line: usize,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    /// Text as written; `plain` when neither quoted nor a block, so that it may mean a number, a boolean or null.
+    Scalar { text: String, plain: bool },
+    /// A list.
+    Sequence(Vec<Node>),
+    /// Keys and values in order, each key once.
+    Mapping(Vec<Entry>),
+}
+
+/// One key of a mapping with its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    /// The key as text: numbers in decimal, booleans as `true` and `false`.
+    pub(crate) key: String,
+    /// Line of the key.
+    pub(crate) line: usize,
+    /// Its value.
+    pub(crate) value: Node,
+}
+
+/// Text that is not YAML, or more of it than we accept.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("line {line}: {wrong}")]
+pub(crate) struct SyntaxError {
+    /// Line, counted from 1.
+    pub(crate) line: usize,
+    /// Column, counted from 1.
+    pub(crate) column: usize,
+    /// What is wrong.
+    pub(crate) wrong: String,
+}
+
+/// Reads the first document of a text; `None` when there is none.
+pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
+    let mut builder = Builder::default();
+    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    while let Some(event) = next_event(&mut parser)? {
+        let (event, span) = event;
+        match event {
+            Event::DocumentEnd | Event::StreamEnd => break,
+            Event::Nothing | Event::StreamStart | Event::DocumentStart(_) => {}
+            event => builder.take(event, &span)?,
+        }
+    }
+    Ok(builder.root)
+}
+
+fn next_event<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<Option<(Event<'a>, Span)>, SyntaxError> {
+    parser.next_event().transpose().map_err(|error| SyntaxError {
+        line: error.marker().line(),
+        column: error.marker().col() + 1,
+        wrong: wording(error.info()),
+    })
+}
+
+/// The parser's words in those of the Go library, where users may search for them.
+fn wording(info: &str) -> String {
+    if info.contains("tabs disallowed") || info.contains("found a tab") || info.contains("tab cannot") {
+        "found character that cannot start any token (a tab; indent with blanks)".into()
+    } else {
+        info.strip_prefix("while parsing a node, ").unwrap_or(info).into()
+    }
+}
+
+impl Node {
+    /// The value of a key: exact, else the last that differs only in case; `None` for null too.
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        let Value::Mapping(entries) = &self.value else { return None };
+        let exact = entries.iter().find(|entry| entry.key == key);
+        exact
+            .or_else(|| entries.iter().rev().find(|entry| entry.key.eq_ignore_ascii_case(key)))
+            .filter(|entry| !entry.value.is_null())
+    }
+
+    /// The value of a key, as `entry` finds it.
+    pub(crate) fn child(&self, key: &str) -> Option<&Node> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// Line of a key, else of this node.
+    pub(crate) fn line_of(&self, key: &str) -> usize {
+        self.entry(key).map_or(self.line, |entry| entry.line)
+    }
+
+    /// Whether it is null or empty plain text.
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.scalar(), Some(Scalar::Null))
+    }
+
+    /// Meaning of a scalar.
+    pub(crate) fn scalar(&self) -> Option<Scalar<'_>> {
+        match &self.value {
+            Value::Scalar { text, plain } => Some(scalar::resolve(text, *plain)),
+            _ => None,
+        }
+    }
+
+    /// What it is in the words of JSON, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match (&self.value, self.scalar()) {
+            (Value::Sequence(_), _) => "array",
+            (Value::Mapping(_), _) => "object",
+            (_, Some(Scalar::Null)) => "null",
+            (_, Some(Scalar::Bool(_))) => "bool",
+            (_, Some(Scalar::Integer(_) | Scalar::Float(_))) => "number",
+            _ => "string",
+        }
+    }
+
+    /// The tree as JSON, scalars by their meaning.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Scalar { text, plain } => scalar::resolve(text, *plain).to_json(),
+            Value::Sequence(items) => items.iter().map(Node::to_json).collect(),
+            Value::Mapping(entries) => serde_json::Value::Object(
+                entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect(),
+            ),
+        }
+    }
+
+    fn measure(&self) -> Size {
+        let children: Box<dyn Iterator<Item = (&Node, usize)>> = match &self.value {
+            Value::Scalar { text, .. } => return Size { nodes: 1, bytes: text.len(), depth: 1 },
+            Value::Sequence(items) => Box::new(items.iter().map(|item| (item, 0))),
+            Value::Mapping(entries) => Box::new(entries.iter().map(|entry| (&entry.value, entry.key.len()))),
+        };
+        children.fold(Size { nodes: 1, bytes: 0, depth: 1 }, |sum, (child, key_bytes)| {
+            let size = child.measure();
+            Size {
+                nodes: sum.nodes + size.nodes,
+                bytes: sum.bytes + size.bytes + key_bytes,
+                depth: sum.depth.max(size.depth + 1),
+            }
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+    depth: usize,
+}
+
+/// Turns events into a tree without recursion.
+#[derive(Default)]
+struct Builder {
+    root: Option<Node>,
+    open: Vec<Frame>,
+    anchors: HashMap<usize, (Node, Size)>,
+    built: Size,
+}
+
+/// A list or mapping whose end has not come yet.
+struct Frame {
+    line: usize,
+    anchor: usize,
+    content: Content,
+}
+
+enum Content {
+    Sequence(Vec<Node>),
+    Mapping { entries: Vec<Entry>, places: HashMap<String, usize>, key: Option<Key> },
+}
+
+enum Key {
+    Named { name: String, line: usize },
+    Merge,
+}
+
+impl Builder {
+    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), SyntaxError> {
+        let line = span.start.line();
+        let at = |wrong: String| SyntaxError { line, column: span.start.col() + 1, wrong };
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = is_plain(style, tag.as_deref());
+                if matches!(plain, Some(true)) && text == "<<" && self.wants_key() {
+                    self.set_key(Key::Merge);
+                    return Ok(());
+                }
+                let plain = plain.unwrap_or(style == ScalarStyle::Plain);
+                let node = Node { value: Value::Scalar { text: text.into_owned(), plain }, line };
+                self.finish(node, anchor).map_err(at)
+            }
+            Event::Alias(anchor) => {
+                let (node, size) = self
+                    .anchors
+                    .get(&anchor)
+                    .cloned()
+                    .ok_or_else(|| at("an anchor's value contains itself".to_owned()))?;
+                self.grow(size).map_err(at)?;
+                self.place(Node { line, ..node }).map_err(at)
+            }
+            Event::SequenceStart(anchor, _) => {
+                self.open(line, anchor, Content::Sequence(Vec::new())).map_err(at)
+            }
+            Event::MappingStart(anchor, _) => {
+                let content = Content::Mapping { entries: Vec::new(), places: HashMap::new(), key: None };
+                self.open(line, anchor, content).map_err(at)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close().map_err(at),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), String> {
+        self.grow(Size { nodes: 1, bytes: 0, depth: 1 })?;
+        self.open.push(Frame { line, anchor, content });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        let Some(frame) = self.open.pop() else { return Ok(()) };
+        let value = match frame.content {
+            Content::Sequence(items) => Value::Sequence(items),
+            Content::Mapping { entries, .. } => Value::Mapping(entries),
+        };
+        self.keep(Node { value, line: frame.line }, frame.anchor)
+    }
+
+    fn finish(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+        self.grow(node.measure())?;
+        self.keep(node, anchor)
+    }
+
+    /// Remembers an anchored node, then puts it where it belongs.
+    fn keep(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+        if anchor > 0 {
+            // The copy kept for aliases counts too: anchors within anchors are copies of copies.
+            let size = node.measure();
+            self.grow(Size { depth: 0, ..size })?;
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        self.place(node)
+    }
+
+    fn grow(&mut self, more: Size) -> Result<(), String> {
+        self.built.nodes += more.nodes;
+        self.built.bytes += more.bytes;
+        if self.built.nodes > NODES_MAX || self.built.bytes > TEXT_BYTES_MAX {
+            return Err(format!(
+                "document contains excessive aliasing: more than {NODES_MAX} nodes or {TEXT_BYTES_MAX} bytes"
+            ));
+        }
+        if self.open.len() + more.depth > DEPTH_MAX {
+            return Err(format!("exceeded max depth of {DEPTH_MAX}"));
+        }
+        Ok(())
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.open.last(), Some(Frame { content: Content::Mapping { key: None, .. }, .. }))
+    }
+
+    fn set_key(&mut self, new: Key) {
+        if let Some(Frame { content: Content::Mapping { key, .. }, .. }) = self.open.last_mut() {
+            *key = Some(new);
+        }
+    }
+
+    fn place(&mut self, node: Node) -> Result<(), String> {
+        let Some(frame) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match &mut frame.content {
+            Content::Sequence(items) => items.push(node),
+            Content::Mapping { entries, places, key } => match key.take() {
+                None => *key = Some(key_of(&node)?),
+                Some(Key::Named { name, line }) => {
+                    insert(entries, places, Entry { key: name, line, value: node })
+                }
+                Some(Key::Merge) => merge(entries, places, node)?,
+            },
+        }
+        Ok(())
+    }
+}
+
+/// `None` when the tag does not say; quoted and block scalars are text, unless a tag asks for a meaning.
+fn is_plain(style: ScalarStyle, tag: Option<&Tag>) -> Option<bool> {
+    let Some(tag) = tag else { return Some(style == ScalarStyle::Plain) };
+    if tag.is_yaml_core_schema() { Some(tag.suffix != "str" && tag.suffix != "binary") } else { None }
+}
+
+fn key_of(node: &Node) -> Result<Key, String> {
+    let name = match node.scalar() {
+        None => return Err(format!("invalid map key: an {} cannot be a key", node.kind())),
+        Some(scalar) => scalar.to_key(),
+    };
+    Ok(Key::Named { name, line: node.line })
+}
+
+fn insert(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, entry: Entry) {
+    match places.get(&entry.key) {
+        Some(&place) => entries[place] = entry,
+        None => {
+            places.insert(entry.key.clone(), entries.len());
+            entries.push(entry);
+        }
+    }
+}
+
+/// Applies `<<`.
+///
+/// compat: like any duplicate, a merged key replaces one that stands before it; of a list the first mapping wins.
+fn merge(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, node: Node) -> Result<(), String> {
+    let mappings = match node.value {
+        Value::Mapping(_) => vec![node],
+        Value::Sequence(items) => items,
+        Value::Scalar { .. } => return Err("map merge requires map or sequence of maps as the value".into()),
+    };
+    for mapping in mappings.into_iter().rev() {
+        let Value::Mapping(merged) = mapping.value else {
+            return Err("map merge requires map or sequence of maps as the value".into());
+        };
+        merged.into_iter().for_each(|entry| insert(entries, places, entry));
+    }
+    Ok(())
+}
