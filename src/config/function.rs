@@ -212,7 +212,8 @@ impl FunctionFile {
     }
 
     fn spec_line(&self, key: &str) -> usize {
-        self.root.child("spec").map_or(self.root.line, |spec| spec.line_of(key))
+        let entry = self.root.child("spec").and_then(|spec| spec.entry(key));
+        entry.map_or(self.root.line_of("spec"), |entry| entry.line)
     }
 
     fn event_timeout(&self, source: &Source) -> Result<Option<Duration>, ConfigError> {

@@ -110,7 +110,7 @@ pub(super) fn resolve(
 }
 
 /// An HTTP trigger about which only address and workers are said.
-pub(super) fn plain(name: &str, listen: &str, workers: usize, _runtime: RuntimeKind) -> Trigger {
+pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
     let http = HttpTrigger {
         listen: listen.to_owned(),
         head_bytes_max: HEAD_BYTES_MAX,

@@ -11,18 +11,22 @@ mod decode;
 pub mod duration;
 mod env;
 mod error;
+mod for_handler;
 mod function;
 mod http_trigger;
 mod load;
 mod log_sinks;
 mod metric_sinks;
 mod platform;
+mod redacted;
 pub mod report;
 mod scalar;
 mod secrets;
 mod sinks;
 mod source;
 mod template;
+#[cfg(test)]
+mod tests;
 mod trigger;
 mod yaml;
 

@@ -349,3 +349,89 @@ fn merge(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, node: No
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> String {
+        parse(text).expect(text).map(|node| node.to_json().to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn documents_read_as_the_go_library_reads_them() {
+        let cases = [
+            ("", ""),
+            ("# only a comment\n", ""),
+            ("--- \n", "null"),
+            ("a: 1\n---\nb: [\n", r#"{"a":1}"#),
+            ("a: 1\nb: 2\na: 3\n", r#"{"a":3,"b":2}"#),
+            ("y: 1\non: 2\n010: 3\n1.5: 4\n'y': 5\n", r#"{"true":2,"8":3,"1.5":4,"y":5}"#),
+            ("a: !!str 5\nb: !!int \"5\"\nc: !foo 7\n", r#"{"a":"5","b":5,"c":7}"#),
+            ("a: |\n  yes\nb: >-\n  1\n", r#"{"a":"yes\n","b":"1"}"#),
+            ("b: &b {a: 1, c: 2}\nx: {<<: *b, a: 7}\n", r#"{"b":{"a":1,"c":2},"x":{"a":7,"c":2}}"#),
+            // compat: a merge that comes later wins, as in the Go library.
+            ("b: &b {a: 1}\nx: {a: 9, <<: *b}\n", r#"{"b":{"a":1},"x":{"a":1}}"#),
+            ("x: {<<: [{a: 1}, {a: 2, b: 3}]}\n", r#"{"x":{"a":1,"b":3}}"#),
+            ("x: {'<<': 1}\n", r#"{"x":{"<<":1}}"#),
+            ("\u{feff}{\"a\": [true, null, 1.5]}\r\n", r#"{"a":[true,null,1.5]}"#),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(json(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_have_their_line() {
+        let cases = [
+            ("a:\n\tb: 1\n", 2, "found character that cannot start any token"),
+            ("a: *x\n", 1, "unknown anchor"),
+            ("a: &x [*x]\n", 1, "contains itself"),
+            ("a: 1\nb: c: d\n", 2, "mapping values are not allowed"),
+            ("a: 1\n<<: 3\n", 2, "map merge requires"),
+            ("a: 1\n? [b]\n: 1\n", 2, "invalid map key"),
+        ];
+        for (text, line, wrong) in cases {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.line, line, "{text}: {error}");
+            assert!(error.wrong.contains(wrong), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn lines_are_those_of_the_keys() {
+        let node = parse("a:\n  b:\n\n  c: 1\nD: |\n  x\n").unwrap().unwrap();
+        let a = node.child("a").unwrap();
+        assert_eq!((node.line_of("a"), a.line_of("c"), node.line_of("d")), (1, 4, 5));
+        assert!(a.child("b").is_none());
+    }
+
+    #[test]
+    fn keys_match_exactly_before_they_match_in_any_case() {
+        let node = parse("NAME: 1\nname: 2\nNAme: 3\n").unwrap().unwrap();
+        assert_eq!(node.child("name").unwrap().to_json(), 2);
+        assert_eq!(node.child("Name").unwrap().to_json(), 3);
+    }
+
+    #[test]
+    fn alias_bombs_and_deep_nesting_are_refused() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+            bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+        }
+        assert!(parse(&bomb).unwrap_err().wrong.contains("excessive aliasing"));
+
+        let mut chain = "a0: &a0 [x]\n".to_owned();
+        for level in 1..150 {
+            chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+        }
+        assert!(parse(&chain).unwrap_err().wrong.contains("max depth"));
+
+        for deep in ["[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(100_000)] {
+            parse(&deep).expect_err("too deep");
+        }
+        let big = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 100].join(", "));
+        assert!(parse(&big).unwrap_err().wrong.contains("excessive aliasing"));
+    }
+}
