@@ -24,6 +24,7 @@ mod scalar;
 mod secrets;
 mod sinks;
 mod source;
+mod tabs;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,14 @@ fn integer(text: &str) -> Option<i128> {
 
 fn float(text: &str) -> Option<f64> {
     let only_number = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    if only_number { text.parse().ok() } else { None }
+    // What is too large for a number is text.
+    text.parse().ok().filter(|value: &f64| only_number && value.is_finite())
+}
+
+/// The integer a float is exactly, when there is one.
+#[expect(clippy::cast_possible_truncation, reason = "the range is checked first")]
+fn whole(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
 }
 
 impl Scalar<'_> {
@@ -82,7 +89,7 @@ impl Scalar<'_> {
                 Ok(value) => value.into(),
                 Err(_) => u64::try_from(value).map_or(serde_json::Value::Null, Into::into),
             },
-            Scalar::Float(value) => value.into(),
+            Scalar::Float(value) => whole(value).map_or_else(|| value.into(), Into::into),
             Scalar::Text(text) => text.into(),
         }
     }
@@ -119,6 +126,7 @@ mod tests {
             (".5", Scalar::Float(0.5)),
             ("1e3", Scalar::Float(1000.0)),
             ("18446744073709551616", Scalar::Float(18_446_744_073_709_551_616.0)),
+            ("1e400", Scalar::Text("1e400")),
             ("1:30", Scalar::Text("1:30")),
             ("2001-01-01", Scalar::Text("2001-01-01")),
             ("-", Scalar::Text("-")),

@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::scalar::{self, Scalar};
+use super::tabs::TabsAreBlanks;
 
 /// Most nodes of one document, aliases expanded.
 const NODES_MAX: usize = 200_000;
@@ -63,7 +64,7 @@ pub(crate) struct SyntaxError {
 /// Reads the first document of a text; `None` when there is none.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
     let mut builder = Builder::default();
-    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let mut parser = Parser::new(TabsAreBlanks::new(text.strip_prefix('\u{feff}').unwrap_or(text)));
     while let Some(event) = next_event(&mut parser)? {
         let (event, span) = event;
         match event {
@@ -75,7 +76,9 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
     Ok(builder.root)
 }
 
-fn next_event<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<Option<(Event<'a>, Span)>, SyntaxError> {
+fn next_event<'a>(
+    parser: &mut Parser<'a, TabsAreBlanks<'a>>,
+) -> Result<Option<(Event<'a>, Span)>, SyntaxError> {
     parser.next_event().transpose().map_err(|error| SyntaxError {
         line: error.marker().line(),
         column: error.marker().col() + 1,
@@ -373,6 +376,10 @@ mod tests {
             // compat: a merge that comes later wins, as in the Go library.
             ("b: &b {a: 1}\nx: {a: 9, <<: *b}\n", r#"{"b":{"a":1},"x":{"a":1}}"#),
             ("x: {<<: [{a: 1}, {a: 2, b: 3}]}\n", r#"{"x":{"a":1,"b":3}}"#),
+            (
+                "a:\tb\nc:\t1\nd: {\"e\":\ttrue}\nf: 'a:\tb'\n",
+                r#"{"a":"b","c":1,"d":{"e":true},"f":"a:\tb"}"#,
+            ),
             ("x: {'<<': 1}\n", r#"{"x":{"<<":1}}"#),
             ("\u{feff}{\"a\": [true, null, 1.5]}\r\n", r#"{"a":[true,null,1.5]}"#),
         ];
