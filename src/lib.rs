@@ -1,6 +1,8 @@
 //! A trigger turns something that happened into an event, the dispatcher lends it a worker, the worker answers, the
 //! trigger turns the answer back.
 
+pub mod check;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod logging;

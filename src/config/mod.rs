@@ -7,6 +7,33 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod decode;
+pub mod duration;
+mod env;
+mod error;
+mod for_handler;
+mod function;
+mod http_trigger;
+mod load;
+mod log_sinks;
+mod metric_sinks;
+mod platform;
+mod redacted;
+pub mod report;
+mod scalar;
+mod secrets;
+mod sinks;
+mod source;
+mod tabs;
+mod template;
+#[cfg(test)]
+mod tests;
+mod trigger;
+mod yaml;
+
+pub use error::{ConfigError, Problem};
+pub use report::report;
+
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -77,6 +104,29 @@ pub enum RuntimeKind {
     Ruby,
     /// `shell`.
     Shell,
+}
+
+impl RuntimeKind {
+    /// Every kind that `spec.runtime` can name, sorted by name.
+    pub const NAMED: [(&str, RuntimeKind); 7] = [
+        ("dotnetcore", RuntimeKind::DotNetCore),
+        ("golang", RuntimeKind::Golang),
+        ("java", RuntimeKind::Java),
+        ("nodejs", RuntimeKind::NodeJs),
+        ("python", RuntimeKind::Python),
+        ("ruby", RuntimeKind::Ruby),
+        ("shell", RuntimeKind::Shell),
+    ];
+
+    /// The kind of a name, without the version behind the colon.
+    pub fn from_name(name: &str) -> Option<RuntimeKind> {
+        Self::NAMED.iter().find(|(other, _)| *other == name).map(|(_, kind)| *kind)
+    }
+
+    /// The name in `spec.runtime`; the demonstration handler is `builtin`.
+    pub fn name(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, kind)| *kind == self).map_or("builtin", |(name, _)| name)
+    }
 }
 
 /// One entry of `spec.triggers`.
@@ -248,8 +298,14 @@ pub enum MetricSinkKind {
 }
 
 /// Every environment variable the processor reads, and its own additions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Env {
+    /// `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT` are set and not empty.
+    pub kubernetes: bool,
+    /// `NUCLIO_RESTORE_FUNCTION_CONFIG_FROM_SECRET` is `true`.
+    pub restore_secrets: bool,
+    /// `NUCLIO_FUNCTION_SECRET_VOLUME_PATH`, default `/etc/nuclio/secrets`.
+    pub secrets_directory: PathBuf,
     /// `PATH`.
     pub path: Option<String>,
     /// `PYTHONPATH`.
@@ -262,6 +318,20 @@ pub struct Env {
     pub python_path: Option<String>,
     /// `NUCLIO_PYTHON_DECODE_EVENT_STRINGS`: true unless turned off.
     pub python_decode_strings: bool,
+    /// `NUCLIO_HANDLER_DIR`: directory of the Node.js handler.
+    pub handler_directory: Option<PathBuf>,
+    /// `NUCLIO_NODEJS_EXE`.
+    pub nodejs_exe: Option<String>,
+    /// `NUCLIO_NODEJS_WRAPPER_PATH`.
+    pub nodejs_wrapper: Option<PathBuf>,
+    /// `NUCLIO_WRAPPER_JAR`.
+    pub java_wrapper: Option<PathBuf>,
+    /// `NUCLIO_WRAPPER_PATH`, the Ruby wrapper (`nil` and `none` already turned into empty).
+    pub ruby_wrapper: Option<PathBuf>,
+    /// `NUCLIO_DOTNETCORE_WRAPPER_PATH`.
+    pub dotnetcore_wrapper: Option<PathBuf>,
+    /// `NUCLIO_SHELL_HANDLER_DIR`.
+    pub shell_handler_directory: Option<PathBuf>,
     /// `NUCLIO_GOLANG_HANDLER_PLUGIN_PATH`.
     pub golang_plugin: Option<PathBuf>,
     /// `NUCLIO_FUNCTION_INSTANCE`.

@@ -1,0 +1,193 @@
+//! `processor check`: loads the files exactly as a start would and says what came of it.
+//!
+//! Starts nothing and binds nothing; everything shown comes from the resolved configuration.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::duration::format;
+use crate::config::{Config, Env, HttpTrigger, Level, LogEncoding, LogSink, Trigger, TriggerKind};
+
+/// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
+pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) -> io::Result<bool> {
+    match Config::load(function, platform, env) {
+        Ok(config) => write_config(&config, out),
+        Err(error) => {
+            writeln!(out, "error: {error}")?;
+            Ok(false)
+        }
+    }
+}
+
+fn write_config(config: &Config, out: &mut dyn Write) -> io::Result<bool> {
+    for warning in &config.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    let unsupported = unsupported(config);
+    for (name, kind) in &unsupported {
+        writeln!(out, "error: spec.triggers.{name}.kind: this build cannot serve triggers of kind {kind}")?;
+    }
+    write_function(config, out)?;
+    for trigger in &config.function.triggers {
+        write_trigger(trigger, out)?;
+    }
+    write_platform(config, out)?;
+    Ok(unsupported.is_empty())
+}
+
+fn unsupported(config: &Config) -> Vec<(&str, &str)> {
+    let kind = |trigger: &'_ Trigger| matches!(trigger.kind, TriggerKind::Unsupported(_));
+    let triggers = config.function.triggers.iter().filter(|trigger| kind(trigger));
+    triggers.map(|trigger| (trigger.name.as_str(), trigger.kind.name())).collect()
+}
+
+fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let function = &config.function;
+    writeln!(out, "function {}", or_none(&function.name))?;
+    line(out, "runtime", function.runtime.name())?;
+    line(out, "handler", or_none(&function.handler))?;
+    line(out, "event timeout", &function.event_timeout.map_or("none".into(), format))?;
+    for sink in &function.log_sinks {
+        line(out, "log sink", &log_sink(sink))?;
+    }
+    if function.triggers.is_empty() {
+        line(out, "triggers", "none")?;
+    }
+    if function.default_http_trigger_disabled {
+        line(out, "port 8080", "answers /__internal/health only")?;
+    }
+    Ok(())
+}
+
+fn write_trigger(trigger: &Trigger, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "trigger {} ({})", trigger.name, trigger.kind.name())?;
+    let shared = trigger.allocator.as_ref().map(|name| format!(", shared as {name}"));
+    line(out, "workers", &format!("{}{}", trigger.workers, shared.unwrap_or_default()))?;
+    line(out, "wait for a worker", &wait(trigger.availability_timeout))?;
+    line(out, "worker's end", &format!("at most {}", format(trigger.termination_timeout)))?;
+    match &trigger.kind {
+        TriggerKind::Http(http) => write_http(http, out),
+        TriggerKind::Unsupported(_) => Ok(()),
+    }
+}
+
+fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
+    line(out, "address", &http.listen)?;
+    line(out, "head limit", &format!("{} bytes", http.head_bytes_max))?;
+    line(out, "body limit", &format!("{} bytes", http.body_bytes_max))?;
+    if http.in_flight_per_worker > 1 {
+        line(out, "events per worker", &http.in_flight_per_worker.to_string())?;
+    }
+    if let Some(batch) = &http.batch {
+        line(out, "batches", &format!("at most {} events, {}", batch.size, format(batch.timeout)))?;
+    }
+    if let Some(cors) = &http.cors {
+        line(out, "cors origins", &cors.allow_origins.join(", "))?;
+    }
+    Ok(())
+}
+
+fn write_platform(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let platform = &config.platform;
+    writeln!(out, "platform")?;
+    line(out, "health", platform.health.as_deref().unwrap_or("off"))?;
+    line(out, "web admin", platform.web_admin.as_deref().unwrap_or("off"))?;
+    if platform.metric_sinks.is_empty() {
+        line(out, "metric sinks", "none")?;
+    }
+    for sink in &platform.metric_sinks {
+        let (kind, address) = sink.kind.kind_and_address();
+        line(out, "metric sink", &format!("{} ({kind}, {address}, instance {})", sink.name, sink.instance))?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut dyn Write, name: &str, value: &str) -> io::Result<()> {
+    writeln!(out, "  {name:<18} {value}")
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "(none)" } else { text }
+}
+
+fn wait(timeout: Duration) -> String {
+    if timeout.is_zero() { "not at all".to_owned() } else { format!("at most {}", format(timeout)) }
+}
+
+fn log_sink(sink: &LogSink) -> String {
+    let encoding = match sink.encoding {
+        LogEncoding::Console => "for people",
+        LogEncoding::Json { .. } => "JSON",
+    };
+    let up = if sink.level == Level::Error { "" } else { " and above" };
+    format!("{} ({encoding}, {}{up})", sink.name, sink.level.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(function: &str, platform: &str) -> (bool, String) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/config");
+        let mut out = Vec::new();
+        let good =
+            check(&directory.join(function), &directory.join(platform), Env::default(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        (good, text.replace(&format!("{}/", directory.display()), ""))
+    }
+
+    #[test]
+    fn a_good_file_shows_its_effective_limits() {
+        let (good, text) = run("03-go-plugin.yaml", "platform-02-ports-and-push.yaml");
+        assert!(good);
+        let expected = "\
+function resize
+  runtime            golang
+  handler            main:Resize
+  event timeout      30s
+  log sink           stdout (for people, debug and above)
+trigger web (http)
+  workers            2
+  wait for a worker  at most 10s
+  worker's end       at most 10s
+  address            127.0.0.1:9090
+  head limit         32768 bytes
+  body limit         33554432 bytes
+platform
+  health             :18082
+  web admin          off
+  metric sink        push (prometheusPush, http://gateway.example:9091, instance one)
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_bad_file_shows_where_and_what_to_do() {
+        let (good, text) = run("bad-09-termination-timeout.yaml", "absent");
+        assert!(!good);
+        let expected = "error: bad-09-termination-timeout.yaml:9: \
+            spec.triggers.default-http.workerTerminationTimeout: time: missing unit in duration \"10\"; write a \
+            number with a unit, for example 30s, 1m30s or 500ms\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn warnings_stand_with_their_lines() {
+        let (good, text) = run("12-key-case-and-unknown-keys.yaml", "absent");
+        assert!(good);
+        let first = text.lines().next().unwrap();
+        assert_eq!(
+            first,
+            "warning: 12-key-case-and-unknown-keys.yaml:6: metadata.owner: unknown key, ignored"
+        );
+    }
+
+    #[test]
+    fn a_trigger_this_build_cannot_serve_is_an_error() {
+        let (good, text) = run("10-no-http-trigger.yaml", "absent");
+        assert!(!good);
+        assert!(text.starts_with("error: spec.triggers.tick.kind: "), "{text}");
+        assert!(text.contains("answers /__internal/health only"), "{text}");
+    }
+}

@@ -1,0 +1,394 @@
+//! The command line: Go's flags for the start, subcommands of our own.
+//!
+//! Only reads arguments; whoever called prints and ends. A subcommand counts only as first argument, because the Go
+//! processor ignores words that are no flags.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::config::RuntimeKind;
+
+const CONFIG: &str = "/etc/nuclio/config/processor/processor.yaml";
+const PLATFORM_CONFIG: &str = "/etc/nuclio/config/platform/platform.yaml";
+
+const USAGE: &str = "\
+Usage of processor:
+  -config string
+    \tPath of the function configuration (default \"/etc/nuclio/config/processor/processor.yaml\")
+  -list-runtimes
+    \tPrint the kinds of runtimes, one per line
+  -platform-config string
+    \tPath of the platform configuration (default \"/etc/nuclio/config/platform/platform.yaml\")
+  -version
+    \tPrint the version
+
+Commands, as first argument (processor COMMAND --help says more):
+  dev [FILE[:HANDLER]]
+    \tServe one handler file without configuration
+  check [FILE]
+    \tCheck a function configuration and show its effective limits
+";
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Run a function.
+    Run {
+        /// Function configuration.
+        config: PathBuf,
+        /// Platform configuration.
+        platform_config: PathBuf,
+    },
+    /// Serve one handler file.
+    Dev(Dev),
+    /// Check configuration files.
+    Check {
+        /// Function configuration.
+        config: PathBuf,
+        /// Platform configuration.
+        platform_config: PathBuf,
+    },
+    /// Print [`runtimes`].
+    ListRuntimes,
+    /// Print [`version`].
+    Version,
+}
+
+/// Arguments of `processor dev`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dev {
+    /// The handler's file; `None`: the demonstration handler.
+    pub file: Option<PathBuf>,
+    /// Name of the handler in the file, when given.
+    pub handler: Option<String>,
+    /// Runtime, when given; else the file's ending tells.
+    pub runtime: Option<RuntimeKind>,
+    /// Address to listen on, `host:port`.
+    pub listen: String,
+    /// Workers.
+    pub workers: usize,
+}
+
+/// The command line asks for nothing to be run: a text to print and the exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What to print, line ends included.
+    pub text: String,
+    /// The exit code.
+    pub code: u8,
+    /// Where to print it.
+    pub stream: Stream,
+}
+
+/// Where a text goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Reads the arguments, the program's name not among them.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Exit> {
+    let arguments: Vec<String> = arguments.into_iter().collect();
+    match arguments.first().map(String::as_str) {
+        Some("dev") => parse_dev(&arguments),
+        Some("check") => parse_check(&arguments),
+        _ => parse_main(&arguments),
+    }
+}
+
+/// The text of `-list-runtimes`.
+pub fn runtimes() -> String {
+    RuntimeKind::NAMED.iter().map(|(name, _)| format!("{name}\n")).collect()
+}
+
+/// The text of `-version`.
+pub fn version() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "Processor version:\n&version.Info{{Label:{:?}, GitCommit:{:?}, OS:{:?}, Arch:{arch:?}, GoVersion:\"\"}}\n",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("NUCLIO_GIT_COMMIT").unwrap_or_default(),
+        std::env::consts::OS,
+    )
+}
+
+/// The flags of a start, as Go's `flag` package reads them.
+#[derive(Default)]
+struct Flags {
+    config: Option<String>,
+    platform_config: Option<String>,
+    list_runtimes: bool,
+    version: bool,
+}
+
+fn parse_main(arguments: &[String]) -> Result<Command, Exit> {
+    let mut flags = Flags::default();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        // compat: the first argument that is no flag ends the flags, and it and all others are ignored.
+        if argument == "--" || argument == "-" || !argument.starts_with('-') {
+            break;
+        }
+        let flag = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).unwrap_or(argument);
+        if flag.is_empty() || flag.starts_with(['-', '=']) {
+            return Err(usage(&format!("bad flag syntax: {argument}")));
+        }
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+        flags.set(name, value, || rest.next().cloned())?;
+    }
+    Ok(flags.into_command())
+}
+
+impl Flags {
+    fn set(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        next: impl FnOnce() -> Option<String>,
+    ) -> Result<(), Exit> {
+        let text = || {
+            let value = value.map(str::to_owned).or_else(next);
+            value.ok_or_else(|| usage(&format!("flag needs an argument: -{name}")))
+        };
+        match name {
+            "config" => self.config = Some(text()?),
+            "platform-config" => self.platform_config = Some(text()?),
+            "list-runtimes" => self.list_runtimes = boolean(name, value)?,
+            "version" => self.version = boolean(name, value)?,
+            "h" | "help" => return Err(Exit { text: USAGE.into(), code: 0, stream: Stream::Stderr }),
+            _ => return Err(usage(&format!("flag provided but not defined: -{name}"))),
+        }
+        Ok(())
+    }
+
+    fn into_command(self) -> Command {
+        // compat: the list wins.
+        if self.list_runtimes {
+            return Command::ListRuntimes;
+        }
+        if self.version {
+            return Command::Version;
+        }
+        Command::Run {
+            config: self.config.unwrap_or_else(|| CONFIG.into()).into(),
+            platform_config: self.platform_config.unwrap_or_else(|| PLATFORM_CONFIG.into()).into(),
+        }
+    }
+}
+
+fn boolean(name: &str, value: Option<&str>) -> Result<bool, Exit> {
+    match value {
+        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(value) => Err(usage(&format!("invalid boolean value {value:?} for -{name}: parse error"))),
+    }
+}
+
+fn usage(wrong: &str) -> Exit {
+    Exit { text: format!("{wrong}\n{USAGE}"), code: 2, stream: Stream::Stderr }
+}
+
+/// Serve one handler file without configuration.
+#[derive(Parser)]
+#[command(name = "processor dev")]
+struct DevArguments {
+    /// The handler's file, and after a colon the handler's name in it; without it the demonstration handler
+    #[arg(value_name = "FILE[:HANDLER]")]
+    file: Option<String>,
+    /// Port to listen on
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Address to listen on; without it only this computer can connect
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Number of workers
+    #[arg(long, default_value_t = 1, value_parser = workers)]
+    workers: usize,
+    /// Runtime, when the file's ending does not tell
+    #[arg(long, value_parser = runtime)]
+    runtime: Option<RuntimeKind>,
+}
+
+/// Check a function configuration and show its effective limits.
+#[derive(Parser)]
+#[command(name = "processor check")]
+struct CheckArguments {
+    /// The function configuration
+    #[arg(value_name = "FILE", default_value = CONFIG)]
+    file: PathBuf,
+    /// The platform configuration
+    #[arg(long, value_name = "FILE", default_value = PLATFORM_CONFIG)]
+    platform_config: PathBuf,
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    let workers = text.parse().ok().filter(|workers| (1..=100_000).contains(workers));
+    workers.ok_or_else(|| "write a number from 1 to 100000".to_owned())
+}
+
+fn runtime(text: &str) -> Result<RuntimeKind, String> {
+    let name = text.split(':').next().unwrap_or(text);
+    RuntimeKind::from_name(name)
+        .ok_or_else(|| format!("use one of: {}", runtimes().trim().replace('\n', ", ")))
+}
+
+fn parse_dev(arguments: &[String]) -> Result<Command, Exit> {
+    let arguments: DevArguments = parse_with_clap(arguments)?;
+    let (file, handler) = match arguments.file.as_deref().map(|file| file.rsplit_once(':').ok_or(file)) {
+        None => (None, None),
+        Some(Ok((file, handler))) => (Some(file.into()), Some(handler.to_owned())),
+        Some(Err(file)) => (Some(file.into()), None),
+    };
+    let host = if arguments.host.contains(':') { format!("[{}]", arguments.host) } else { arguments.host };
+    Ok(Command::Dev(Dev {
+        file,
+        handler: handler.filter(|handler| !handler.is_empty()),
+        runtime: arguments.runtime,
+        listen: format!("{host}:{}", arguments.port),
+        workers: arguments.workers,
+    }))
+}
+
+fn parse_check(arguments: &[String]) -> Result<Command, Exit> {
+    let arguments: CheckArguments = parse_with_clap(arguments)?;
+    Ok(Command::Check { config: arguments.file, platform_config: arguments.platform_config })
+}
+
+/// Subcommands are read by clap; Go's single dash works there too.
+fn parse_with_clap<T: Parser>(arguments: &[String]) -> Result<T, Exit> {
+    let doubled = arguments.iter().map(|argument| {
+        let is_long = argument.len() > 2 && argument.starts_with('-') && !argument.starts_with("--");
+        if is_long { format!("-{argument}") } else { argument.clone() }
+    });
+    T::try_parse_from(doubled).map_err(|error| Exit {
+        text: error.to_string(),
+        code: if error.use_stderr() { 2 } else { 0 },
+        stream: if error.use_stderr() { Stream::Stderr } else { Stream::Stdout },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &str) -> Result<Command, Exit> {
+        parse(words.split_whitespace().map(str::to_owned))
+    }
+
+    fn run(config: &str, platform_config: &str) -> Result<Command, Exit> {
+        Ok(Command::Run { config: config.into(), platform_config: platform_config.into() })
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        let cases = [
+            ("", run(CONFIG, PLATFORM_CONFIG)),
+            ("-config a", run("a", PLATFORM_CONFIG)),
+            ("-config=a", run("a", PLATFORM_CONFIG)),
+            ("--config a --platform-config=b", run("a", "b")),
+            ("--config=a -config b", run("b", PLATFORM_CONFIG)),
+            ("-config a=b", run("a=b", PLATFORM_CONFIG)),
+            ("-config -version", run("-version", PLATFORM_CONFIG)),
+            ("foo -config a", run(CONFIG, PLATFORM_CONFIG)),
+            ("-- -config a", run(CONFIG, PLATFORM_CONFIG)),
+            ("- -config a", run(CONFIG, PLATFORM_CONFIG)),
+            ("-config a check b", run("a", PLATFORM_CONFIG)),
+            ("-version=f -config a", run("a", PLATFORM_CONFIG)),
+            ("-version true -nonsense", Ok(Command::Version)),
+            ("--version=T", Ok(Command::Version)),
+            ("-version -list-runtimes", Ok(Command::ListRuntimes)),
+            ("-list-runtimes=0 -version", Ok(Command::Version)),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(parse_words(words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn wrong_flags_print_usage_and_end_with_2() {
+        let cases = [
+            ("-x", "flag provided but not defined: -x\n"),
+            ("--x=1", "flag provided but not defined: -x\n"),
+            ("-config", "flag needs an argument: -config\n"),
+            ("-version=maybe", "invalid boolean value \"maybe\" for -version: parse error\n"),
+            ("---config a", "bad flag syntax: ---config\n"),
+            ("-=a", "bad flag syntax: -=a\n"),
+            ("-config a -x -h", "flag provided but not defined: -x\n"),
+        ];
+        for (words, first) in cases {
+            let exit = parse_words(words).expect_err(words);
+            assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{words}");
+            assert_eq!(exit.text, format!("{first}{USAGE}"));
+        }
+    }
+
+    #[test]
+    fn help_goes_to_stderr_and_ends_with_0() {
+        for words in ["-h", "--help", "-help", "-config a -h -x"] {
+            let exit = parse_words(words).expect_err(words);
+            assert_eq!(exit, Exit { text: USAGE.into(), code: 0, stream: Stream::Stderr });
+        }
+    }
+
+    #[test]
+    fn the_usage_names_the_real_defaults() {
+        assert!(USAGE.contains(CONFIG) && USAGE.contains(PLATFORM_CONFIG));
+    }
+
+    #[test]
+    fn subcommands_count_only_as_first_argument() {
+        let dev = |file: Option<&str>, handler: Option<&str>, listen: &str, workers| {
+            Ok(Command::Dev(Dev {
+                file: file.map(PathBuf::from),
+                handler: handler.map(str::to_owned),
+                runtime: None,
+                listen: listen.into(),
+                workers,
+            }))
+        };
+        let check = |config: &str, platform_config: &str| {
+            Ok(Command::Check { config: config.into(), platform_config: platform_config.into() })
+        };
+        let cases = [
+            ("dev", dev(None, None, "127.0.0.1:8080", 1)),
+            ("dev a.py:run --port 9 --workers 4", dev(Some("a.py"), Some("run"), "127.0.0.1:9", 4)),
+            ("dev -port=9 a.py", dev(Some("a.py"), None, "127.0.0.1:9", 1)),
+            ("dev --host ::1 a.py:", dev(Some("a.py"), None, "[::1]:8080", 1)),
+            ("check", check(CONFIG, PLATFORM_CONFIG)),
+            ("check a -platform-config b", check("a", "b")),
+            ("other check a", run(CONFIG, PLATFORM_CONFIG)),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(parse_words(words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn subcommands_refuse_and_explain_by_themselves() {
+        for words in ["dev --workers 0", "dev --runtime cobol", "check a b", "check --nonsense"] {
+            let exit = parse_words(words).expect_err(words);
+            assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{words}");
+        }
+        let help = parse_words("dev --help").expect_err("help");
+        assert_eq!((help.code, help.stream), (0, Stream::Stdout));
+        assert!(help.text.contains("FILE[:HANDLER]"), "{}", help.text);
+    }
+
+    #[test]
+    fn version_and_runtimes_have_the_form_of_the_go_processor() {
+        let version = version();
+        assert!(version.starts_with("Processor version:\n&version.Info{Label:\"0."), "{version}");
+        for field in ["GitCommit:\"", "OS:\"linux\"", "Arch:\"", "GoVersion:\"\"}\n"] {
+            assert!(version.contains(field), "{version}");
+        }
+        assert_eq!(runtimes(), "dotnetcore\ngolang\njava\nnodejs\npython\nruby\nshell\n");
+    }
+}

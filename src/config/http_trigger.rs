@@ -1,0 +1,268 @@
+//! Settings particular to a trigger of kind `http`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::decode::Fractions;
+use super::error::Problem;
+use super::source::Source;
+use super::trigger::{TriggerFile, TriggerSource, with_defaults};
+use super::{Batch, Cors, HttpTrigger, RuntimeKind, Trigger, TriggerKind};
+
+/// Address when nothing is said: every one of this host.
+pub(super) const DEFAULT_LISTEN: &str = ":8080";
+const HEAD_BYTES_MAX: usize = 16_384;
+/// compat: a negative `readBufferSize` gave the HTTP library's own default.
+const HEAD_BYTES_MAX_WHEN_NEGATIVE: usize = 4_096;
+const BODY_BYTES_MAX: usize = 4_194_304;
+const BATCH_SIZE: usize = 10;
+const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECTIONS_PER_WORKER: usize = 1000;
+const CONNECTIONS_PER_WORKER_MAX: i64 = 100_000;
+const PREFLIGHT_MAX_AGE_SECONDS: i64 = 5;
+const CORS_METHODS: [&str; 7] = ["HEAD", "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+const CORS_HEADERS: [&str; 5] =
+    ["Accept", "Content-Length", "Content-Type", "Authorization", "X-Nuclio-Log-Level"];
+
+/// Attributes that only the platform or its sidecar uses.
+const IGNORED: &[&str] = &[
+    "authentication",
+    "authenticationMode",
+    "disablePortPublishing",
+    "ingresses",
+    "mode",
+    "port",
+    "serviceType",
+    "streamingFlushPeriod",
+];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Attributes {
+    read_buffer_size: i64,
+    max_request_body_size: i64,
+    reduce_memory_usage: bool,
+    cors: CorsFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct CorsFile {
+    enabled: bool,
+    allow_origins: Vec<String>,
+    allow_methods: Vec<String>,
+    allow_headers: Vec<String>,
+    allow_credentials: bool,
+    expose_headers: Vec<String>,
+    preflight_max_age_seconds: Option<i64>,
+    // compat: decoded and without effect; the method is always OPTIONS.
+    #[serde(rename = "preflightRequestMethod")]
+    _preflight_request_method: IgnoredAny,
+}
+
+/// `batch` of a trigger in the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct BatchFile {
+    mode: String,
+    batch_size: i64,
+    timeout: String,
+}
+
+/// `async` of a trigger in the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct AsyncFile {
+    max_connections_number: i64,
+    min_connections_number: i64,
+    #[serde(rename = "connectionCreationMode")]
+    _connection_creation_mode: IgnoredAny,
+    connection_availability_timeout: String,
+    establish_connection_timeout: String,
+}
+
+impl BatchFile {
+    /// compat: any other mode is off.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.mode == "enable"
+    }
+}
+
+/// Resolves what stands in the file.
+pub(super) fn resolve(
+    file: &TriggerFile,
+    place: &TriggerSource<'_>,
+    runtime: RuntimeKind,
+    source: &mut Source,
+) -> Result<HttpTrigger, Box<Problem>> {
+    let attributes = attributes(place, source)?;
+    Ok(HttpTrigger {
+        listen: listen(file, place, source)?,
+        head_bytes_max: limit(attributes.read_buffer_size, HEAD_BYTES_MAX, HEAD_BYTES_MAX_WHEN_NEGATIVE),
+        body_bytes_max: limit(attributes.max_request_body_size, BODY_BYTES_MAX, BODY_BYTES_MAX),
+        reduce_memory: attributes.reduce_memory_usage,
+        cors: attributes.cors.enabled.then(|| attributes.cors.resolve()),
+        batch: batch(&file.batch, place, runtime, source)?,
+        in_flight_per_worker: in_flight(file, place, runtime, source)?,
+    })
+}
+
+/// An HTTP trigger about which only address and workers are said.
+pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
+    let http = HttpTrigger {
+        listen: listen.to_owned(),
+        head_bytes_max: HEAD_BYTES_MAX,
+        body_bytes_max: BODY_BYTES_MAX,
+        reduce_memory: false,
+        cors: None,
+        batch: None,
+        in_flight_per_worker: 1,
+    };
+    with_defaults(name, workers, TriggerKind::Http(http))
+}
+
+fn attributes(place: &TriggerSource<'_>, source: &mut Source) -> Result<Attributes, Box<Problem>> {
+    let Some(node) = place.node().child("attributes") else { return Ok(Attributes::default()) };
+    let path = format!("{}.attributes", place.path);
+    source.decode(node, &path, Fractions::Drop, IGNORED).map_err(|error| {
+        let problem =
+            source.decode_problem(error).remedy("mend the value, or remove the key for its default");
+        let wrong = problem.wrong.clone();
+        let problem = problem.root(format!("1 error(s) decoding: {wrong}"));
+        problem.cause("Failed to decode attributes").cause("Failed to create configuration")
+    })
+}
+
+/// compat: zero is the default too; there is no "unlimited".
+fn limit(value: i64, default: usize, when_negative: usize) -> usize {
+    match usize::try_from(value) {
+        Err(_) => when_negative,
+        Ok(0) => default,
+        Ok(bytes) => bytes,
+    }
+}
+
+fn listen(file: &TriggerFile, place: &TriggerSource<'_>, source: &Source) -> Result<String, Box<Problem>> {
+    if file.url.is_empty() {
+        return Ok(DEFAULT_LISTEN.to_owned());
+    }
+    let port = file.url.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_none() || file.url.contains('/') {
+        let problem =
+            place.place(source, "url").problem(format!("{:?} is no address to listen on", file.url));
+        return Err(problem.remedy("write host:port, or :port for every address, for example :8080"));
+    }
+    Ok(file.url.clone())
+}
+
+impl CorsFile {
+    fn resolve(&self) -> Cors {
+        // compat: an empty list means the default, never "none".
+        let or = |given: &[String], default: &[&str]| {
+            if given.is_empty() {
+                default.iter().map(|text| (*text).to_owned()).collect()
+            } else {
+                given.to_vec()
+            }
+        };
+        Cors {
+            allow_origins: or(&self.allow_origins, &["*"]),
+            allow_methods: or(&self.allow_methods, &CORS_METHODS),
+            allow_headers: or(&self.allow_headers, &CORS_HEADERS),
+            allow_credentials: self.allow_credentials,
+            expose_headers: self.expose_headers.clone(),
+            preflight_max_age_seconds: self.preflight_max_age_seconds.unwrap_or(PREFLIGHT_MAX_AGE_SECONDS),
+        }
+    }
+}
+
+fn batch(
+    file: &BatchFile,
+    place: &TriggerSource<'_>,
+    runtime: RuntimeKind,
+    source: &mut Source,
+) -> Result<Option<Batch>, Box<Problem>> {
+    if !file.is_enabled() {
+        return Ok(None);
+    }
+    let size = usize::try_from(file.batch_size).map_err(|_| {
+        let problem = place.place(source, "batch.batchSize").problem("Batch size should be 1 or higher");
+        problem.remedy(format!("write a number of events, for example {BATCH_SIZE}"))
+    })?;
+    let size = if size == 0 { BATCH_SIZE } else { size };
+    let timeout = batch_timeout(&file.timeout, place, source)?;
+    if runtime != RuntimeKind::Python {
+        let text = "only python functions answer batches; batching is off";
+        source.warn(&place.place(source, "batch"), text);
+        return Ok(None);
+    }
+    Ok(Some(Batch { size, timeout }))
+}
+
+fn batch_timeout(text: &str, place: &TriggerSource<'_>, source: &Source) -> Result<Duration, Box<Problem>> {
+    if text.is_empty() {
+        return Ok(BATCH_TIMEOUT);
+    }
+    let place = place.place(source, "batch.timeout");
+    let timeout = place.duration(text).ok().and_then(super::duration::GoDuration::to_std);
+    timeout.ok_or_else(|| {
+        let problem = place.problem(format!("Could not parse batch timeout: {text}"));
+        problem.remedy("write a number with a unit, for example 1s or 250ms")
+    })
+}
+
+/// Events in flight per worker.
+fn in_flight(
+    file: &TriggerFile,
+    place: &TriggerSource<'_>,
+    runtime: RuntimeKind,
+    source: &mut Source,
+) -> Result<usize, Box<Problem>> {
+    match file.mode.as_str() {
+        "async" if matches!(runtime, RuntimeKind::Python | RuntimeKind::NodeJs) => {
+            connections(&file.async_mode, place, source)
+        }
+        "async" => {
+            let problem = place.place(source, "mode");
+            let problem = problem.problem(format!("the runtime {} has no async mode", runtime.name()));
+            Err(problem.remedy("remove the key; only python and nodejs have one"))
+        }
+        "" | "sync" => {
+            if place.node().child("async").is_some() {
+                let text = "AsyncConfig should be empty when working in `sync` trigger mode; ignored";
+                source.warn(&place.place(source, "async"), text);
+            }
+            Ok(1)
+        }
+        other => {
+            let problem = place.place(source, "mode").problem(format!("unknown trigger mode {other:?}"));
+            Err(problem.remedy("use sync or async"))
+        }
+    }
+}
+
+fn connections(file: &AsyncFile, place: &TriggerSource<'_>, source: &Source) -> Result<usize, Box<Problem>> {
+    let timeouts = [
+        ("async.connectionAvailabilityTimeout", &file.connection_availability_timeout),
+        ("async.establishConnectionTimeout", &file.establish_connection_timeout),
+    ];
+    for (key, text) in timeouts {
+        if !text.is_empty() {
+            place.place(source, key).duration(text)?;
+        }
+    }
+    let max = file.max_connections_number;
+    let place = place.place(source, "async.maxConnectionsNumber");
+    if !(0..=CONNECTIONS_PER_WORKER_MAX).contains(&max) {
+        let problem = place.problem(format!("a worker cannot have {max} connections"));
+        return Err(problem.remedy(format!("write a number from 1 to {CONNECTIONS_PER_WORKER_MAX}")));
+    }
+    let max = if max == 0 { CONNECTIONS_PER_WORKER } else { usize::try_from(max).unwrap_or(1) };
+    if usize::try_from(file.min_connections_number).is_ok_and(|min| min > max) {
+        let problem = place.problem(format!("it is smaller than minConnectionsNumber: {max}"));
+        return Err(problem.remedy("make minConnectionsNumber smaller, or remove it"));
+    }
+    Ok(max)
+}
