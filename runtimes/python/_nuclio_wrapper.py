@@ -4,8 +4,8 @@
 The two talk shim protocol 2 over one Unix stream socket: little-endian frames with a fixed header of 16 bytes.
 Reading order: `main`, `Shim.serve` (the loop every event goes through), `Shim.answer` (what a returned value means).
 
-Start-up time is a feature: only modules that cost nothing are imported here, everything else by `std` on first use,
-and what few functions need (`LATER`) is compiled on first use.
+Start-up time is a feature: only modules that cost nothing are imported here, everything else by `std` on first use.
+The file is compiled at each start, so its length counts as well.
 """
 
 import faulthandler
@@ -285,7 +285,10 @@ class FrameEvent(Event):
             raise AttributeError("'Event' object has no attribute '%s'" % name)
         frame = own["_frame"]
         if "method" not in own:
-            own.update({**decode(frame), **own})
+            values = decode(frame)
+            if len(own) > 1:
+                values.update(own)  # what the user has assigned stays
+            own.update(values)
         if name == "body":
             own["body"] = decode_body(frame, own["content_type"])
         elif name == "timestamp":
@@ -420,9 +423,9 @@ class Platform(Root):
 class Logger(Root):
     """The logger of the context: records become frames. Below the wanted level nothing is formatted."""
 
-    def __init__(self, fields):
-        self._bound = fields
-        self._bound_json = None
+    def __init__(self, worker):
+        self._bound = {"worker_id": worker}
+        self._bound_json = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
         self._handlers = {}
 
     def debug(self, message, *args):
@@ -498,8 +501,6 @@ def bounded_repr(value):
 
 def fields_json(fields):
     """The fields of a record as a JSON object: whatever the values are, and however large."""
-    if len(fields) == 1 and "worker_id" in fields:
-        return b'{"worker_id": "%s"}' % fields["worker_id"].encode()
     try:
         encoded = encode_json(fields).encode()
         if len(encoded) <= LOG_FIELDS_MAX:
@@ -709,6 +710,7 @@ class Shim:
     # -- life
 
     async def live(self, init_context):
+        self.serving = True
         if init_context is not None:
             try:
                 done = init_context(self.context)
@@ -717,7 +719,6 @@ class Shim:
                     await done
             except BaseException as error:
                 fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
-        self.serving = True
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", "1")]))
         if "asyncio" in sys.modules:
@@ -748,7 +749,7 @@ class Shim:
             try:
                 value = handler(context, call.argument)
                 if type(value) not in PLAIN:
-                    if hasattr(value, "__await__"):
+                    if hasattr(type(value), "__await__"):
                         value = await self.wait_for(call, value)
                     if is_stream(value):
                         await self.stream(call, value)
@@ -927,8 +928,8 @@ class Shim:
         except (Closed, ProtocolFault) as fault:
             self.fault = fault
             self.loop.remove_reader(self.channel.sock.fileno())
-            if self.call is not None and self.call.task is not None:
-                self.call.task.cancel()
+            if self.call is not None:
+                self.cancel(self.call.ident)
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -959,18 +960,17 @@ class Shim:
         converted = convert(value)
         self.send_answer(call.ident, monotonic_ns() - call.started, converted)
 
-    def send_answer(self, ident, nanos, converted, more=0):
+    def send_answer(self, ident, nanos, converted, more=0, hold=False):
         status, flags, content_type, pairs, table, body = converted
+        if len(body) > self.channel.max_frame - 65536:
+            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
         head = 8 + len(content_type) + len(table)
         frame = ANSWER_HEAD.pack(head + len(body), ANSWER, flags | more, status, ident, head,
                                  min(nanos // 1000, 0xFFFFFFFF), pairs, 0) + content_type + table
         if len(body) > JOIN_BYTES_MAX:
             return self.channel.send(frame, body)
         frame += body
-        if more:
-            with self.channel.lock:
-                return self.channel.hold(frame)
-        if self.may_join(nanos):
+        if hold or more or self.may_join(nanos):
             with self.channel.lock:
                 return self.channel.hold(frame)
         self.joining = False
@@ -1006,7 +1006,8 @@ class Shim:
             converted = 500, 0, TEXT, 0, b"", utf8('Exception caught %s - "%s": %s' % (where, message, trace))
         nanos = monotonic_ns() - call.started
         for ident, _ in call.members or ((call.ident, None),):
-            self.send_answer(ident, nanos, converted)
+            self.send_answer(ident, nanos, converted, hold=True)
+        self.channel.flush()
 
     async def stream(self, call, value):
         """Answers with the items of a generator: a head, then pieces, each written as it comes."""
@@ -1165,9 +1166,9 @@ def answer_batch(self, call, value):
             self.logger.warn("Ignored an answer without event_id in a batch")
         else:
             nothing = convert(item)  # one bare answer is for all
-    with self.channel.lock:
-        for ident, text in call.members:
-            self.send_answer(ident, nanos, answers.get(text, nothing), more=0)
+    for ident, text in call.members:
+        self.send_answer(ident, nanos, answers.get(text, nothing), hold=True)
+    self.channel.flush()
 
 
 class StreamCancelled(Exception):
@@ -1653,7 +1654,7 @@ def apply(settings):
     if not shim.decode:
         shim.triggers = [(kind.encode(), name.encode()) for kind, name in shim.triggers]
     worker = get("worker_id", "0")
-    shim.logger = Logger({"worker_id": worker})
+    shim.logger = Logger(worker)
     shim.context = Context(shim.logger, Platform(get("platform_kind", "local"), get("namespace", "default")), worker,
                            TriggerInfo(get("trigger_kind", ""), get("trigger_name", "")))
 
@@ -1670,8 +1671,7 @@ def set_path(handler_dir):
 def load(text):
     """The handler that `module.sub:function` names, and the `init_context` beside it."""
     name, _, entry = text.partition(":")
-    if not name or not entry.isidentifier() or not all(part.replace("-", "_").replace("|", "_").isidentifier()
-                                                       or part.replace("-", "_").isalnum() for part in name.split(".")):
+    if not entry.isidentifier() or "/" in name or not all(name.split(".")):
         raise HandlerFault('handler "%s" does not have the form module:function' % text)
     try:
         __import__(name)
@@ -1723,6 +1723,8 @@ def main():
         apply(settings)
         set_path(settings.get("handler_dir"))
         sys.meta_path.insert(0, Finder)
+        if "nuclio_sdk" in sys.modules:
+            adopt(sys.modules["nuclio_sdk"])
         try:
             shim.handler, init_context = load(settings.get("handler", ""))
         except HandlerFault as error:
