@@ -46,7 +46,8 @@ JOIN_AFTER = 64
 JOINED_NS_MAX = 200_000
 
 HEADER = _struct.Struct("<IBBHII")
-EVENT_HEAD = _struct.Struct("<qqiiIHH")
+EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
+PAIR_COUNTS = _struct.Struct("<HH")
 ANSWER_HEAD = _struct.Struct("<IBBHIIIHH")
 MICROS = _struct.Struct("<q")
 U32 = _struct.Struct("<I")
@@ -284,16 +285,15 @@ class FrameEvent(Event):
         if name not in EVENT_NAMES or "_frame" not in own:
             raise AttributeError("'Event' object has no attribute '%s'" % name)
         frame = own["_frame"]
-        if "method" not in own:
+        if "_texts" not in own:
             values = decode(frame)
             if len(own) > 1:
                 values.update(own)  # what the user has assigned stays
             own.update(values)
-        if name == "body":
-            own["body"] = decode_body(frame, own["content_type"])
-        elif name == "timestamp":
-            own["timestamp"] = utc(MICROS.unpack_from(frame[4], frame[5])[0])
-        elif name not in own:  # deleted
+        if name in LAZY:
+            value = own[name] = LAZY[name](frame, own["_texts"])
+            return value
+        if name not in own:  # deleted
             raise AttributeError("'Event' object has no attribute '%s'" % name)
         return own[name]
 
@@ -301,8 +301,9 @@ class FrameEvent(Event):
     def __dict__(self):
         own = own_dict(self)
         if "_frame" in own:
-            self.trigger, self.body, self.timestamp
-            del own["_frame"]
+            for name in LAZY:
+                getattr(self, name)
+            del own["_frame"], own["_texts"]
         return own
 
 
@@ -310,45 +311,62 @@ FrameEvent.__name__ = FrameEvent.__qualname__ = "Event"
 
 
 def decode(frame):
+    """What is cheap to decode, and the texts for the rest (`LAZY`)."""
     _, flags, code, _, data, at, body = frame
-    _, offset, shard, shards, _, headers, fields = EVENT_HEAD.unpack_from(data, at)
+    head, _, offset, shard, shards, _, headers, fields = EVENT_HEAD.unpack_from(data, at - 4)
     if flags & TYPED:
         texts = typed_texts(data, at + 32, 12 + 2 * headers + 2 * fields, shim.decode)
+    elif shim.decode:
+        texts = data[at + 32:at + head].decode().split("\0")
     else:
-        # `data` may hold more frames; where this head ends is in the frame header before it.
-        raw = data[at + 32:at + U32.unpack_from(data, at - 4)[0]]
-        texts = raw.decode().split("\0") if shim.decode else raw.split(b"\0")
-    split = 12 + 2 * headers
-    end = split + 2 * fields
-    if len(texts) < end:
-        raise ValueError("event has %d texts, want %d" % (len(texts), end))
-    kind, name = texts[10], texts[11]
-    if not kind and not name:
-        kind, name = shim.trigger(code & 0xFFF)
+        texts = data[at + 32:at + head].split(b"\0")
+    if len(texts) < 12 + 2 * headers + 2 * fields:
+        raise ValueError("event has %d texts, want %d" % (len(texts), 12 + 2 * headers + 2 * fields))
     return {
-        "id": texts[0], "method": texts[1], "path": texts[2] or "/", "url": texts[4], "content_type": texts[5],
-        "topic": texts[6], "type": texts[7], "type_version": texts[8], "version": texts[9],
-        "trigger": TriggerInfo(kind, name),
-        "headers": dict(zip(texts[12:split:2], texts[13:split:2])),
-        "fields": dict(zip(texts[split:end:2], texts[split + 1:end:2])),
+        "_texts": texts, "id": texts[0], "method": texts[1], "path": texts[2] or "/", "url": texts[4],
+        "content_type": texts[5], "topic": texts[6], "type": texts[7], "type_version": texts[8], "version": texts[9],
         "size": 0 if flags & (NO_BODY | BODY_JSON) else len(body),
         "shard_id": shard, "num_shards": shards, "offset": offset, "last_in_batch": False,
     }
 
 
-def decode_body(frame, content_type):
+def decode_trigger(frame, texts):
+    kind, name = texts[10], texts[11]
+    return TriggerInfo(kind, name) if kind or name else TriggerInfo(*shim.trigger(frame[2] & 0xFFF))
+
+
+def decode_headers(frame, texts):
+    count, _ = PAIR_COUNTS.unpack_from(frame[4], frame[5] + 28)
+    return dict(zip(texts[12:12 + 2 * count:2], texts[13:12 + 2 * count:2]))
+
+
+def decode_fields(frame, texts):
+    headers, count = PAIR_COUNTS.unpack_from(frame[4], frame[5] + 28)
+    start = 12 + 2 * headers
+    return dict(zip(texts[start:start + 2 * count:2], texts[start + 1:start + 2 * count:2]))
+
+
+def decode_body(frame, texts):
     flags, body = frame[1], frame[6]
     if flags & NO_BODY:
         return None
     if flags & BODY_JSON:
         # compat: the Go processor passes the numbers of a cloud event's data on as floats.
         return std("json").loads(body, parse_int=float)
-    if content_type == "application/json" or content_type == b"application/json":
+    if texts[5] == "application/json" or texts[5] == b"application/json":
         try:
             return std("json").loads(body.decode())
         except Exception as error:
             sys.stderr.write("Failed deserializing json body, error message: %s\n" % error)
     return body
+
+
+def decode_timestamp(frame, texts):
+    return utc(MICROS.unpack_from(frame[4], frame[5])[0])
+
+
+LAZY = {"trigger": decode_trigger, "headers": decode_headers, "fields": decode_fields, "body": decode_body,
+        "timestamp": decode_timestamp}
 
 
 def utc(micros):
