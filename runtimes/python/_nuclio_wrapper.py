@@ -20,7 +20,7 @@ import _struct
 import _thread
 
 # Kinds of frames.
-INIT, EVENT, DATA_IN, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08
+INIT, EVENT, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08
 HELLO, READY, ANSWER, DATA, LOG, CONTROL_DONE, ACK, PONG, FAILED = (
     0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x8B, 0x8F)
 # Flags of EVENT, of ANSWER, of DATA, of any frame.
@@ -447,12 +447,10 @@ class Logger(Root):
         self._handlers = {}
 
     def debug(self, message, *args):
-        if shim.log_level <= DEBUG or self._handlers:
-            self._log(DEBUG, message, args, None)
+        self._log(DEBUG, message, args, None)
 
     def info(self, message, *args):
-        if shim.log_level <= INFO or self._handlers:
-            self._log(INFO, message, args, None)
+        self._log(INFO, message, args, None)
 
     def warn(self, message, *args):
         self._log(WARN, message, args, None)
@@ -461,12 +459,10 @@ class Logger(Root):
         self._log(ERROR, message, args, None)
 
     def debug_with(self, message, *args, **kw_args):
-        if shim.log_level <= DEBUG or self._handlers:
-            self._log(DEBUG, message, args, kw_args)
+        self._log(DEBUG, message, args, kw_args)
 
     def info_with(self, message, *args, **kw_args):
-        if shim.log_level <= INFO or self._handlers:
-            self._log(INFO, message, args, kw_args)
+        self._log(INFO, message, args, kw_args)
 
     def warn_with(self, message, *args, **kw_args):
         self._log(WARN, message, args, kw_args)
@@ -485,6 +481,8 @@ class Logger(Root):
         self._handlers[handler_name] = file, formatter
 
     def _log(self, level, message, args, fields):
+        if level < shim.log_level and not self._handlers:
+            return
         text = str(message)
         if args:
             try:
@@ -525,15 +523,20 @@ def fields_json(fields):
             return encoded
     except Exception:
         pass  # one of them is odd: one by one
-    safe = {}
+    safe, room = {}, LOG_FIELDS_MAX
     for name, value in fields.items():
         try:
             text = encode_json(value)
-            safe[name] = value if len(text) <= LOG_FIELD_MAX else "%s... (%d characters)" % (
-                text[:LOG_FIELD_MAX], len(text))
+            if len(text) > LOG_FIELD_MAX:
+                value = "%s... (%d characters)" % (text[:LOG_FIELD_MAX], len(text))
         except Exception:
-            safe[name] = bounded_repr(value)
-    return encode_json(safe).encode()[:4 * LOG_FIELDS_MAX]
+            value = text = bounded_repr(value)
+        room -= len(name) + min(len(text), LOG_FIELD_MAX)
+        if room < 0:
+            safe["dropped_fields"] = len(fields) - len(safe)
+            break
+        safe[name] = value
+    return encode_json(safe).encode()
 
 
 def encode_json(value):
@@ -599,7 +602,7 @@ def convert_response(response):
     flags, pairs, table = 0, 0, b""
     if response.headers:
         flags, pairs, table = convert_headers(response.headers)
-    return checked(response.status_code), flags, header_text(content_type) or TEXT, pairs, table, body
+    return checked(response.status_code), flags, header_text(content_type) if content_type else TEXT, pairs, table, body
 
 
 def convert_headers(headers):
@@ -1364,9 +1367,11 @@ def event_of(data):
         except ValueError as error:
             sys.stderr.write("Failed deserializing json body, error message: %s\n" % error)
     return Event(body=body, content_type=content_type, fields=get("fields"), headers=get("headers"), _id=get("id"),
-                 trigger=TriggerInfo(trigger.get("kind", trigger.get(b"kind")), trigger.get("name", trigger.get(b"name"))),
-                 method=get("method"), path=get("path"), size=get("size"), timestamp=utc(get("timestamp", 0) * 1_000_000),
-                 url=get("url"), shard_id=get("shard_id"), num_shards=get("num_shards"), _type=get("type"),
+                 trigger=TriggerInfo(trigger.get("kind", trigger.get(b"kind")),
+                                     trigger.get("name", trigger.get(b"name"))),
+                 method=get("method"), path=get("path"), size=get("size"),
+                 timestamp=utc(get("timestamp", 0) * 1_000_000), url=get("url"),
+                 shard_id=get("shard_id"), num_shards=get("num_shards"), _type=get("type"),
                  type_version=get("type_version"), version=get("version"), offset=get("offset", 0), topic=get("topic"))
 
 
@@ -1613,6 +1618,10 @@ def fail(code, text):
 
 def leave(status):
     """Ends the process; threads that still run are not waited for."""
+    try:
+        shim.channel.flush()
+    except Closed:
+        pass
     try:
         if "atexit" in sys.modules:
             std("atexit")._run_exitfuncs()

@@ -7,6 +7,7 @@ SHIM_TEST_PYTHON is the interpreter the shim runs under (default: the one that r
 `nuclio_sdk` decides which of the two ways of providing the SDK is tested; both should be run.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -81,25 +82,22 @@ class Shim:
         theirs.setblocking(False)  # as a processor that makes both ends non-blocking leaves it
         self.sock.settimeout(10)
         env = dict(os.environ, NUCLIO_SHIM_FD="3", PYTHONPATH=self.folder, PYTHONDONTWRITEBYTECODE="1")
-        wrapper = WRAPPER
-        keep = None
+        wrapper, keep = WRAPPER, []
         if through_descriptor:
-            keep = os.memfd_create("shim")
+            memory = os.memfd_create("shim")
             with open(WRAPPER, "rb") as file:
-                os.write(keep, file.read())
-            os.set_inheritable(keep, True)
-            wrapper = "/proc/self/fd/%d" % keep
-        number = theirs.fileno()
+                os.write(memory, file.read())
+            keep.append(fcntl.fcntl(memory, fcntl.F_DUPFD, 20))
+            os.close(memory)
+            wrapper = "/proc/self/fd/%d" % keep[0]
         self.stderr = tempfile.TemporaryFile()
         self.stdout = tempfile.TemporaryFile()
-        pass_fds = (3,) if keep is None else (3, keep)
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", 'exec "$0" -u "$1" 3<&%d' % number, PYTHON, wrapper], stdin=subprocess.DEVNULL,
-            stdout=self.stdout, stderr=self.stderr, env=env, cwd=self.folder,
-            pass_fds=tuple(set((number,) + pass_fds[1:])))
+            [PYTHON, "-u", wrapper], stdin=subprocess.DEVNULL, stdout=self.stdout, stderr=self.stderr, env=env,
+            cwd=self.folder, pass_fds=[3] + keep, preexec_fn=lambda: os.dup2(theirs.fileno(), 3))
         theirs.close()
-        if keep is not None:
-            os.close(keep)
+        for descriptor in keep:
+            os.close(descriptor)
         self.data = b""
         self.logs, self.acks = [], []
         assert self.read(4) == b"NSH2"
@@ -331,6 +329,16 @@ class LifeCycle(unittest.TestCase):
                 shim.process.send_signal(signal.SIGTERM)
                 self.assertEqual(shim.process.wait(5), 0)
 
+    def test_joined_answers_survive_termination(self):
+        source = ("import os, signal\ndef handler(c, e):\n    if e.body == b'end': os.kill(os.getpid(), signal.SIGTERM)\n"
+                  "    return 'x'\n")
+        with Shim(source) as shim:
+            for turn in range(100):
+                shim.call()
+            shim.send(event(1) + event(2) + event(3, body=b"end") + event(4))
+            self.assertEqual([shim.answer().ident for _ in range(3)], [1, 2, 3])
+            self.assertEqual(shim.process.wait(5), 0)
+
     def test_terminates_while_a_loop_waits(self):
         source = ("import asyncio\nasync def tick():\n    while True: await asyncio.sleep(0.01)\n"
                   "async def handler(c, e):\n    c.t = asyncio.ensure_future(tick())\n")
@@ -497,6 +505,13 @@ def handler(c, e):
                 self.assertEqual((answer.status, answer.flags), (500, 0))
                 self.assertEqual(shim.logs[-1][:2], ("error", "Exception caught in handler"))
             self.assertEqual(shim.call(body=b"pass").body, b"fine")
+
+    def test_content_type_and_size(self):
+        source = ("def handler(c, e):\n    r = c.Response(body='x' * int(e.body))\n    r.content_type = None\n    return r\n")
+        with Shim(source, settings={"max_frame": "200000"}) as shim:
+            self.assertEqual(shim.call(body=b"1").content_type, "text/plain")
+            self.assertIn(b"above the limit", shim.call(body=b"190000").body)
+            self.assertEqual(len(shim.call(body=b"100000").body), 100_000)
 
     def test_duration(self):
         with Shim("import time\ndef handler(c, e): time.sleep(0.05)\n") as shim:
@@ -787,6 +802,14 @@ def handler(c, e):
             self.assertEqual((fields["n"], fields["nan"]), (1, "NaN"))
             self.assertLess(len(fields["big"]), 10_000)
             self.assertIn("Logging error", shim.errors())
+
+    def test_many_fields(self):
+        source = "def handler(c, e): c.logger.info_with('m', **{'n%d' % n: 'x' * 3000 for n in range(500)})"
+        with Shim(source) as shim:
+            shim.call()
+            fields = shim.logs[0][2]
+            self.assertEqual(fields["n0"], "x" * 3000)
+            self.assertGreater(fields["dropped_fields"], 300)
 
     def test_buffered_until_the_answer_or_a_warning(self):
         source = ("import time\ndef handler(c, e):\n    c.logger.info('i')\n    time.sleep(0.3)\n"
