@@ -1,14 +1,21 @@
 //! A trigger turns something that happened into an event, the dispatcher lends it a worker, the worker answers, the
 //! trigger turns the answer back.
 
+pub mod admin;
+pub mod app;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod dev;
+pub mod dispatch;
 pub mod event;
 pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod queue;
+pub mod reaper;
+pub mod run;
 pub mod runtime;
 pub mod shutdown;
+pub mod trigger;

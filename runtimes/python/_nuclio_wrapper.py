@@ -1,1 +1,1771 @@
 # nuclio-shim-protocol: 2
+"""Runs a user's Python handler for the processor, which started this file as a child process.
+
+The two talk shim protocol 2 over one Unix stream socket: little-endian frames with a fixed header of 16 bytes.
+Reading order: `main`, `Shim.serve` (the loop every event goes through), `Shim.answer` (what a returned value means).
+
+Start-up time is a feature: only modules that cost nothing are imported here, everything else by `std` on first use.
+The file is compiled at each start, so its length counts as well.
+"""
+
+import faulthandler
+import os
+import sys
+import time
+from time import monotonic_ns
+
+import _signal
+import _socket
+import _struct
+import _thread
+
+# Kinds of frames.
+INIT, EVENT, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08
+HELLO, READY, ANSWER, DATA, LOG, CONTROL_DONE, ACK, PONG, FAILED = (
+    0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x8B, 0x8F)
+# Flags of EVENT, of ANSWER, of DATA, of any frame.
+MORE_IN, NO_BODY, BODY_JSON, BATCH, BATCH_END, TYPED, NOT_UTF8 = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40
+MORE, NO_ACK, NONE, CANCELLED = 0x01, 0x04, 0x08, 0x10
+END, ABORT = 0x01, 0x02
+OPTIONAL = 0x80
+# Codes of FAILED.
+LOAD_FAILED, INIT_FAILED, PROTOCOL_FAULT = 1, 2, 3
+DEBUG, INFO, WARN, ERROR = 0, 1, 2, 3
+
+PREFETCH = 8                 # events that may wait in our buffers
+READ_BYTES = 64 * 1024
+JOIN_BYTES_MAX = 16 * 1024   # larger bodies are not copied behind their head
+PIECE_BYTES_MAX = 64 * 1024  # of one DATA frame
+LOGS_HELD_BYTES_MAX = 32 * 1024
+LOGS_HELD_NS_MAX = 100_000_000
+LOG_TEXT_MAX = 64 * 1024     # of a message
+LOG_FIELDS_MAX = 256 * 1024  # of all fields of a record together; beyond, long values are cut
+LOG_FIELD_MAX = 4 * 1024
+FAST_NS = 100_000            # answers are joined only after JOIN_AFTER calls in a row faster than this
+JOIN_AFTER = 64
+JOINED_NS_MAX = 200_000
+
+HEADER = _struct.Struct("<IBBHII")
+EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
+PAIR_COUNTS = _struct.Struct("<HH")
+ANSWER_HEAD = _struct.Struct("<IBBHIIIHH")
+MICROS = _struct.Struct("<q")
+U32 = _struct.Struct("<I")
+WAIT_ALL, DONT_WAIT = _socket.MSG_WAITALL, _socket.MSG_DONTWAIT
+TEXT, JSON = b"text/plain", b"application/json"
+
+shim = None  # the one Shim of this process
+
+
+class Closed(BaseException):
+    """The processor closed its end."""
+
+
+class Stop(BaseException):
+    """SIGTERM came while no event was in service."""
+
+
+class ProtocolFault(BaseException):
+    """The processor broke the protocol."""
+
+
+def standard_library():
+    root = os.path.dirname(os.__file__)
+    return [path for path in sys.path if path == root or path == root + "/lib-dynload" or path.endswith(".zip")]
+
+
+STANDARD_LIBRARY = standard_library()
+IMPORTED = {}
+IMPORTING = _thread.RLock()
+
+
+def std(name):
+    """The standard module `name`, even where the user has a file of that name."""
+    module = IMPORTED.get(name)
+    if module is None:
+        with IMPORTING:
+            path = sys.path
+            sys.path = STANDARD_LIBRARY + path
+            try:
+                __import__(name)
+            finally:
+                sys.path = path
+            module = IMPORTED[name] = sys.modules[name]
+    return module
+
+
+# ---------------------------------------------------------------------------------------------- frames
+
+
+class Channel:
+    """The socket: takes whole frames out of what it reads, writes whole frames."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.lock = _thread.RLock()
+        self.data, self.at = b"", 0
+        self.start, self.chunks, self.missing = None, [], 0  # a frame whose body is still coming
+        self.max_frame = 1 << 30
+        self.held, self.held_bytes = [], 0  # frames that go out with the next write
+
+    def take(self):
+        """The next frame already read, as (kind, flags, code, id, data, place of its head, body), or None."""
+        data, at = self.data, self.at
+        if self.start is not None:
+            return self.take_large()
+        if len(data) - at < 16:
+            return None
+        size, kind, flags, code, ident, head = HEADER.unpack_from(data, at)
+        if head > size or size > self.max_frame:
+            raise ProtocolFault("bad frame header " + data[at:at + 16].hex())
+        body = at + 16 + head
+        end = at + 16 + size
+        if end <= len(data):
+            self.at = end
+            return kind, flags, code, ident, data, at + 16, data[body:end]
+        if body <= len(data):
+            self.start = kind, flags, code, ident, data[at:body], 16
+            self.chunks, self.missing = [data[body:]], end - len(data)
+            self.data, self.at = b"", 0
+        return None
+
+    def take_large(self):
+        if self.missing:
+            return None
+        frame = self.start + (b"".join(self.chunks),)
+        self.start, self.chunks = None, []
+        return frame
+
+    def fill(self, flags=0):
+        """Reads once; waits for it unless told not to (then BlockingIOError says that there is nothing)."""
+        try:
+            if self.start is not None:
+                wait = flags or WAIT_ALL
+                chunk = self.sock.recv(self.missing if wait == WAIT_ALL else min(self.missing, 1 << 20), wait)
+                self.chunks.append(chunk)
+                self.missing -= len(chunk)
+            else:
+                chunk = self.sock.recv(READ_BYTES, flags)
+                rest = self.data[self.at:]
+                self.data, self.at = (rest + chunk if rest else chunk), 0
+        except ConnectionError:
+            raise Closed from None
+        if not chunk:
+            raise Closed
+
+    def hold(self, frame):
+        self.held.append(frame)
+        self.held_bytes += len(frame)
+
+    def send(self, frame, body=None):
+        """Writes what is held, then this frame. The lock keeps other threads' log records out of it."""
+        with self.lock:
+            if self.held:
+                self.held.append(frame)
+                frame = b"".join(self.held)
+                self.held.clear()
+                self.held_bytes = 0
+            try:
+                if body is None:
+                    self.sock.sendall(frame)
+                else:
+                    self.send_two(frame, body)
+            except OSError:
+                raise Closed from None
+
+    def send_two(self, frame, body):
+        sent = self.sock.sendmsg((frame, body))
+        if sent < len(frame):
+            self.sock.sendall(memoryview(frame)[sent:])
+            sent = len(frame)
+        if sent < len(frame) + len(body):
+            self.sock.sendall(memoryview(body)[sent - len(frame):])
+
+    def flush(self):
+        if self.held:
+            self.send(b"")
+
+
+def pairs_frame(kind, code, pairs):
+    head = "\0".join([text for pair in pairs for text in pair]).encode()
+    return HEADER.pack(len(head), kind, 0, code, 0, len(head)) + head
+
+
+def body_frame(kind, code, ident, text):
+    body = utf8(text)
+    return HEADER.pack(len(body), kind, 0, code, ident, 0) + body
+
+
+def utf8(text):
+    """UTF-8 of a text; lone surrogates, which have none, become U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+# ---------------------------------------------------------------------------------------------- what handlers see
+
+
+class Root:
+    """Common base, so that the bases of the classes below can be exchanged (see `adopt`)."""
+
+
+class TriggerInfo(Root):
+    def __init__(self, kind="", name=""):
+        self.kind = kind
+        self.name = name
+
+
+class Event(Root):
+    def __init__(self, body=None, content_type=None, trigger=None, fields=None, headers=None, _id=None, method=None,
+                 path=None, size=None, timestamp=None, url=None, shard_id=None, num_shards=None, _type=None,
+                 type_version=None, version=None, last_in_batch=None, offset=None, topic=None):
+        self.body = body
+        self.content_type = content_type
+        self.trigger = trigger or TriggerInfo()
+        self.fields = fields or {}
+        self.headers = headers or {}
+        self.id = _id
+        self.method = method
+        self.path = path or "/"
+        self.size = size
+        self.timestamp = timestamp or 0
+        self.url = url
+        self.shard_id = shard_id
+        self.num_shards = num_shards
+        self.type = _type
+        self.type_version = type_version
+        self.version = version
+        self.last_in_batch = last_in_batch or False
+        self.offset = offset or 0
+        self.topic = topic
+
+    def get_header(self, header_key):
+        wanted = header_key.lower()
+        for key, value in self.headers.items():
+            if key.lower() == wanted:
+                return value
+        return None
+
+    def to_json(self):
+        return event_to_json(self)
+
+    def compile_explicit_ack_message(self):
+        return QualifiedOffset.from_event(self).compile_explicit_ack_message()
+
+    @classmethod
+    def deserialize(cls, data, kind=None):
+        return event_from(data, kind)
+
+    @staticmethod
+    def from_json(data):
+        return event_from(data, EventDeserializerKinds.json)
+
+    @staticmethod
+    def from_msgpack(data):
+        return event_from(data, EventDeserializerKinds.msgpack)
+
+    def __repr__(self):
+        return self.to_json()
+
+
+own_dict = Root.__dict__["__dict__"].__get__
+EVENT_NAMES = frozenset(vars(Event()))
+
+
+class FrameEvent(Event):
+    """An event that decodes its frame when an attribute is first looked at. From then on they are plain attributes."""
+
+    def __init__(self, frame):
+        self._frame = frame
+
+    def __getattr__(self, name):
+        own = own_dict(self)
+        if name not in EVENT_NAMES or "_frame" not in own:
+            raise AttributeError("'Event' object has no attribute '%s'" % name)
+        frame = own["_frame"]
+        if "_texts" not in own:
+            values = decode(frame)
+            if len(own) > 1:
+                values.update(own)  # what the user has assigned stays
+            own.update(values)
+        if name in LAZY:
+            value = own[name] = LAZY[name](frame, own["_texts"])
+            return value
+        if name not in own:  # deleted
+            raise AttributeError("'Event' object has no attribute '%s'" % name)
+        return own[name]
+
+    @property
+    def __dict__(self):
+        own = own_dict(self)
+        if "_frame" in own:
+            for name in LAZY:
+                getattr(self, name)
+            del own["_frame"], own["_texts"]
+        return own
+
+
+FrameEvent.__name__ = FrameEvent.__qualname__ = "Event"
+
+
+def decode(frame):
+    """What is cheap to decode, and the texts for the rest (`LAZY`)."""
+    _, flags, code, _, data, at, body = frame
+    head, _, offset, shard, shards, _, headers, fields = EVENT_HEAD.unpack_from(data, at - 4)
+    if flags & TYPED:
+        texts = typed_texts(data, at + 32, 12 + 2 * headers + 2 * fields, shim.decode)
+    elif shim.decode:
+        texts = data[at + 32:at + head].decode().split("\0")
+    else:
+        texts = data[at + 32:at + head].split(b"\0")
+    if len(texts) < 12 + 2 * headers + 2 * fields:
+        raise ValueError("event has %d texts, want %d" % (len(texts), 12 + 2 * headers + 2 * fields))
+    return {
+        "_texts": texts, "id": texts[0], "method": texts[1], "path": texts[2] or "/", "url": texts[4],
+        "content_type": texts[5], "topic": texts[6], "type": texts[7], "type_version": texts[8], "version": texts[9],
+        "size": 0 if flags & (NO_BODY | BODY_JSON) else len(body),
+        "shard_id": shard, "num_shards": shards, "offset": offset, "last_in_batch": False,
+    }
+
+
+def decode_trigger(frame, texts):
+    kind, name = texts[10], texts[11]
+    return TriggerInfo(kind, name) if kind or name else TriggerInfo(*shim.trigger(frame[2] & 0xFFF))
+
+
+def decode_headers(frame, texts):
+    count, _ = PAIR_COUNTS.unpack_from(frame[4], frame[5] + 28)
+    return dict(zip(texts[12:12 + 2 * count:2], texts[13:12 + 2 * count:2]))
+
+
+def decode_fields(frame, texts):
+    headers, count = PAIR_COUNTS.unpack_from(frame[4], frame[5] + 28)
+    start = 12 + 2 * headers
+    return dict(zip(texts[start:start + 2 * count:2], texts[start + 1:start + 2 * count:2]))
+
+
+def decode_body(frame, texts):
+    flags, body = frame[1], frame[6]
+    if flags & NO_BODY:
+        return None
+    if flags & BODY_JSON:
+        # compat: the Go processor passes the numbers of a cloud event's data on as floats.
+        return std("json").loads(body, parse_int=float)
+    if texts[5] == "application/json" or texts[5] == b"application/json":
+        try:
+            return std("json").loads(body.decode())
+        except Exception as error:
+            sys.stderr.write("Failed deserializing json body, error message: %s\n" % error)
+    return body
+
+
+def decode_timestamp(frame, texts):
+    return utc(MICROS.unpack_from(frame[4], frame[5])[0])
+
+
+LAZY = {"trigger": decode_trigger, "headers": decode_headers, "fields": decode_fields, "body": decode_body,
+        "timestamp": decode_timestamp}
+
+
+def utc(micros):
+    datetime = std("datetime")
+    return datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=micros // 1_000_000)
+
+
+class Response(Root):
+    def __init__(self, headers=None, body=None, content_type=None, status_code=200, event_id=None):
+        self.headers = headers or {}
+        self.body = body
+        self.status_code = status_code
+        self.content_type = content_type or "text/plain"
+        self.event_id = event_id
+
+    def ensure_no_ack(self):
+        self.headers["x-nuclio-stream-no-ack"] = True
+
+    def __repr__(self):
+        return "Response(%s)" % ", ".join(["%s=%r" % item for item in vars(self).items()])
+
+
+class Context(Root):
+    def __init__(self, logger=None, platform=None, worker_id=None, trigger=None, logger_per_async_task=False):
+        def user_data():
+            """A bag: handlers set attributes on it."""
+
+        self._logger = logger
+        self.platform = platform or Platform("test")
+        self.user_data = user_data
+        self.Response = Response
+        self.worker_id = worker_id
+        self.trigger = trigger
+        if trigger is not None:
+            self.trigger_name = trigger.name
+
+    # A property, because the class of that name in the SDK has one.
+    @property
+    def logger(self):
+        return self._logger
+
+    @logger.setter
+    def logger(self, logger):
+        self._logger = logger
+
+
+class Platform(Root):
+    def __init__(self, kind, namespace="default", connection_provider=None, on_control_callback=None):
+        self.kind = kind
+        self.namespace = namespace
+        self._connection_provider = connection_provider
+        self._control_callback = on_control_callback
+        self._drain_callback = None
+        self._termination_callback = None
+
+    def call_function(self, function_name, event, node=None, timeout=None, service_name_override=None):
+        return call_function(self, function_name, event, timeout, service_name_override)
+
+    async def explicit_ack(self, qualified_offset):
+        if self._control_callback is not None:
+            await self._control_callback(qualified_offset.compile_explicit_ack_message())
+        else:
+            shim.ack(qualified_offset.topic, qualified_offset.partition, qualified_offset.offset)
+
+    def set_drain_callback(self, callback):
+        self._drain_callback = callback
+
+    def set_termination_callback(self, callback):
+        self._termination_callback = callback
+
+
+class Logger(Root):
+    """The logger of the context: records become frames. Below the wanted level nothing is formatted."""
+
+    def __init__(self, worker):
+        self._bound = {"worker_id": worker}
+        self._bound_json = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
+        self._handlers = {}
+
+    def debug(self, message, *args):
+        self._log(DEBUG, message, args, None)
+
+    def info(self, message, *args):
+        self._log(INFO, message, args, None)
+
+    def warn(self, message, *args):
+        self._log(WARN, message, args, None)
+
+    def error(self, message, *args):
+        self._log(ERROR, message, args, None)
+
+    def debug_with(self, message, *args, **kw_args):
+        self._log(DEBUG, message, args, kw_args)
+
+    def info_with(self, message, *args, **kw_args):
+        self._log(INFO, message, args, kw_args)
+
+    def warn_with(self, message, *args, **kw_args):
+        self._log(WARN, message, args, kw_args)
+
+    def error_with(self, message, *args, **kw_args):
+        self._log(ERROR, message, args, kw_args)
+
+    warning, warning_with = warn, warn_with
+
+    def bind(self, **kw_args):
+        self._bound.update(kw_args)
+        self._bound_json = None
+
+    def set_handler(self, handler_name, file, formatter):
+        """Records also go to `file`; a handler named "default" replaces the way to the processor."""
+        self._handlers[handler_name] = file, formatter
+
+    def _log(self, level, message, args, fields):
+        if level < shim.log_level and not self._handlers:
+            return
+        text = str(message)
+        if args:
+            try:
+                text = text % (args[0] if len(args) == 1 and isinstance(args[0], dict) and args[0] else args)
+            except Exception as error:
+                sys.stderr.write("--- Logging error ---\n%s: %r, arguments %s\n" % (error, text, bounded_repr(args)))
+        if fields:
+            fields.update(self._bound)
+        if self._handlers:
+            log_to_files(self._handlers, level, text, fields or self._bound)
+        if level < shim.log_level or "default" in self._handlers:
+            return
+        if fields:
+            encoded = fields_json(fields)
+        else:
+            if self._bound_json is None:
+                self._bound_json = fields_json(self._bound)
+            encoded = self._bound_json
+        try:
+            shim.log(level, text, encoded)
+        except Closed:
+            pass  # the loop that reads notices it as well
+
+
+def bounded_repr(value):
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = "<%s whose repr failed: %s>" % (type(value).__name__, type(error).__name__)
+    return text if len(text) <= LOG_FIELD_MAX else "%s... (%d characters)" % (text[:LOG_FIELD_MAX], len(text))
+
+
+def fields_json(fields):
+    """The fields of a record as a JSON object: whatever the values are, and however large."""
+    try:
+        encoded = encode_json(fields).encode()
+        if len(encoded) <= LOG_FIELDS_MAX:
+            return encoded
+    except Exception:
+        pass  # one of them is odd: one by one
+    safe, room = {}, LOG_FIELDS_MAX
+    for name, value in fields.items():
+        try:
+            text = encode_json(value)
+            if len(text) > LOG_FIELD_MAX:
+                value = "%s... (%d characters)" % (text[:LOG_FIELD_MAX], len(text))
+        except Exception:
+            value = text = bounded_repr(value)
+        room -= len(name) + min(len(text), LOG_FIELD_MAX)
+        if room < 0:
+            safe["dropped_fields"] = len(fields) - len(safe)
+            break
+        safe[name] = value
+    return encode_json(safe).encode()
+
+
+def encode_json(value):
+    """The JSON of returned values: NaN and infinities as texts, unknown objects by `__log__`, repr or str."""
+    json = std("json")
+    try:
+        return json.dumps(value, allow_nan=False, default=loggable)
+    except ValueError:
+        return json.dumps(without_nan(value))
+
+
+def loggable(value):
+    try:
+        return value.__log__()
+    except Exception:
+        try:
+            return repr(value)
+        except Exception:
+            try:
+                return str(value)
+            except Exception as error:
+                return "Unable to serialize object: %s" % error
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+RESPONSES = (Response,)
+PLAIN = {str, bytes, dict, tuple, list, int, float, bool, type(None)}
+
+
+class HandlerFault(Exception):
+    """The handler returned something that cannot be answered."""
+
+
+def convert(value):
+    """What a returned value means: (status, flags, content type, number of header pairs, their texts, body)."""
+    kind = type(value)
+    if kind is str:
+        return 200, 0, TEXT, 0, b"", utf8(value)
+    if kind is bytes:
+        return 200, 0, TEXT, 0, b"", value
+    if isinstance(value, RESPONSES):
+        return convert_response(value)
+    if isinstance(value, dict):
+        return 200, 0, JSON, 0, b"", encode_json(value).encode()
+    if isinstance(value, tuple) and len(value) == 2:
+        status, body = value
+        if isinstance(body, str):
+            return checked(status), 0, TEXT, 0, b"", utf8(body)
+        return checked(status), 0, JSON, 0, b"", encode_json(body).encode()
+    if isinstance(value, bytes):
+        return 200, 0, TEXT, 0, b"", bytes(value)
+    return 200, 0, TEXT, 0, b"", utf8(str(value))
+
+
+def convert_response(response):
+    body, content_type = response.body, response.content_type
+    if isinstance(body, dict):
+        # compat: plain JSON here, NaN bare and unknown objects refused.
+        body, content_type = std("json").dumps(body).encode(), "application/json"
+    elif not isinstance(body, bytes):
+        body = utf8(str(body))
+    flags, pairs, table = 0, 0, b""
+    if response.headers:
+        flags, pairs, table = convert_headers(response.headers)
+    return checked(response.status_code), flags, header_text(content_type) if content_type else TEXT, pairs, table, body
+
+
+def convert_headers(headers):
+    flags, texts = 0, [b""]
+    for name, value in headers.items():
+        name = header_text(name)
+        if name.lower() == b"x-nuclio-stream-no-ack":
+            flags |= NO_ACK if value in (True, "true", "True", 1, b"true") else 0
+            continue
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            if one is None:
+                continue
+            text = header_text(one)
+            if b"\0" in name or b"\0" in text:
+                shim.logger.warn_with("Dropped a header with a NUL byte", header=repr(name))
+                continue
+            texts += name, text
+    return flags, len(texts) // 2, b"\0".join(texts) if len(texts) > 1 else b""
+
+
+def header_text(value):
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape") if value.isascii() else utf8(value)
+    if isinstance(value, bytes):
+        return value
+    return encode_json(value).strip('"').encode()
+
+
+def checked(status):
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise HandlerFault("handler returned a status code of type %s, want int" % type(status).__name__)
+    if status != 0 and not 100 <= status <= 999:
+        raise HandlerFault("handler returned status code %d, want 100 to 999" % status)
+    return int(status)
+
+
+def is_stream(value):
+    if isinstance(value, RESPONSES):
+        value = value.body
+    return type(value) is GENERATOR or type(value) is ASYNC_GENERATOR
+
+
+def generator_types():
+    async def asynchronous():
+        yield
+
+    return type(_ for _ in ()), type(asynchronous())
+
+
+GENERATOR, ASYNC_GENERATOR = generator_types()
+
+
+def is_async(function):
+    """Whether a callable is `async def`."""
+    function = getattr(function, "func", function)  # functools.partial
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+    return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
+
+
+def traceback_of(error):
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    try:
+        return "".join(std("traceback").format_exception(type(error), error, trace))
+    except Exception as second:
+        return "%s (no traceback: %r)" % (type(error).__name__, second)
+
+
+def message_of(error):
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+class Suspend:
+    """Awaited: gives way once. Without an event loop, the way to ask `Shim.run` for one."""
+
+    def __await__(self):
+        yield
+
+
+class Call:
+    """One call of the handler: an event, or the events of a batch."""
+
+    __slots__ = "ident", "argument", "members", "started", "credit", "cancelled", "task"
+
+    def __init__(self, ident, argument):
+        self.ident = ident
+        self.argument = argument
+        self.members = None  # of a batch: [(id, text id as bytes)]
+        self.cancelled = False
+        self.task = None  # to be cancelled while it waits
+
+
+class Shim:
+    def __init__(self, channel):
+        self.channel = channel
+        self.thread = _thread.get_ident()
+        self.decode = True
+        self.triggers = []
+        self.handler = self.context = self.logger = None
+        self.level = self.log_level = DEBUG  # of the worker, of the event in service
+        self.log_always = False
+        self.credit = 256 * 1024
+        self.call = None      # in service
+        self.queue = []       # frames that came while a handler was running
+        self.batch = []
+        self.loop = self.task = self.waiter = self.base = None
+        self.looping = self.serving = False
+        self.fault = None     # what the reader of the loop found: Closed or ProtocolFault
+        self.waiting = self.stopping = False
+        self.fast = 0         # fast calls in a row
+        self.joining = False
+        self.held_since = 0
+        self.written = 0      # when something was last written, roughly
+        self.sync_only = True
+
+    def trigger(self, index):
+        return self.triggers[index] if index < len(self.triggers) else ("", "")
+
+    # -- life
+
+    async def live(self, init_context):
+        self.serving = True
+        if init_context is not None:
+            try:
+                done = init_context(self.context)
+                if hasattr(done, "__await__"):
+                    await self.enter_loop()
+                    await done
+            except BaseException as error:
+                fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
+        self.channel.send(pairs_frame(READY, 0, [
+            ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", "1")]))
+        if "asyncio" in sys.modules:
+            await self.enter_loop()
+        if self.looping:
+            self.base = std("contextvars").copy_context()
+        await self.serve()
+
+    async def serve(self):
+        """Every frame goes through here. Returns only to be started again in a fresh context."""
+        channel, handler, context = self.channel, self.handler, self.context
+        take = channel.take
+        while True:
+            frame = self.queue.pop(0) if self.queue else take()
+            if frame is None:
+                await self.wait()
+                continue
+            if frame[0] != EVENT:
+                await self.other(frame)
+                continue
+            call = self.receive(frame)
+            if call is None:
+                continue
+            if self.looping and not self.idle():
+                await Suspend()  # let the tasks of earlier events run
+            self.call = call
+            call.started = self.written = monotonic_ns()
+            try:
+                value = handler(context, call.argument)
+                if type(value) not in PLAIN:
+                    if hasattr(type(value), "__await__"):
+                        value = await self.wait_for(call, value)
+                    if is_stream(value):
+                        await self.stream(call, value)
+                        value = call
+                if value is not call:
+                    self.answer(call, value)
+            except (Closed, Stop, ProtocolFault):
+                raise
+            except BaseException as error:
+                self.failed(call, error)
+            self.call = None
+            self.log_level = self.level
+            if self.stopping:
+                raise Stop
+            if self.loop is not None:
+                if not self.looping:
+                    await self.enter_loop()
+                if std("contextvars").copy_context() != self.base:
+                    return
+
+    async def wait(self):
+        """Waits until more has been read."""
+        self.channel.flush()
+        if self.fault is not None:
+            raise self.fault
+        self.waiting = True
+        if self.stopping:
+            raise Stop
+        if not self.looping or self.idle():
+            self.channel.fill()
+        else:
+            self.waiter = self.loop.create_future()
+            await self.waiter
+        self.waiting = False
+
+    def receive(self, frame):
+        """Makes a call of an EVENT frame; None if the batch is not complete or the event cannot be read."""
+        flags, code, ident = frame[1], frame[2], frame[3]
+        if flags & MORE_IN:
+            raise ProtocolFault("event %d: request streams were not offered" % ident)
+        self.log_level = (code >> 12) - 1 if code >> 12 else self.level
+        event = FrameEvent(frame)
+        call = Call(ident, event)
+        if flags & (TYPED | NOT_UTF8):
+            try:
+                event.method
+            except Exception as error:
+                call.started = monotonic_ns()
+                self.call = call
+                self.failed(call, error, "while serving")
+                self.call = call = None
+        if flags & BATCH:
+            return self.gather(call, flags & BATCH_END)
+        return call
+
+    def gather(self, call, last):
+        if call is not None:
+            self.batch.append(call)
+        if not last or not self.batch:
+            return None
+        calls, self.batch = self.batch, []
+        whole = Call(calls[0].ident, [call.argument for call in calls])
+        whole.members = [(call.ident, as_bytes(call.argument.id)) for call in calls]
+        return whole
+
+    async def wait_for(self, call, awaitable):
+        await self.enter_loop()
+        call.task = self.task
+        try:
+            return await awaitable
+        finally:
+            call.task = None
+
+    async def other(self, frame):
+        kind, flags, code, ident, data, at, body = frame
+        if kind == CONTROL:
+            await self.control(code, ident)
+        elif kind == CREDIT:
+            if self.call is not None and self.call.ident == ident:
+                self.call.credit += U32.unpack_from(data, at)[0]
+        elif kind == CANCEL:
+            self.cancel(ident)
+        elif kind == PING:
+            self.channel.send(HEADER.pack(len(body), PONG, 0, code, ident, 0) + body)
+        elif not flags & OPTIONAL:
+            raise ProtocolFault("unexpected frame of kind 0x%02x" % kind)
+
+    async def control(self, code, ident):
+        platform = self.context.platform
+        callback = {1: platform._drain_callback, 3: platform._termination_callback}.get(code)
+        failed, text = 0, ""
+        if callback is not None:
+            try:
+                done = callback()
+                if hasattr(done, "__await__"):
+                    await self.enter_loop()
+                    await done
+            except BaseException as error:
+                failed, text = 1, "%s: %s" % (type(error).__name__, message_of(error))
+                self.logger.error_with("Exception caught in callback", exc=message_of(error),
+                                       traceback=traceback_of(error))
+        self.channel.send(body_frame(CONTROL_DONE, failed, ident, text))
+
+    def cancel(self, ident):
+        call = self.call
+        if call is not None and call.ident == ident:
+            call.cancelled = True
+            if call.task is not None:
+                call.task.cancel()
+            return
+        for place, frame in enumerate(self.queue):
+            if frame[0] == EVENT and frame[3] == ident and not frame[1] & BATCH:
+                del self.queue[place]
+                return self.send_answer(ident, 0, (500, CANCELLED, TEXT, 0, b"", b"cancelled"))
+
+    # -- the event loop, where there is one
+
+    def run(self, coroutine):
+        """Drives `serve`: by hand until an event loop is wanted, then inside it."""
+        if self.sync_only and "asyncio" not in sys.modules:
+            coroutine.send(None)  # comes back only when it wants a loop
+        asyncio = std("asyncio")
+        loop = self.loop or self.make_loop()
+        asyncio._set_running_loop(None)
+        loop.add_reader(self.channel.sock.fileno(), self.readable)
+        self.looping = True
+        if self.serving:
+            self.base = std("contextvars").copy_context()
+        while True:
+            context = (self.base or std("contextvars").copy_context()).copy()
+            self.task = context.run(loop.create_task, coroutine)
+            while not self.task.done():
+                try:
+                    loop.run_until_complete(self.task)
+                except (SystemExit, KeyboardInterrupt) as error:  # of a task in the background
+                    self.logger.error_with("Exception caught in task", exc=repr(error), traceback=traceback_of(error))
+            self.task.result()
+            coroutine = self.serve()
+
+    def make_loop(self):
+        """The loop the user's module made, if it did, else a new one."""
+        asyncio = std("asyncio")
+        warnings = std("warnings")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.loop = asyncio.get_event_loop()
+        except RuntimeError:
+            pass
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        return self.loop
+
+    def asyncio_came(self):
+        """A handler that is no coroutine has imported asyncio: from now on there is a running loop."""
+        if self.loop is None and self.serving and _thread.get_ident() == self.thread:
+            std("asyncio")._set_running_loop(self.make_loop())
+
+    async def enter_loop(self):
+        if not self.looping:
+            await Suspend()
+
+    def idle(self):
+        """Nothing but us can make the loop do anything: no callback, timer, descriptor, signal or thread."""
+        loop = self.loop
+        try:
+            return not (loop._ready or loop._scheduled or loop._signal_handlers or _thread._count()
+                        or len(loop._selector.get_map()) > 2)
+        except AttributeError:
+            return False  # another kind of loop
+
+    def readable(self):
+        try:
+            self.poll()
+        except (Closed, ProtocolFault) as fault:
+            self.fault = fault
+            self.loop.remove_reader(self.channel.sock.fileno())
+            if self.call is not None:
+                self.cancel(self.call.ident)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def poll(self):
+        """Reads what is there. Acts on what concerns the call in service, queues the rest."""
+        try:
+            self.channel.fill(DONT_WAIT)
+        except BlockingIOError:
+            pass  # something may have been read before
+        frame = self.channel.take()
+        while frame is not None:
+            if frame[0] in (CREDIT, CANCEL, PING):
+                drive(self.other(frame))
+            else:
+                self.queue.append(frame)
+            frame = self.channel.take()
+
+    # -- answers
+
+    def answer(self, call, value):
+        if call.members is not None:
+            return answer_batch(self, call, value)
+        if isinstance(value, list):
+            # compat: a list is a batch of answers; a single event gets the first.
+            if not value:
+                raise HandlerFault("handler returned an empty list of responses")
+            value = value[0]
+        converted = convert(value)
+        self.send_answer(call.ident, monotonic_ns() - call.started, converted)
+
+    def send_answer(self, ident, nanos, converted, more=0, hold=False):
+        status, flags, content_type, pairs, table, body = converted
+        if len(body) > self.channel.max_frame - 65536:
+            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
+        head = 8 + len(content_type) + len(table)
+        frame = ANSWER_HEAD.pack(head + len(body), ANSWER, flags | more, status, ident, head,
+                                 min(nanos // 1000, 0xFFFFFFFF), pairs, 0) + content_type + table
+        if len(body) > JOIN_BYTES_MAX:
+            return self.channel.send(frame, body)
+        frame += body
+        if hold or more or self.may_join(nanos):
+            with self.channel.lock:
+                return self.channel.hold(frame)
+        self.joining = False
+        self.channel.send(frame)
+
+    def may_join(self, nanos):
+        """Answers share a write while calls are uniformly fast and the next event has already been read."""
+        if nanos >= FAST_NS:
+            self.fast = 0
+            return False
+        self.fast += 1
+        channel = self.channel
+        if self.fast < JOIN_AFTER or self.looping or channel.at == len(channel.data):
+            return False
+        if not self.joining:
+            self.joining = True
+            self.held_since = monotonic_ns()
+            return True
+        return monotonic_ns() - self.held_since < JOINED_NS_MAX
+
+    def failed(self, call, error, where="in handler"):
+        self.fast = 0
+        if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
+            while getattr(self.task, "cancelling", int)():
+                self.task.uncancel()
+            converted = 500, CANCELLED, TEXT, 0, b"", b"cancelled"
+        elif isinstance(error, HandlerFault):
+            self.logger.error(message_of(error))
+            converted = 500, 0, TEXT, 0, b"", utf8(message_of(error))
+        else:
+            message, trace = message_of(error), traceback_of(error)
+            self.logger.error_with("Exception caught " + where, exc=message, traceback=trace)
+            converted = 500, 0, TEXT, 0, b"", utf8('Exception caught %s - "%s": %s' % (where, message, trace))
+        nanos = monotonic_ns() - call.started
+        for ident, _ in call.members or ((call.ident, None),):
+            self.send_answer(ident, nanos, converted, hold=True)
+        self.channel.flush()
+
+    async def stream(self, call, value):
+        """Answers with the items of a generator: a head, then pieces, each written as it comes."""
+        response, source = (value, value.body) if isinstance(value, RESPONSES) else (None, value)
+        if type(source) is ASYNC_GENERATOR:
+            await self.enter_loop()
+        stream = Stream(self, call, source)
+        try:
+            if call.members is not None:
+                raise HandlerFault("handler returned a generator for a batch")
+            await stream.run(response)
+        finally:
+            await stream.close()
+
+    def ack(self, topic, partition, offset):
+        head = _struct.pack("<iq", partition, offset) + (topic if isinstance(topic, bytes) else topic.encode())
+        ident = self.call.ident if self.call is not None else 0
+        self.channel.send(HEADER.pack(len(head), ACK, 0, 0, ident, len(head)) + head)
+
+    def log(self, level, text, fields):
+        """Buffers a record; it goes out with the next answer, or now if that may take too long."""
+        if len(text) > LOG_TEXT_MAX:
+            text = "%s... (%d characters)" % (text[:LOG_TEXT_MAX], len(text))
+        head = MICROS.pack(time.time_ns() // 1000) + utf8(text)
+        ident = self.call.ident if self.call is not None else 0
+        frame = HEADER.pack(len(head) + len(fields), LOG, 0, level, ident, len(head)) + head + fields
+        channel = self.channel
+        with channel.lock:
+            channel.hold(frame)
+            now = monotonic_ns()
+            if (level >= WARN or ident == 0 or self.log_always or channel.held_bytes > LOGS_HELD_BYTES_MAX
+                    or now - self.written > LOGS_HELD_NS_MAX):
+                self.written = now
+                self.joining = False
+                channel.flush()
+
+
+def as_bytes(text):
+    return text if isinstance(text, bytes) else str(text).encode()
+
+
+def drive(coroutine):
+    """Runs a coroutine that does not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        pass
+
+
+# ---------------------------------------------------------------------------------------------- the SDK's names
+
+
+class Finder:
+    """Sees the first import of `nuclio_sdk` and `asyncio`.
+
+    The installed SDK costs more to import than all the rest, so it is imported only by code that names it; its classes
+    then become bases of ours. Where it is not installed, a module with the same names takes its place.
+    """
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "nuclio_sdk" or name == "asyncio":
+            for finder in sys.meta_path:
+                spec = finder.find_spec(name, path, target) if finder is not cls else None
+                if spec is not None and spec.origin is not None:
+                    return cls.watch(spec)
+        if name == "nuclio_sdk" or (name.startswith("nuclio_sdk.") and is_ours()):
+            return sdk_spec(name)
+        return None
+
+    @staticmethod
+    def watch(spec):
+        loader = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            if module.__name__ == "asyncio":
+                shim.asyncio_came()
+            else:
+                adopt(module)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def adopt(sdk):
+    """Makes our objects instances of the SDK's classes, and takes the SDK's objects for ours."""
+    global RESPONSES
+    for ours in (FrameEvent, Response, TriggerInfo, Platform, Logger, Context):
+        theirs = getattr(sdk, ours.__name__, None)
+        if isinstance(theirs, type):
+            try:
+                ours.__bases__ = theirs, (Event if ours is FrameEvent else Root)
+            except TypeError:
+                pass  # an SDK of another shape
+    if isinstance(getattr(sdk, "Response", None), type):
+        RESPONSES = Response, sdk.Response
+        if shim.context is not None and shim.context.Response is Response:
+            shim.context.Response = sdk.Response
+
+
+def sdk_version():
+    """Version of the installed SDK, found without importing it."""
+    for path in sys.path:
+        if os.path.isdir(path + "/nuclio_sdk"):
+            for name in os.listdir(path):
+                if name.startswith("nuclio_sdk-"):
+                    return name[len("nuclio_sdk-"):].rpartition(".")[0]
+            return "unknown"
+    return "builtin"
+
+
+# ---------------------------------------------------------------------------------------------- what few functions need
+
+def typed_texts(data, at, count, decode):
+    """The texts of an event that carries more than plain text: each has a type and a length."""
+    texts = []
+    for _ in range(count):
+        value, at = typed(data, at, decode)
+        texts.append(value)
+    return texts
+
+
+def typed(data, at, decode):
+    kind, size = data[at:at + 1], U32.unpack_from(data, at + 1)[0]
+    at += 5
+    raw, end = data[at:at + size], at + size
+    if kind == b"s":
+        return raw.decode() if decode else raw, end
+    if kind == b"l":
+        items = []
+        while at < end:
+            item, at = typed(data, at, decode)
+            items.append(item)
+        return items, end
+    if kind == b"i":
+        return int.from_bytes(raw, "little", signed=True), end
+    if kind == b"f":
+        return _struct.unpack("<d", raw)[0], end
+    if kind == b"t":
+        return raw != b"\0", end
+    return (None if kind == b"n" else raw), end
+
+
+def answer_batch(self, call, value):
+    """One answer for each event of a batch, in one write. Answers are told apart by the text id of their event."""
+    nanos = monotonic_ns() - call.started
+    nothing = 200, NONE, TEXT, 0, b"", b""
+    answers = {}
+    for item in value if isinstance(value, list) else [value]:
+        event_id = getattr(item, "event_id", None) if isinstance(item, RESPONSES) else None
+        if event_id:
+            answers.setdefault(as_bytes(event_id), convert(item))
+        elif isinstance(value, list):
+            self.logger.warn("Ignored an answer without event_id in a batch")
+        else:
+            nothing = convert(item)  # one bare answer is for all
+    for ident, text in call.members:
+        self.send_answer(ident, nanos, answers.get(text, nothing), hold=True)
+    self.channel.flush()
+
+
+class StreamCancelled(Exception):
+    pass
+
+
+class Stream:
+    """An answer on its way, piece by piece, as far as the processor's credit goes."""
+
+    def __init__(self, shim, call, source):
+        self.shim, self.call, self.source = shim, call, source
+        self.asynchronous = type(source) is ASYNC_GENERATOR
+        self.begun = False
+        call.credit = shim.credit
+
+    async def run(self, response):
+        try:
+            item = await self.pull()
+            first = convert("" if item is self else self.first(response, item))
+            if item is self:
+                return self.answer(first, 0)
+            self.begun = True
+            self.answer(first[:5] + (b"",), MORE)
+            await self.write(first[5])
+            while True:
+                item = await self.pull()
+                if item is self:
+                    return self.frame(END, b"")
+                await self.write(raw_item(item))
+        except (Closed, Stop, ProtocolFault):
+            raise
+        except BaseException as error:
+            if not self.begun:
+                raise
+            await self.close()
+            self.abort(error)
+
+    def first(self, response, item):
+        """A generator's first item is converted like any returned value, unless a Response came with it."""
+        if response is None:
+            return item
+        return Response(headers=response.headers, body=item.body if isinstance(item, RESPONSES) else item,
+                        content_type=response.content_type, status_code=response.status_code)
+
+    def answer(self, converted, more):
+        self.shim.send_answer(self.call.ident, monotonic_ns() - self.call.started, converted, more)
+
+    async def pull(self):
+        """The next item, or this object when there is none."""
+        if not self.asynchronous:
+            return next(self.source, self)
+        self.call.task = self.shim.task
+        try:
+            return await self.source.__anext__()
+        except StopAsyncIteration:
+            return self
+        finally:
+            self.call.task = None
+
+    async def write(self, piece):
+        view = memoryview(piece)
+        while True:
+            self.shim.poll()
+            while self.call.credit <= 0 and view and not self.call.cancelled:
+                await self.wait()
+            if self.call.cancelled:
+                raise StreamCancelled("cancelled")
+            if not view:
+                return self.shim.channel.flush()
+            count = min(len(view), PIECE_BYTES_MAX, self.call.credit)
+            self.call.credit -= count
+            self.frame(0, view[:count])
+            view = view[count:]
+
+    async def wait(self):
+        """Reads until something came."""
+        shim = self.shim
+        if shim.fault is not None:
+            raise shim.fault
+        if shim.looping:
+            shim.waiter = shim.loop.create_future()
+            await shim.waiter
+            return
+        shim.channel.fill()
+        shim.poll()
+
+    def frame(self, flags, body):
+        self.shim.written = monotonic_ns()
+        self.shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
+
+    def abort(self, error):
+        if not self.call.cancelled:
+            message = message_of(error)
+            self.shim.logger.error_with("Exception caught in handler", exc=message, traceback=traceback_of(error))
+        while getattr(self.shim.task, "cancelling", int)():
+            self.shim.task.uncancel()
+        self.frame(ABORT, utf8("%s: %s" % (type(error).__name__, message_of(error))))
+
+    async def close(self):
+        try:
+            if self.asynchronous:
+                await self.source.aclose()
+            else:
+                self.source.close()
+        except Exception as error:
+            self.shim.logger.warn_with("Exception caught while closing a generator", exc=message_of(error))
+
+
+def raw_item(item):
+    if isinstance(item, RESPONSES):
+        item = item.body
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    return utf8(item if isinstance(item, str) else str(item))
+
+
+def without_nan(value, seen=()):
+    """A copy whose floats are all numbers or texts."""
+    if isinstance(value, float):
+        if value != value:
+            return "NaN"
+        return {float("inf"): "Infinity", float("-inf"): "-Infinity"}.get(value, value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if any(value is outer for outer in seen):
+        raise ValueError("Circular reference detected")
+    if isinstance(value, dict):
+        return {key: without_nan(item, seen + (value,)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item, seen + (value,)) for item in value]
+    return without_nan(loggable(value), seen + (value,))
+
+
+def log_to_files(handlers, level, text, fields):
+    """Records for the files given to `Logger.set_handler`."""
+    logging = std("logging")
+    record = logging.makeLogRecord({"msg": text, "levelno": (level + 1) * 10, "with": dict(fields),
+                                    "levelname": ("DEBUG", "INFO", "WARNING", "ERROR")[level]})
+    for file, formatter in list(handlers.values()):
+        try:
+            file.write(formatter.format(record) + "\n")
+            file.flush()
+        except Exception as error:
+            sys.stderr.write("--- Logging error ---\n%s\n" % error)
+
+
+def event_to_json(event):
+    fields = {name: value for name, value in vars(event).items() if not name.startswith("_")}
+    fields["trigger"] = {"kind": event.trigger.kind, "name": event.trigger.name}
+    if isinstance(event.body, bytes):
+        fields["body"] = std("base64").b64encode(event.body).decode()
+    return std("json").dumps(fields, default=str)
+
+
+class EventDeserializerKinds:
+    """Encodings of `Event.deserialize`."""
+
+    msgpack, msgpack_raw, json = "msgpack", "msgpack_raw", "json"
+
+
+def event_from(data, kind):
+    if getattr(kind, "name", kind) == "json":
+        data = std("json").loads(data)
+    return [event_of(one) for one in data] if isinstance(data, list) else event_of(data)
+
+
+def event_of(data):
+    def get(name, default=None):
+        return data.get(name, data.get(name.encode(), default))
+
+    trigger, body, content_type = get("trigger") or {}, get("body"), get("content_type")
+    if as_bytes(content_type or "") == JSON and isinstance(body, (bytes, str)):
+        try:
+            body = std("json").loads(body)
+        except ValueError as error:
+            sys.stderr.write("Failed deserializing json body, error message: %s\n" % error)
+    return Event(body=body, content_type=content_type, fields=get("fields"), headers=get("headers"), _id=get("id"),
+                 trigger=TriggerInfo(trigger.get("kind", trigger.get(b"kind")),
+                                     trigger.get("name", trigger.get(b"name"))),
+                 method=get("method"), path=get("path"), size=get("size"),
+                 timestamp=utc(get("timestamp", 0) * 1_000_000), url=get("url"),
+                 shard_id=get("shard_id"), num_shards=get("num_shards"), _type=get("type"),
+                 type_version=get("type_version"), version=get("version"), offset=get("offset", 0), topic=get("topic"))
+
+
+class QualifiedOffset:
+    """A place in a stream, for explicit acks."""
+
+    def __init__(self, topic, partition, offset):
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+    @staticmethod
+    def from_event(event):
+        return QualifiedOffset(event.topic or event.path, event.shard_id, event.offset)
+
+    def compile_explicit_ack_message(self):
+        return {"kind": "streamMessageAck",
+                "attributes": {"topic": self.topic, "partition": self.partition, "offset": self.offset}}
+
+
+class ExceptionWithResponse(OSError):
+    def __init__(self, status_code, body=None, content_type=None):
+        super().__init__(status_code, body, content_type)
+        self.status_code = status_code
+        self.body = body
+        self.content_type = content_type
+
+
+def call_function(platform, function_name, event, timeout, service_name_override):
+    """A blocking HTTP call of another function."""
+    host = service_name_override
+    if not host and platform.kind == "local":
+        host = "nuclio-%s-%s" % (platform.namespace, function_name)
+    connect = platform._connection_provider or std("http.client").HTTPConnection
+    connection = connect("%s:8080" % (host or "nuclio-" + function_name), timeout=timeout)
+    body, content_type = event.body, event.content_type or "text/plain"
+    if isinstance(body, dict):
+        body, content_type = std("json").dumps(body), "application/json"
+    headers = event.headers
+    headers["Content-Type"] = content_type
+    headers.setdefault("X-Nuclio-Target", function_name)
+    headers.pop("Content-Length", None)
+    try:
+        connection.request(event.method, event.path, body=body, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    content_type = headers.get("content-type", "text/plain")
+    if content_type == "application/json":
+        body = std("json").loads(body)
+    return RESPONSES[-1](headers=headers, body=body, content_type=content_type, status_code=answer.status)
+
+
+# The module `nuclio_sdk` for machines that do not have it.
+
+
+def is_ours():
+    return getattr(sys.modules.get("nuclio_sdk"), "__shim__", False)
+
+
+def sdk_spec(name):
+    if name != "nuclio_sdk" and name.partition(".")[2] not in SDK_PARTS:
+        return None
+    spec = type(sys.__spec__ or Finder.__spec__)(name, SdkLoader, origin="built into the shim", is_package=True)
+    return spec
+
+
+class SdkLoader:
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module):
+        name = module.__name__.partition(".")[2]
+        module.__dict__.update(SDK_PARTS[name]() if name else sdk_names())
+        if not name:
+            module.__shim__ = True
+            module.__path__ = []
+            module.__getattr__ = sdk_part
+            adopt(module)
+
+
+def sdk_part(name):
+    if name in SDK_PARTS or name == "Logger":
+        return __import__("nuclio_sdk." + name, fromlist=["*"]) if name != "Logger" else sdk_part("logger").Logger
+    raise AttributeError("module 'nuclio_sdk' has no attribute %r" % name)
+
+
+def sdk_names():
+    return {
+        "Context": Context, "Event": Event, "TriggerInfo": TriggerInfo, "Platform": Platform, "Response": Response,
+        "EventDeserializerKinds": EventDeserializerKinds, "ExceptionWithResponse": ExceptionWithResponse,
+        "QualifiedOffset": QualifiedOffset, "SINGLE_RESPONSE": "single", "GENERATOR_RESPONSE": "generator",
+        "RESPONSE_WITH_GENERATOR_BODY": "response_with_generator_body",
+    }
+
+
+def sdk_json_encoder():
+    json = std("json")
+
+    class Encoder(json.JSONEncoder):
+        def default(self, o):
+            return loggable(o)
+
+        def encode(self, o):
+            return super().encode(without_nan(o))
+
+        def iterencode(self, o, _one_shot=False):
+            return super().iterencode(without_nan(o), _one_shot)
+
+    return {"json": json, "Encoder": Encoder}
+
+
+def sdk_logger():
+    logging = std("logging")
+
+    class JSONFormatter(logging.Formatter):
+        def fields(self, record):
+            return {"datetime": self.formatTime(record, self.datefmt), "level": record.levelname.lower(),
+                    "message": record.getMessage(), "with": getattr(record, "with", {})}
+
+        def format(self, record):
+            return encode_json(self.fields(record))
+
+        def format_to_log_control_message(self, record):
+            return encode_json({"kind": "log", "attributes": self.fields(record)})
+
+    class HumanReadableFormatter(logging.Formatter):
+        def format(self, record):
+            fields = getattr(record, "with", None)
+            return "Python> %s [%s] %s%s" % (self.formatTime(record, self.datefmt), record.levelname.lower(),
+                                             record.getMessage(), ": %s" % fields if fields else "")
+
+    class SdkLogger:
+        """Writes to files, by way of the module `logging`."""
+
+        def __init__(self, level, name="nuclio_sdk"):
+            self._logger = logging.getLogger(name)
+            self._logger.setLevel(level)
+            self._bound_variables = {}
+
+        def set_handler(self, handler_name, file, formatter):
+            for handler in self._logger.handlers:
+                if handler.name == handler_name:
+                    self._logger.removeHandler(handler)
+                    break
+            handler = logging.StreamHandler(file)
+            handler.name = handler_name
+            handler.setFormatter(formatter)
+            self._logger.addHandler(handler)
+
+        def bind(self, **kw_args):
+            self._bound_variables.update(kw_args)
+
+        def _write(self, level, message, args, fields):
+            fields.update(self._bound_variables)
+            self._logger._log(level, message, args, **({"extra": {"with": fields}} if fields else {}))
+
+    def add(name, level):
+        def plain(self, message, *args):
+            self._write(level, message, args, {})
+
+        def with_fields(self, message, *args, **kw_args):
+            self._write(level, message, args, kw_args)
+
+        setattr(SdkLogger, name, plain)
+        setattr(SdkLogger, name + "_with", with_fields)
+
+    for name, level in (("debug", 10), ("info", 20), ("warn", 30), ("error", 40)):
+        add(name, level)
+    SdkLogger.__name__ = SdkLogger.__qualname__ = "Logger"
+    try:
+        Logger.__bases__ = SdkLogger, Root
+    except TypeError:
+        pass
+    return {"Logger": SdkLogger, "JSONFormatter": JSONFormatter, "HumanReadableFormatter": HumanReadableFormatter}
+
+
+def sdk_test():
+    unittest, mock = std("unittest"), std("unittest.mock")
+
+    class Platform:
+        """Calls handlers in unit tests, and records what they call."""
+
+        kind = "test"
+
+        def __init__(self):
+            self.call_function_mock = mock.MagicMock()
+            self._logger = sdk_part("Logger")(10, "mock_platform")
+            self._logger.set_handler("default", sys.stdout, sdk_part("logger").HumanReadableFormatter())
+            self.context = Context(self._logger, self)
+            self._contexts = {}
+
+        def call_handler(self, handler, event):
+            return handler(self._context_of(handler), event)
+
+        def call_handler_with_context_mutation(self, handler, event, context_mutator):
+            return handler(context_mutator(self._context_of(handler)), event)
+
+        def call_function(self, name, event, node=None, timeout=None, service_name_override=None):
+            return self.call_function_mock(name, event, node, timeout, service_name_override)
+
+        def get_call_function_call_args(self, index):
+            return self.call_function_mock.call_args_list[index][0]
+
+        def _context_of(self, handler):
+            if handler not in self._contexts:
+                context = self._contexts[handler] = Context(self._logger, self)
+                getattr(sys.modules[handler.__module__], "init_context", id)(context)
+            return self._contexts[handler]
+
+    class TestCase(unittest.TestCase):
+        def setUp(self):
+            self._platform = Platform()
+            self._environ = dict(os.environ)
+
+        def tearDown(self):
+            os.environ.clear()
+            os.environ.update(self._environ)
+
+    return {"Platform": Platform, "TestCase": TestCase}
+
+
+SDK_PARTS = {
+    "json_encoder": sdk_json_encoder, "logger": sdk_logger, "test": sdk_test, "helpers": dict,
+    "context": sdk_names, "event": sdk_names, "platform": sdk_names, "response": sdk_names,
+    "exceptions": sdk_names, "qualified_offset": sdk_names,
+}
+
+
+# ---------------------------------------------------------------------------------------------- start
+
+def fail(code, text):
+    """Tells the processor why this process is of no use, and ends it."""
+    try:
+        shim.channel.send(body_frame(FAILED, code, 0, text))
+    except Closed:
+        pass
+    leave(1)
+
+
+def leave(status):
+    """Ends the process; threads that still run are not waited for."""
+    try:
+        shim.channel.flush()
+    except Closed:
+        pass
+    try:
+        if "atexit" in sys.modules:
+            std("atexit")._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        pass
+    os._exit(status)
+
+
+def connect():
+    """Our end of the socket; None if this process was not started for protocol 2."""
+    descriptor = os.environ.pop("NUCLIO_SHIM_FD", "")
+    path = os.environ.pop("NUCLIO_SHIM_SOCKET", "")
+    if descriptor:
+        sock = _socket.socket(fileno=int(descriptor))
+        os.set_inheritable(sock.fileno(), False)
+    elif path:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        sock.connect(path)
+    else:
+        return None
+    sock.setblocking(True)
+    return sock
+
+
+def say_hello(channel):
+    channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
+        ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
+        ("protocol_min", "2"), ("protocol_max", "2"),
+        ("capabilities", "cancel,batch,stream-out,ack,control"), ("max_inflight", "1"),
+        ("prefetch", str(PREFETCH)), ("pid", str(os.getpid()))]))
+
+
+def read_init(channel):
+    frame = channel.take()
+    while frame is None:
+        channel.fill()
+        frame = channel.take()
+    kind, _, code, _, data, at, _ = frame
+    if kind != INIT or code != 2:
+        raise ProtocolFault("want INIT of protocol 2, got a frame of kind 0x%02x, code %d" % (kind, code))
+    texts = data[at:at + U32.unpack_from(data, at - 4)[0]].decode().split("\0")
+    return dict(zip(texts[::2], texts[1::2]))
+
+
+def apply(settings):
+    """Makes the shim what INIT says."""
+    get = settings.get
+    shim.channel.max_frame = int(get("max_frame") or 1 << 30)
+    shim.decode = get("decode_strings", "1") != "0"
+    shim.credit = int(get("credit") or 256 * 1024)
+    shim.level = shim.log_level = int(get("log_level") or 0)
+    shim.log_always = get("log_flush") == "always"
+    shim.triggers = [(get("trigger.%d.kind" % i, ""), get("trigger.%d.name" % i, ""))
+                     for i in range(int(get("triggers") or 0))]
+    if not shim.decode:
+        shim.triggers = [(kind.encode(), name.encode()) for kind, name in shim.triggers]
+    worker = get("worker_id", "0")
+    shim.logger = Logger(worker)
+    shim.context = Context(shim.logger, Platform(get("platform_kind", "local"), get("namespace", "default")), worker,
+                           TriggerInfo(get("trigger_kind", ""), get("trigger_name", "")))
+
+
+def set_path(handler_dir):
+    """The directory of this file stays in front, as with the reference; a file descriptor has none."""
+    if sys.argv[0].startswith(("/proc/", "/dev/fd/")) and sys.path and sys.path[0] in (
+            "", "/", os.path.dirname(sys.argv[0]), os.path.dirname(os.path.realpath(sys.argv[0]))):
+        del sys.path[0]
+    if handler_dir and handler_dir not in sys.path:
+        sys.path.insert(0, handler_dir)
+
+
+def load(text):
+    """The handler that `module.sub:function` names, and the `init_context` beside it."""
+    name, _, entry = text.partition(":")
+    if not entry.isidentifier() or "/" in name or not all(name.split(".")):
+        raise HandlerFault('handler "%s" does not have the form module:function' % text)
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise HandlerFault('no module "%s" (for handler "%s") in any of: %s' % (
+                error.name, text, ", ".join(sys.path))) from None
+        raise
+    module = sys.modules[name]
+    handler = getattr(module, entry, None)
+    if not callable(handler):
+        found = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise HandlerFault('no function "%s" in module "%s" (%s); it has: %s' % (
+            entry, name, getattr(module, "__file__", "?"), ", ".join(found) or "no function at all"))
+    home = sys.modules.get(getattr(handler, "__module__", None) or name, module)
+    return handler, getattr(home, "init_context", None)
+
+
+def set_signals():
+    def terminate(number, frame):
+        shim.stopping = True
+        if shim.waiting:
+            raise Stop
+
+    _signal.signal(_signal.SIGTERM, terminate)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
+    faulthandler.enable(2)  # SIGABRT: the stacks of all threads go to stderr
+
+
+def forget_socket():
+    """In a forked child: the socket belongs to the parent."""
+    shim.channel.sock.close()
+
+
+def main():
+    global shim
+    sock = connect()
+    if sock is None:
+        sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set; "
+                         "protocol 1 (arguments) is not supported yet\n")
+        sys.exit(2)
+    shim = Shim(Channel(sock))
+    try:
+        set_signals()
+        os.register_at_fork(after_in_child=forget_socket)
+        say_hello(shim.channel)
+        settings = read_init(shim.channel)
+        apply(settings)
+        set_path(settings.get("handler_dir"))
+        sys.meta_path.insert(0, Finder)
+        if "nuclio_sdk" in sys.modules:
+            adopt(sys.modules["nuclio_sdk"])
+        try:
+            shim.handler, init_context = load(settings.get("handler", ""))
+        except HandlerFault as error:
+            fail(LOAD_FAILED, message_of(error))
+        except BaseException as error:
+            fail(LOAD_FAILED, 'failed to load handler "%s": %s: %s\n%s' % (
+                settings.get("handler"), type(error).__name__, message_of(error), traceback_of(error)))
+        shim.sync_only = not is_async(shim.handler)
+        shim.run(shim.live(init_context))
+    except (Closed, Stop):
+        leave(0)
+    except ProtocolFault as fault:
+        fail(PROTOCOL_FAULT, message_of(fault))
+
+
+if __name__ == "__main__":
+    main()

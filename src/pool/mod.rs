@@ -17,6 +17,7 @@ use crate::event::{Event, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::PoolCounters;
 use crate::queue::{Job, Queue, Reply};
+use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
 use crate::runtime::shim::desk::Desk as ShimDesk;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub stuck_max: usize,
     /// INIT settings that do not depend on the worker.
     pub init: Vec<(&'static str, String)>,
+    /// Where processes are entered.
+    pub children: Children,
 }
 
 /// See the module.
@@ -98,6 +101,7 @@ impl Pool {
                     runtime: events.clone(),
                     queue: queue.clone(),
                     logger: logger.clone(),
+                    children: settings.children.clone(),
                 };
                 events.spawn({
                     let queue = queue.clone();

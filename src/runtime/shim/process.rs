@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::logging::sink::{Stream, Writer};
 use crate::metrics::RestartReason;
+use crate::reaper::Children;
 
 /// Where the shim finds its socket.
 const SOCKET_FD: i32 = 3;
@@ -70,7 +71,7 @@ pub struct Process {
 impl Process {
     /// Spawns a shim; the second value is our end of its socket. Call it on a thread that lasts as long as the
     /// process: the kernel kills the child when that thread ends.
-    pub fn spawn(launch: &Launch, output: &Writer) -> io::Result<(Self, UnixStream)> {
+    pub fn spawn(launch: &Launch, output: &Writer, children: &Children) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         for end in [&ours, &theirs] {
             // The kernel may cap them; any size works.
@@ -86,11 +87,15 @@ impl Process {
         command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
         prepare_child(&mut command, socket.as_raw_fd(), script.as_ref().map(AsRawFd::as_raw_fd));
-        let mut child = Command::from(command).spawn()?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id as i32)).ok_or(io::ErrorKind::NotFound)?;
+        let spawn = || {
+            let child = Command::from(command).spawn()?;
+            Ok::<_, io::Error>((child.id().map_or(0, |id| id as i32), child))
+        };
+        let (pid, mut child) = children.adopt(spawn)?;
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take();
-        let status = watch_exit(child, stderr, last_words.clone(), output.clone());
+        let status = watch_exit(child, stderr, last_words.clone(), output.clone(), children.clone());
         Ok((Self { pid, status, last_words }, ours))
     }
 
@@ -176,8 +181,10 @@ fn watch_exit(
     stderr: Option<ChildStderr>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     output: Writer,
+    children: Children,
 ) -> watch::Receiver<Option<ExitStatus>> {
     let (set, status) = watch::channel(None);
+    let pid = child.id().map_or(0, |id| id as i32);
     let pump = tokio::spawn(async move {
         if let Some(stderr) = stderr {
             pump(stderr, &last_words, &output).await;
@@ -185,6 +192,7 @@ fn watch_exit(
     });
     tokio::spawn(async move {
         let ended = child.wait().await.unwrap_or_default();
+        children.release(pid);
         // What it wrote before it ended is there by now; what its own children still write is not waited for.
         drop(tokio::time::timeout(Duration::from_millis(50), pump).await);
         set.send_replace(Some(ended));

@@ -19,6 +19,7 @@ use crate::event::WorkerId;
 use crate::fields;
 use crate::logging::Logger;
 use crate::queue::{Queue, ReplySender};
+use crate::reaper::Children;
 use crate::runtime::StartError;
 
 /// While a shim loads, a line says so this often.
@@ -48,6 +49,8 @@ pub struct Recipe {
     pub queue: Arc<Queue<Desk>>,
     /// The processor's root logger.
     pub logger: Logger,
+    /// Where its processes are entered.
+    pub children: Children,
 }
 
 /// A worker that serves.
@@ -67,7 +70,7 @@ impl Recipe {
     /// It cannot be spawned, ends, fails to load, or takes too long; with its last words.
     pub async fn start(&self, id: &WorkerId) -> Result<Running, StartError> {
         let program = self.launch.program.display().to_string();
-        let (mut process, socket) = Process::spawn(&self.launch, self.logger.writer())
+        let (mut process, socket) = Process::spawn(&self.launch, self.logger.writer(), &self.children)
             .map_err(|error| StartError::new(format!("cannot start {program}"), error.to_string()))?;
         let logger = worker_logger(&self.logger, &id.trigger_kind, id.index, self.language.name);
         let (ready, readied) = oneshot::channel();

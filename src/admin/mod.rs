@@ -1,0 +1,136 @@
+//! The side servers: health, web admin, metrics. They live on a thread and a runtime of their own, so that they
+//! answer however busy the events' threads are, and they never wait for a worker.
+
+mod health;
+mod metrics;
+pub mod readiness;
+mod webadmin;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::net::{Activity, Limits, Phase, Server, bind};
+use crate::shutdown::Shutdown;
+use readiness::Readiness;
+pub use webadmin::TriggerView;
+
+use crate::metrics::text::Exposition;
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Time for a head, and longest time without progress.
+const STALL: Duration = Duration::from_secs(30);
+
+type Page = Response<Full<Bytes>>;
+
+/// What a side server shows.
+#[derive(Clone)]
+enum Service {
+    Health(Arc<Readiness>),
+    WebAdmin(Arc<Vec<TriggerView>>),
+    Metrics(Arc<Exposition>, Arc<str>),
+}
+
+/// Starts side servers on their thread.
+pub struct Admin {
+    runtime: tokio::runtime::Handle,
+    shutdown: Shutdown,
+}
+
+impl Admin {
+    /// Starts the thread. Its servers close when `shutdown` says kill: probes are answered until the very end.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be started.
+    pub fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let shutdown = Shutdown::default();
+        let end = shutdown.kill.clone();
+        let thread = std::thread::Builder::new().name("admin".into()).stack_size(512 << 10);
+        thread.spawn(move || runtime.block_on(end.cancelled()))?;
+        Ok(Self { runtime: handle, shutdown })
+    }
+
+    /// `/ready` and `/live`.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn health(&self, address: &str, readiness: Arc<Readiness>) -> io::Result<()> {
+        self.serve(address, Service::Health(readiness))
+    }
+
+    /// `/triggers`.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn web_admin(&self, address: &str, triggers: Vec<TriggerView>) -> io::Result<()> {
+        self.serve(address, Service::WebAdmin(Arc::new(triggers)))
+    }
+
+    /// `/metrics`.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn metrics(&self, address: &str, exposition: Arc<Exposition>, instance: &str) -> io::Result<()> {
+        self.serve(address, Service::Metrics(exposition, Arc::from(instance)))
+    }
+
+    fn serve(&self, address: &str, service: Service) -> io::Result<()> {
+        let listener = bind(address)?;
+        let _entered = self.runtime.enter();
+        let limits = Limits { head_bytes_max: HEAD_BYTES_MAX, stall: STALL };
+        let answer = move |request: http::Request<Incoming>, activity: Arc<Activity>| {
+            activity.set_phase(Phase::Service);
+            let page = service.page(&request);
+            activity.set_phase(Phase::Idle);
+            std::future::ready(page)
+        };
+        let server = Server::new(listener, limits, answer)?;
+        self.runtime.spawn(server.run(self.shutdown.clone()));
+        Ok(())
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.shutdown.kill.cancel();
+    }
+}
+
+impl Service {
+    fn page(&self, request: &http::Request<Incoming>) -> Page {
+        let (method, uri) = (request.method(), request.uri());
+        match self {
+            Self::Health(readiness) => health::page(method, uri, readiness),
+            Self::WebAdmin(triggers) => webadmin::page(method, uri.path(), triggers),
+            Self::Metrics(exposition, instance) => metrics::page(uri.path(), exposition, instance),
+        }
+    }
+}
+
+fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Page {
+    let mut page = Response::new(Full::new(body.into()));
+    *page.status_mut() = status;
+    if !content_type.is_empty() {
+        page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    page
+}
+
+/// A refusal in the words of the reference's HTTP library.
+fn refusal(status: StatusCode, text: &'static str) -> Page {
+    let mut page = page(status, "text/plain; charset=utf-8", text);
+    page.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    page
+}
+
+fn not_found() -> Page {
+    refusal(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+

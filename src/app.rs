@@ -1,0 +1,420 @@
+//! Assembly: from a [`Config`] to a running processor ([`App::start`]) and back to nothing ([`App::drain`]). The
+//! order of starting and stopping is here and nowhere else.
+//!
+//! Threads: this one (signals, keepers, processes), the admin thread, the event threads, the log writer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Handle};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::readiness::Readiness;
+use crate::admin::{Admin, TriggerView};
+use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
+use crate::dispatch::Dispatcher;
+use crate::event::{BodyBudget, TriggerInfo};
+use crate::fields;
+use crate::logging::Logger;
+use crate::logging::sink::Writer;
+use crate::metrics::TriggerCounters;
+use crate::metrics::text::{Exposition, Source};
+use crate::pool::{self, CALLS_MAX, Pool};
+use crate::reaper::{self, Children};
+use crate::runtime::inprocess::STACK_BYTES;
+use crate::runtime::{Runtime, runtime_name};
+use crate::shutdown::Shutdown;
+use crate::trigger::{self, TriggerContext};
+
+/// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
+const SPARE_THREADS: usize = 2;
+/// Longest wait for a shim to become ready, unless the configuration asks for more.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Events written ahead to a busy shim.
+const AHEAD_MAX: usize = 4;
+/// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
+const KUBE_LINGER: Duration = Duration::from_secs(5);
+/// Time for what is left once a drain has run out of time.
+const LAST_MOMENTS: Duration = Duration::from_millis(500);
+
+/// A running processor.
+pub struct App {
+    config: Arc<Config>,
+    logger: Logger,
+    shutdown: Shutdown,
+    admin: Admin,
+    pools: Vec<Arc<Pool>>,
+    triggers: Vec<JoinHandle<()>>,
+    /// Ends the event threads.
+    events: EventThreads,
+}
+
+/// How strictly side servers are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SideServers {
+    /// A health port that cannot be bound ends the start.
+    Required,
+    /// Ports that cannot be bound are only warned about.
+    Optional,
+}
+
+impl App {
+    /// Starts everything in the order that images depend on: health answers first, triggers listen only once every
+    /// worker is ready. Call it on a thread that lasts as long as the process.
+    ///
+    /// # Errors
+    /// What could not be started and what to do about it; nothing is left running then.
+    pub async fn start(config: Config, writer: Writer, side: SideServers, children: &Children) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let logger = Logger::new(config.function.log_sinks.clone(), !config.env.no_color, writer);
+        let version = serde_json::json!({"label": env!("CARGO_PKG_VERSION"), "os": "linux", "arch": std::env::consts::ARCH});
+        logger.info("Starting processor", fields! {"version" => version});
+        logger.debug("Read configuration", fields! {"config" => config.redacted()});
+        for warning in &config.warnings {
+            logger.warn(warning, fields! {});
+        }
+        let shutdown = Shutdown::default();
+        let readiness = Arc::new(Readiness::new(shutdown.clone()));
+        let admin = Admin::start().context("Failed to start the side servers")?;
+        if let Some(address) = &config.platform.health {
+            let started = admin.health(address, readiness.clone());
+            side_server(started, "health", "healthCheck.listenAddress", address, side, &logger)?;
+        }
+        for trigger in &config.function.triggers {
+            trigger::check(trigger).context("Failed to create triggers")?;
+        }
+        tokio::spawn(reaper::run(children.clone()));
+        let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
+        let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
+        let mut app = Self { config, logger, shutdown, admin, pools: Vec::new(), triggers: Vec::new(), events };
+        match app.start_triggers(&runtime, &readiness, children).await {
+            Ok(()) => {
+                readiness.started();
+                app.logger.debug("Processor started", fields! {});
+                Ok(app)
+            }
+            Err(error) => {
+                app.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_triggers(
+        &mut self,
+        runtime: &Runtime,
+        readiness: &Readiness,
+        children: &Children,
+    ) -> anyhow::Result<()> {
+        let plans = plan_pools(&self.config);
+        let starts = plans.iter().map(|plan| {
+            let settings = plan.settings(&self.config, children);
+            Pool::start(runtime, settings, self.events.handle.clone(), &self.logger)
+        });
+        let mut pools = BTreeMap::new();
+        for (plan, started) in plans.iter().zip(join_all(starts).await) {
+            let pool = started.context("Failed to create triggers")?;
+            self.pools.push(pool.clone());
+            pools.insert(plan.name.clone(), pool);
+        }
+        readiness.watch(pools.iter().map(|(name, pool)| (name.clone(), pool.status().clone())).collect());
+        let bodies = BodyBudget::new(self.config.env.body_bytes_in_flight_max);
+        let (mut sources, mut views, mut built) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, trigger) in self.config.function.triggers.iter().enumerate() {
+            let pool = &pools[pool_name(trigger)];
+            let info = Arc::new(TriggerInfo {
+                index: index as u16,
+                class: "sync",
+                kind: trigger.kind.name().to_owned(),
+                name: trigger.name.clone(),
+            });
+            let counters = Arc::new(TriggerCounters::default());
+            let cx = TriggerContext {
+                info: info.clone(),
+                events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout),
+                bodies: bodies.clone(),
+                shutdown: self.shutdown.clone(),
+                logger: self.logger.child(&info.kind),
+            };
+            let _entered = self.events.handle.enter();
+            built.push(trigger::build(trigger, cx).context("Failed to start trigger")?);
+            views.push(view(trigger, &self.config, &counters, pool));
+            sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
+        }
+        self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
+        self.start_side_servers(views, sources);
+        Ok(())
+    }
+
+    fn start_side_servers(&self, views: Vec<TriggerView>, sources: Vec<Source>) {
+        if let Some(address) = &self.config.platform.web_admin {
+            let started = self.admin.web_admin(address, views);
+            drop(side_server(started, "web admin", "webAdmin.listenAddress", address, SideServers::Optional, &self.logger));
+        }
+        let exposition = Arc::new(Exposition::new(&self.config.function, sources, self.logger.clone()));
+        for sink in &self.config.platform.metric_sinks {
+            match &sink.kind {
+                MetricSinkKind::PrometheusPull { listen } => {
+                    let started = self.admin.metrics(listen, exposition.clone(), &sink.instance);
+                    let key = format!("metrics.sinks.{}.url", sink.name);
+                    drop(side_server(started, "metrics", &key, listen, SideServers::Optional, &self.logger));
+                }
+                MetricSinkKind::PrometheusPush { .. } => {
+                    let fields = fields! {"sink" => sink.name};
+                    self.logger.warn("Metric sinks of kind prometheusPush are not served by this build yet", fields);
+                }
+            }
+        }
+        if self.config.platform.metric_sinks.is_empty() {
+            self.logger.warn("No metric sinks configured, metrics will not be published", fields! {});
+        }
+    }
+
+    /// Addresses of the HTTP triggers.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.config.function.triggers.iter().filter_map(|trigger| match &trigger.kind {
+            TriggerKind::Http(http) => Some(http.listen.as_str()),
+            TriggerKind::Unsupported(_) => None,
+        })
+    }
+
+    /// The logger.
+    pub fn logger(&self) -> &Logger {
+        &self.logger
+    }
+
+    /// Stops: nothing accepted is lost, and it takes no longer than that. `hurry`: whoever asks again.
+    pub async fn drain(mut self, hurry: CancellationToken) {
+        self.shutdown.draining.cancel();
+        let limit = self.config.function.triggers.iter().map(|trigger| trigger.termination_timeout).max();
+        let limit = limit.unwrap_or(Duration::from_secs(10));
+        let drained = tokio::select! {
+            drained = self.drain_steps(limit) => drained,
+            () = hurry.cancelled() => false,
+        };
+        if !drained {
+            self.logger.warn("Stopping before everything has ended", fields! {});
+        }
+        self.shutdown.kill.cancel();
+        self.logger.info("All triggers are terminated", fields! {});
+        self.logger.info("Processor quitting", fields! {});
+        self.admin.stop();
+        self.events.stop.cancel();
+        self.logger.writer().flush(LAST_MOMENTS);
+    }
+
+    /// False: time ran out.
+    async fn drain_steps(&mut self, limit: Duration) -> bool {
+        let linger = self.config.env.drain_linger.unwrap_or(match self.config.platform.kind {
+            PlatformKind::Kube => KUBE_LINGER,
+            PlatformKind::Local => Duration::ZERO,
+        });
+        tokio::time::sleep(linger).await;
+        self.shutdown.closing.cancel();
+        let triggers = std::mem::take(&mut self.triggers);
+        let finish = async {
+            for trigger in triggers {
+                drop(trigger.await); // One that panicked has nothing left to wait for.
+            }
+            self.pools.iter().for_each(|pool| pool.close());
+            for pool in &self.pools {
+                pool.drained().await;
+            }
+        };
+        let finished = tokio::time::timeout(limit, finish).await.is_ok();
+        join_all(self.pools.iter().map(|pool| pool.stop())).await;
+        finished
+    }
+
+    /// A start that failed leaves nothing behind.
+    async fn abandon(self) {
+        let stops = join_all(self.pools.iter().map(|pool| pool.stop()));
+        drop(tokio::time::timeout(LAST_MOMENTS, stops).await);
+        self.admin.stop();
+        self.events.stop.cancel();
+    }
+}
+
+/// A side server that could not be started: an error, or a line in the log.
+fn side_server(
+    started: std::io::Result<()>,
+    name: &str,
+    key: &str,
+    address: &str,
+    side: SideServers,
+    logger: &Logger,
+) -> anyhow::Result<()> {
+    let Err(error) = started else { return Ok(()) };
+    let message = format!("cannot listen on {address} for {name}: {error}; free the port or change {key}");
+    if side == SideServers::Required {
+        return Err(anyhow::anyhow!(message).context("Failed to start the side servers"));
+    }
+    logger.error("Side server does not run", fields! {"err" => message});
+    Ok(())
+}
+
+/// The threads that run triggers, connections and in-process handlers.
+struct EventThreads {
+    handle: Handle,
+    stop: CancellationToken,
+}
+
+impl EventThreads {
+    /// In-process handlers may block their threads: as many as calls, and some to spare. Shims need one thread; a
+    /// second one only costs wake-ups.
+    fn start(runtime: &Runtime, config: &Config) -> std::io::Result<Self> {
+        let stop = CancellationToken::new();
+        let mut builder = match runtime {
+            Runtime::InProcess(_) => {
+                let workers: usize = config.function.triggers.iter().map(|trigger| trigger.workers).sum();
+                // Calls that do not return keep their threads.
+                let stuck = config.function.event_timeout.map_or(0, |_| config.env.stuck_threads_max);
+                let mut builder = Builder::new_multi_thread();
+                builder.worker_threads(workers.min(CALLS_MAX) + SPARE_THREADS + stuck).thread_stack_size(STACK_BYTES);
+                builder
+            }
+            Runtime::Shim(..) => Builder::new_current_thread(),
+        };
+        let runtime = builder.enable_all().thread_name("events").build()?;
+        let handle = runtime.handle().clone();
+        let end = stop.clone();
+        let main = move || {
+            runtime.block_on(end.cancelled());
+            runtime.shutdown_background(); // Calls that do not return are not waited for.
+        };
+        std::thread::Builder::new().name("events".into()).spawn(main)?;
+        Ok(Self { handle, stop })
+    }
+}
+
+/// One pool to start: of a trigger, or of all triggers that share an allocator.
+struct PoolPlan<'a> {
+    name: String,
+    shared: bool,
+    trigger: &'a config::Trigger,
+}
+
+fn pool_name(trigger: &config::Trigger) -> &str {
+    trigger.allocator.as_deref().unwrap_or(&trigger.name)
+}
+
+fn plan_pools(config: &Config) -> Vec<PoolPlan<'_>> {
+    let mut plans: Vec<PoolPlan<'_>> = Vec::new();
+    for trigger in &config.function.triggers {
+        let (name, shared) = (pool_name(trigger).to_owned(), trigger.allocator.is_some());
+        if !plans.iter().any(|plan| plan.name == name && plan.shared && shared) {
+            plans.push(PoolPlan { name, shared, trigger });
+        }
+    }
+    plans
+}
+
+impl PoolPlan<'_> {
+    fn settings(&self, config: &Config, children: &Children) -> pool::Settings {
+        let (function, env) = (&config.function, &config.env);
+        let in_flight_per_worker = match &self.trigger.kind {
+            TriggerKind::Http(http) => http.in_flight_per_worker,
+            TriggerKind::Unsupported(_) => 1,
+        };
+        let default_start = function.readiness_timeout.unwrap_or_default().max(START_TIMEOUT);
+        pool::Settings {
+            trigger_kind: if self.shared { String::new() } else { self.trigger.kind.name().to_owned() },
+            name: self.name.clone(),
+            workers: self.trigger.workers,
+            event_timeout: function.event_timeout,
+            termination_timeout: self.trigger.termination_timeout,
+            in_flight_per_worker,
+            ahead_max: env.shim_prefetch.unwrap_or(AHEAD_MAX),
+            start_timeout: env.worker_start_timeout.unwrap_or(default_start),
+            waiting_max: env.waiting_events_max,
+            stuck_max: env.stuck_threads_max,
+            init: init_settings(config, self.trigger),
+            children: children.clone(),
+        }
+    }
+}
+
+/// What every shim worker of a pool is told at its start.
+fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static str, String)> {
+    let (function, env) = (&config.function, &config.env);
+    let lowest = function.log_sinks.iter().map(|sink| sink.level as u8).min().unwrap_or(0);
+    let mut init = vec![
+        ("handler", function.handler.clone()),
+        ("function_name", function.name.clone()),
+        ("function_version", function.version.to_string()),
+        ("function_description", function.description.clone()),
+        ("project", function.project.clone()),
+        ("namespace", function.namespace.clone()),
+        ("platform_kind", if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned()),
+        ("decode_strings", u8::from(env.python_decode_strings).to_string()),
+        ("log_level", lowest.to_string()),
+        ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
+        ("handler_dir", env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned())),
+        ("triggers", function.triggers.len().to_string()),
+    ];
+    for (index, trigger) in function.triggers.iter().enumerate() {
+        // The names are few and last as long as the process.
+        let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
+        init.push((name("kind"), trigger.kind.name().to_owned()));
+        init.push((name("name"), trigger.name.clone()));
+    }
+    init
+}
+
+fn view(
+    trigger: &config::Trigger,
+    config: &Config,
+    counters: &Arc<TriggerCounters>,
+    pool: &Arc<Pool>,
+) -> TriggerView {
+    let function = &config.function;
+    let mut configuration = serde_json::json!({
+        "class": "sync",
+        "kind": trigger.kind.name(),
+        "name": trigger.name,
+        "numWorkers": trigger.workers,
+        "workerTerminationTimeout": config::duration::format(trigger.termination_timeout),
+        "workerAvailabilityTimeoutMilliseconds": trigger.availability_timeout.as_millis() as u64,
+        "RuntimeConfiguration": {
+            "metadata": {"name": function.name, "namespace": function.namespace},
+            "TriggerName": trigger.name,
+            "TriggerKind": trigger.kind.name(),
+            "runtime": runtime_name(function.runtime),
+        },
+    });
+    if let TriggerKind::Http(http) = &trigger.kind {
+        configuration["url"] = http.listen.as_str().into();
+        configuration["readBufferSize"] = http.head_bytes_max.into();
+        configuration["maxRequestBodySize"] = http.body_bytes_max.into();
+        configuration["reduceMemoryUsage"] = http.reduce_memory.into();
+    }
+    TriggerView {
+        name: trigger.name.clone(),
+        configuration,
+        counters: counters.clone(),
+        pool: pool.counters().clone(),
+        status: pool.status().clone(),
+    }
+}
+
+/// All results, in order; the futures run side by side.
+async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut pending = false;
+        for (future, result) in &mut running {
+            if result.is_none() {
+                match future.as_mut().poll(cx) {
+                    std::task::Poll::Ready(value) => *result = Some(value),
+                    std::task::Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, result)| result).collect()
+}

@@ -1,0 +1,240 @@
+//! `processor dev`: one handler file, no configuration files. It makes a [`Config`], runs it, and starts over when a
+//! source changes.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use crate::app::{App, SideServers};
+use crate::cli::Dev;
+use crate::config::{Config, Env, LogEncoding, RuntimeKind};
+use crate::fields;
+use crate::logging::sink::Writer;
+use crate::reaper::Children;
+use crate::run::{self, Stops};
+
+/// How often sources are looked at.
+const LOOK: Duration = Duration::from_millis(300);
+/// A source folder with more files is not watched beyond these.
+const FILES_MAX: usize = 2000;
+/// Folders that hold no sources of the user's.
+const SKIPPED: &[&str] = &["__pycache__", "node_modules", "target", "venv"];
+
+/// Runs the handler until it is told to stop.
+pub fn run(arguments: &Dev) -> ExitCode {
+    let outcome = config(arguments).and_then(|config| {
+        let runtime = run::runtime()?;
+        runtime.block_on(serve(arguments, config))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("processor dev: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The configuration that a handler file amounts to.
+fn config(arguments: &Dev) -> anyhow::Result<Config> {
+    let mut env = Env::from_process().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let Some(file) = &arguments.file else {
+        return Ok(dress(Config::for_handler(RuntimeKind::Builtin, "", &arguments.listen, arguments.workers, env)));
+    };
+    anyhow::ensure!(file.is_file(), "{} is not a file; give the handler's source or library", file.display());
+    let file = file.canonicalize()?;
+    let runtime = arguments.runtime.map_or_else(|| guess_runtime(&file), Ok)?;
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let handler = match runtime {
+        RuntimeKind::Golang => {
+            env.golang_plugin = Some(file.clone());
+            arguments.handler.clone().unwrap_or_default()
+        }
+        _ => {
+            env.python_path.get_or_insert_with(|| folder.display().to_string());
+            format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
+        }
+    };
+    let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
+    config.function.name = stem.into_owned();
+    Ok(dress(config))
+}
+
+/// Readable logs for people, JSON for pipes.
+fn dress(mut config: Config) -> Config {
+    if !std::io::stdout().is_terminal() {
+        for sink in &mut config.function.log_sinks {
+            sink.encoding = LogEncoding::Json {
+                time_field: "time".to_owned(),
+                time_iso8601: true,
+                group: String::new(),
+                flattened: false,
+            };
+        }
+    }
+    config
+}
+
+fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
+    let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let shown = file.display();
+    match ending.as_str() {
+        "py" => Ok(RuntimeKind::Python),
+        "so" => Ok(RuntimeKind::Golang),
+        "c" | "cc" | "cpp" | "cxx" | "rs" | "go" => {
+            anyhow::bail!("{shown} is source of a compiled handler: build it into a handler.so and give that file")
+        }
+        "js" | "mjs" | "cjs" | "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
+            anyhow::bail!("{shown}: this build cannot serve .{ending} handlers yet; it serves .py and .so")
+        }
+        _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
+    }
+}
+
+async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
+    let mut stops = Stops::new()?;
+    let writer = Writer::start()?;
+    let children = Children::default();
+    let watched = Watched::new(arguments.file.as_deref());
+    let started = tokio::select! {
+        started = App::start(config, writer, SideServers::Optional, &children) => started,
+        _ = stops.next() => return Ok(()),
+    };
+    let app = match started {
+        Ok(app) => app,
+        Err(error) if watched.file.is_none() => return Err(error),
+        Err(error) => {
+            run::print_error(&error);
+            say("The handler did not start; waiting for its source to change (Ctrl-C ends)");
+            tokio::select! {
+                _ = stops.next() => return Ok(()),
+                changed = watched.changed() => return restart(&changed),
+            }
+        }
+    };
+    greet(&app);
+    tokio::select! {
+        name = stops.next() => {
+            app.logger().warn("Got system signal", fields! {"signal" => name});
+            run::drain(app, stops).await;
+            Ok(())
+        }
+        changed = watched.changed() => {
+            run::drain(app, stops).await;
+            restart(&changed)
+        }
+    }
+}
+
+/// Tells a person what to do next.
+fn greet(app: &App) {
+    for address in app.addresses() {
+        let address = match address.strip_prefix(':') {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => address.to_owned(),
+        };
+        say(&format!("\nHandler answers at http://{address}\nTry: curl -i http://{address}/ -d 'hello'\n"));
+    }
+}
+
+/// A new program in the place of this one: compiled handlers cannot be loaded twice.
+fn restart(changed: &Path) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt;
+    say(&format!("{} has changed, starting again", changed.display()));
+    let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+    Err(anyhow::anyhow!("cannot start again: {error}"))
+}
+
+/// For people: standard error keeps standard output clean for records.
+fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").unwrap_or_default(); // Nobody reads it then.
+}
+
+/// The sources of a handler.
+struct Watched {
+    file: Option<PathBuf>,
+    seen: Vec<(PathBuf, SystemTime)>,
+}
+
+impl Watched {
+    fn new(file: Option<&Path>) -> Self {
+        let file = file.map(Path::to_owned);
+        let seen = file.as_deref().map(sources).unwrap_or_default();
+        Self { file, seen }
+    }
+
+    /// Waits until a source changes, appears or disappears; without a file, for ever.
+    async fn changed(&self) -> PathBuf {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = sources(file);
+            if let Some(changed) = difference(&self.seen, &now) {
+                return changed;
+            }
+        }
+    }
+}
+
+fn difference(before: &[(PathBuf, SystemTime)], now: &[(PathBuf, SystemTime)]) -> Option<PathBuf> {
+    let added = now.iter().find(|source| !before.contains(source));
+    let removed = || before.iter().find(|(path, _)| !now.iter().any(|(other, _)| other == path));
+    added.or_else(removed).map(|(path, _)| path.clone())
+}
+
+/// The handler's file and its neighbours with the same ending, with the times they changed.
+fn sources(file: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut found = Vec::new();
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            if name.starts_with('.') || SKIPPED.contains(&name.as_ref()) || found.len() >= FILES_MAX {
+                continue;
+            }
+            let Ok(kind) = entry.metadata() else { continue };
+            if kind.is_dir() {
+                folders.push(path);
+            } else if path.extension() == file.extension()
+                && let Ok(time) = kind.modified()
+            {
+                found.push((path, time));
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_tells_the_runtime_or_what_to_do() {
+        assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
+        assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
+        for (file, expected) in [("a.c", "build it"), ("a.js", "cannot serve .js"), ("a", "say --runtime")] {
+            let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn changes_additions_and_removals_of_sources_are_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, other) = (folder.path().join("main.py"), folder.path().join("other.py"));
+        std::fs::write(&main, "1").unwrap();
+        let before = sources(&main);
+        std::fs::write(folder.path().join("data.txt"), "1").unwrap();
+        assert_eq!(difference(&before, &sources(&main)), None);
+        std::fs::write(&other, "1").unwrap();
+        let both = sources(&main);
+        assert_eq!(difference(&before, &both), Some(other.clone()));
+        std::fs::remove_file(&other).unwrap();
+        assert_eq!(difference(&both, &sources(&main)), Some(other));
+    }
+}

@@ -1,0 +1,61 @@
+//! The duty of process 1: reap children that nobody here started. A shim's status must never be taken from its
+//! owner, so only processes that are not in [`Children`] are reaped.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The processes that have an owner. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Children(Arc<Mutex<HashSet<i32>>>);
+
+impl Children {
+    /// Spawns with `spawn` and enters the pid it returns, so that nobody reaps the child in between.
+    pub fn adopt<T, E>(&self, spawn: impl FnOnce() -> Result<(i32, T), E>) -> Result<(i32, T), E> {
+        let mut owned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pid, value) = spawn()?;
+        owned.insert(pid);
+        Ok((pid, value))
+    }
+
+    /// The owner has its status.
+    pub fn release(&self, pid: i32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+    }
+
+    fn reap_others(&self) {
+        let owned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for pid in children() {
+            if !owned.contains(&pid)
+                && let Some(pid) = Pid::from_raw(pid)
+            {
+                // Not ended yet, or gone by now: nothing to do.
+                waitpid(Some(pid), WaitOptions::NOHANG).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// Reaps strangers whenever a child ends. Returns at once unless we are process 1.
+pub async fn run(children: Children) {
+    if std::process::id() != 1 {
+        return;
+    }
+    let Ok(mut ended) = signal(SignalKind::child()) else { return };
+    children.reap_others();
+    while ended.recv().await.is_some() {
+        children.reap_others();
+    }
+}
+
+/// The pids of all our children.
+fn children() -> Vec<i32> {
+    let mut pids = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        pids.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    pids
+}

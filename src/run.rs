@@ -1,0 +1,113 @@
+//! One run of the processor, from configuration files to exit code: signals from the first moment on, errors in the
+//! form that other programs look for.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, SideServers};
+use crate::config::{self, Config, ConfigError, Env};
+use crate::fields;
+use crate::logging::sink::Writer;
+use crate::reaper::Children;
+
+/// Runs the function of the given files until it is told to stop.
+pub fn run(function: &Path, platform: &Path) -> ExitCode {
+    let config = match Env::from_process().and_then(|env| Config::load(function, platform, env)) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let outcome = runtime().and_then(|runtime| runtime.block_on(serve(config)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The runtime of this thread: signals, keepers, processes. Events have threads of their own.
+///
+/// # Errors
+/// It cannot be made.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut stops = Stops::new()?;
+    let writer = Writer::start()?;
+    let children = Children::default();
+    let app = tokio::select! {
+        app = App::start(config, writer, SideServers::Required, &children) => app?,
+        // Children end with us.
+        _ = stops.next() => return Ok(()),
+    };
+    let name = stops.next().await;
+    app.logger().warn("Got system signal", fields! {"signal" => name});
+    drain(app, stops).await;
+    Ok(())
+}
+
+/// Drains; a second signal shortens it.
+pub async fn drain(app: App, mut stops: Stops) {
+    let hurry = CancellationToken::new();
+    let again = hurry.clone();
+    let listening = tokio::spawn(async move {
+        stops.next().await;
+        again.cancel();
+    });
+    app.drain(hurry).await;
+    listening.abort();
+}
+
+/// The signals that ask for a stop.
+pub struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+    abort: Signal,
+}
+
+impl Stops {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            abort: signal(SignalKind::from_raw(libc::SIGABRT))?,
+        })
+    }
+
+    /// The name of the next one, as the reference logs it.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "terminated",
+            _ = self.interrupt.recv() => "interrupt",
+            _ = self.abort.recv() => "aborted",
+        }
+    }
+}
+
+/// A configuration that cannot be used: exit code 1 and why.
+pub fn refuse(error: &ConfigError) -> ExitCode {
+    write_stderr(&config::report(error));
+    ExitCode::FAILURE
+}
+
+/// A start that failed, root first, in the form that the platform shows to people.
+pub fn print_error(error: &anyhow::Error) {
+    let mut chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    chain.reverse();
+    write_stderr(&config::report::print_out(&chain, ""));
+}
+
+fn write_stderr(text: &str) {
+    std::io::stderr().write_all(text.as_bytes()).unwrap_or_default(); // Nowhere else to say it.
+}

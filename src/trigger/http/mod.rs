@@ -1,0 +1,115 @@
+//! The HTTP trigger: the order of decisions for one request. Reading it is [`request`]'s business, answering
+//! [`response`]'s.
+
+mod cors;
+mod request;
+mod response;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, header};
+use hyper::body::Incoming;
+
+use super::{Trigger, TriggerContext, TriggerError};
+use crate::config::HttpTrigger;
+use crate::net::{Activity, Limits, Phase, Server, bind};
+use request::Refusal;
+use response::{Answer, HttpBody};
+
+/// Paths that start like this answer probes without a worker.
+const HEALTH_PATH: &[u8] = b"/__internal/health";
+/// Time for a head, and longest time without progress on a body or an answer.
+const STALL: Duration = Duration::from_secs(60);
+
+struct Http {
+    cx: TriggerContext,
+    config: HttpTrigger,
+}
+
+/// Binds the address; serves nothing yet.
+pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger, TriggerError> {
+    let failed = |error| TriggerError::Bind {
+        trigger: cx.info.name.clone(),
+        address: config.listen.clone(),
+        error,
+    };
+    let listener = bind(&config.listen).map_err(failed)?;
+    let limits = Limits { head_bytes_max: config.head_bytes_max, stall: STALL };
+    let info = cx.info.clone();
+    let shutdown = cx.shutdown.clone();
+    let http = Arc::new(Http { cx, config: config.clone() });
+    if http.config.cors.as_ref().is_some_and(|cors| cors.allow_credentials && cors.allows_any_origin()) {
+        let message = "CORS allows credentials from every origin, because allowOrigins holds *";
+        http.cx.logger.warn(message, crate::fields! {"trigger" => info.name});
+    }
+    let service = {
+        let http = http.clone();
+        move |request, activity: Arc<Activity>| {
+            let http = http.clone();
+            async move { http.handle(request, &activity).await }
+        }
+    };
+    let server = Server::new(listener, limits, service).map_err(|error| TriggerError::Bind {
+        trigger: info.name.clone(),
+        address: config.listen.clone(),
+        error,
+    })?;
+    Ok(Trigger { info, task: Box::pin(server.run(shutdown)) })
+}
+
+impl Http {
+    async fn handle(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> http::Response<HttpBody> {
+        activity.set_phase(Phase::Service);
+        let mut answer = self.answer(request, activity).await;
+        if activity.answer_closes() {
+            answer.close();
+        }
+        let streamed = answer.is_streamed();
+        activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
+        answer.finish(streamed.then(|| activity.clone()))
+    }
+
+    async fn answer(&self, request: http::Request<Incoming>, activity: &Activity) -> Answer {
+        let (mut parts, body) = request.into_parts();
+        let mut answer = Answer::to(&parts);
+        if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(&parts)) {
+            let accepted = cors::preflight(cors, &parts, &mut answer);
+            self.cx.events.count(accepted);
+            return answer;
+        }
+        let path = request::decoded_path(&parts.uri);
+        if path.as_deref().unwrap_or(parts.uri.path().as_bytes()).starts_with(HEALTH_PATH) {
+            return if self.cx.shutdown.draining.is_cancelled() { answer.status(503) } else { answer };
+        }
+        if let Some(cors) = &self.config.cors
+            && !cors::admit(cors, &parts, &mut answer)
+        {
+            self.cx.events.count(false);
+            return answer.status(403);
+        }
+        let logs = request::log_buffer(&parts.headers, &self.cx.info.name);
+        answer.logs.clone_from(&logs);
+        activity.set_phase(Phase::Body);
+        let body = request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies).await;
+        activity.set_phase(Phase::Service);
+        match body {
+            Ok(body) => {
+                let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                let reply = self.cx.events.submit(event).await;
+                answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
+            }
+            Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),
+            Err(Refusal::NoRoom) => answer.no_room(),
+            Err(Refusal::Broken) => answer.malformed(),
+        }
+    }
+}
+
+/// Whether a request's method never has a body of its own accord: no `Content-Length: 0` is shown for it.
+fn bodiless(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+/// The header of requests for logs, and of answers with them.
+const LOG_LEVEL: header::HeaderName = header::HeaderName::from_static("x-nuclio-log-level");

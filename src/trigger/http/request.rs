@@ -1,0 +1,242 @@
+//! From a request to an [`Event`]: limits, path, headers, body. Copies nothing that hyper already holds.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::{LOG_LEVEL, bodiless};
+use crate::config::Level;
+use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, decode_escape};
+use crate::logging::LogBuffer;
+
+/// Why a request gets no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its body is over the limit.
+    TooLarge,
+    /// All bodies together would be.
+    NoRoom,
+    /// Its body cannot be read.
+    Broken,
+}
+
+/// The path as handlers see it, where that differs from the one in the target: escapes decoded once, then double
+/// slashes and dot segments removed.
+pub(super) fn decoded_path(uri: &Uri) -> Option<Box<[u8]>> {
+    let raw = uri.path().as_bytes();
+    let plain = raw.first() == Some(&b'/')
+        && !raw.contains(&b'%')
+        && !raw.windows(2).any(|pair| matches!(pair, b"//" | b"/."));
+    if plain { None } else { Some(clean(&unescape(raw)).into()) }
+}
+
+fn unescape(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + 1);
+    if raw.first() != Some(&b'/') {
+        out.push(b'/');
+    }
+    let mut rest = raw;
+    while let [first, tail @ ..] = rest {
+        match decode_escape(rest) {
+            Some(byte) if *first == b'%' => {
+                out.push(byte);
+                rest = &rest[3..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// Removes empty segments, `.` segments that are not the last, and `..` segments with the one before them.
+// compat: a trailing `/.` stays, a trailing `/..` leaves a slash, as in the Go processor.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let mut out: Vec<&[u8]> = Vec::new();
+    let mut segments = path.split(|byte| *byte == b'/').skip(1).peekable();
+    let mut slash_at_end = false;
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        slash_at_end = last && matches!(segment, b"" | b"..");
+        match segment {
+            b"" => {}
+            b"." if !last => {}
+            b".." => drop(out.pop()),
+            segment => out.push(segment),
+        }
+    }
+    let mut joined = Vec::with_capacity(path.len());
+    for segment in out {
+        joined.push(b'/');
+        joined.extend_from_slice(segment);
+    }
+    if slash_at_end || joined.is_empty() {
+        joined.push(b'/');
+    }
+    joined
+}
+
+/// What the caller asked to be told of the handler's log.
+pub(super) fn log_buffer(headers: &HeaderMap, trigger: &str) -> Option<Arc<LogBuffer>> {
+    let wanted = headers.get(LOG_LEVEL)?.as_bytes();
+    let level = match wanted.to_ascii_lowercase().as_slice() {
+        b"" => return None,
+        b"info" => Level::Info,
+        b"warn" | b"warning" => Level::Warn,
+        b"error" | b"dpanic" | b"panic" | b"fatal" => Level::Error,
+        _ => Level::Debug,
+    };
+    Some(Arc::new(LogBuffer::new(level, trigger)))
+}
+
+/// Reads the whole body; trailers join the headers.
+///
+/// # Errors
+/// See [`Refusal`]. Nothing is read of a body that is announced too large, so a client that asked first
+/// (`Expect: 100-continue`) need not send it.
+pub(super) async fn read_body(
+    parts: &mut Parts,
+    mut body: Incoming,
+    bytes_max: usize,
+    budget: &BodyBudget,
+) -> Result<EventBody, Refusal> {
+    let mut read = EventBody::none();
+    if body.is_end_stream() {
+        return Ok(read);
+    }
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
+        return Err(Refusal::TooLarge);
+    }
+    let announced = announced.unwrap_or(0) as usize;
+    let mut permit = budget.take(announced).ok_or(Refusal::NoRoom)?;
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        match frame.map_err(|_| Refusal::Broken)?.into_data() {
+            Ok(piece) => {
+                if read.len() + piece.len() > bytes_max {
+                    return Err(Refusal::TooLarge);
+                }
+                grow(&mut permit, budget, announced, read.len(), piece.len())?;
+                read.push(piece);
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    parts.headers.extend(trailers);
+                }
+            }
+        }
+    }
+    read.finish();
+    read.present = !read.is_empty();
+    read.permit = Some(permit);
+    Ok(read)
+}
+
+/// A body that was not announced takes its room as it comes.
+fn grow(permit: &mut BodyPermit, budget: &BodyBudget, announced: usize, read: usize, more: usize) -> Result<(), Refusal> {
+    let excess = (read + more).saturating_sub(announced.max(read));
+    if excess > 0 {
+        permit.join(budget.take(excess).ok_or(Refusal::NoRoom)?);
+    }
+    Ok(())
+}
+
+/// The event of a request that has been read.
+pub(super) fn event(
+    mut parts: Parts,
+    path: Option<Box<[u8]>>,
+    body: EventBody,
+    log_buffer: Option<Arc<LogBuffer>>,
+    trigger: Arc<TriggerInfo>,
+) -> Box<Event> {
+    tidy_headers(&mut parts);
+    Box::new(Event {
+        id: EventId::random(),
+        trigger,
+        timestamp: SystemTime::now(),
+        target: Target::Http { method: parts.method, uri: parts.uri, path },
+        header_map: parts.headers,
+        body,
+        log_buffer,
+        extra: None,
+    })
+}
+
+/// Cookies become one header; a missing length is shown as 0 where a body could have been.
+fn tidy_headers(parts: &mut Parts) {
+    let headers = &mut parts.headers;
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
+    let unframed = !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    if unframed && !bodiless(&parts.method) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_path(raw: &str, expected: &str) {
+        let uri: Uri = raw.parse().unwrap();
+        let path = decoded_path(&uri);
+        let path = path.as_deref().unwrap_or(uri.path().as_bytes());
+        assert_eq!(String::from_utf8_lossy(path), expected, "{raw}");
+    }
+
+    #[test]
+    fn paths_are_decoded_once_and_cleaned() {
+        for (raw, expected) in [
+            ("/", "/"),
+            ("/a/b", "/a/b"),
+            ("/a%20b", "/a b"),
+            ("/a//b///c", "/a/b/c"),
+            ("/a/./b", "/a/b"),
+            ("/a/../b", "/b"),
+            ("/a/b/..", "/a/"),
+            ("/..", "/"),
+            ("/../../a", "/a"),
+            ("/a/.", "/a/."),
+            ("/a/", "/a/"),
+            ("//", "/"),
+            ("/a%2Fb", "/a/b"),
+            ("/a/%2e%2e/b", "/b"),
+            ("/a+b", "/a+b"),
+            ("/a%zz", "/a%zz"),
+            ("/a%2", "/a%2"),
+            ("/%25", "/%"),
+            ("/%2541", "/%41"),
+            ("/a;v=1", "/a;v=1"),
+            ("/.hidden", "/.hidden"),
+            ("/a/..b", "/a/..b"),
+            ("http://h.example/p/q?z=1", "/p/q"),
+            ("*", "/*"),
+        ] {
+            check_path(raw, expected);
+        }
+    }
+
+    #[test]
+    fn the_log_level_is_read_in_any_case_and_unknown_words_mean_debug() {
+        for (value, expected) in
+            [("", None), ("info", Some(Level::Info)), ("WARN", Some(Level::Warn)), ("chatty", Some(Level::Debug))]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOG_LEVEL, value.parse().unwrap());
+            assert_eq!(log_buffer(&headers, "web").map(|buffer| buffer.level()), expected, "{value}");
+        }
+        assert!(log_buffer(&HeaderMap::new(), "web").is_none());
+    }
+}

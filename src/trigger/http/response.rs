@@ -1,0 +1,250 @@
+//! From an answer, or the lack of one, to a response: the only table of status codes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http_body::{Frame, SizeHint};
+
+use crate::event::{Body, HandlerError, Response, header_value};
+use crate::fields;
+use crate::logging::{LogBuffer, Logger};
+use crate::metrics::TriggerCounters;
+use crate::net::{Activity, Phase};
+use crate::queue::{Reply, SubmitError};
+
+const SERVER: HeaderValue = HeaderValue::from_static("nuclio");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+const LOGS: HeaderName = HeaderName::from_static("x-nuclio-logs");
+/// Body of a 408.
+const TIMED_OUT: &str = r#"{"error": "handler timed out"}"#;
+
+/// A response in the making.
+pub(super) struct Answer {
+    status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Body,
+    /// Returned to a caller who asked for them.
+    pub(super) logs: Option<Arc<LogBuffer>>,
+    version: Version,
+    closes: bool,
+}
+
+impl Answer {
+    /// An empty 200.
+    pub(super) fn to(request: &Parts) -> Self {
+        let closes = match request.headers.get(header::CONNECTION) {
+            Some(value) if value.as_bytes().eq_ignore_ascii_case(b"close") => true,
+            Some(value) if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => false,
+            _ => request.version < Version::HTTP_11,
+        };
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+            logs: None,
+            version: request.version,
+            closes,
+        }
+    }
+
+    /// Another status.
+    pub(super) fn status(mut self, status: u16) -> Self {
+        self.set_status(status);
+        self
+    }
+
+    /// Another status.
+    pub(super) fn set_status(&mut self, status: u16) {
+        self.status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    /// The connection ends with this answer.
+    pub(super) fn close(&mut self) {
+        self.closes = true;
+    }
+
+    fn text(mut self, status: StatusCode, text: impl Into<Bytes>) -> Self {
+        self.status = status;
+        self.body = Body::from(text.into());
+        self
+    }
+
+    /// What the handler, or the lack of a worker, makes of it.
+    pub(super) fn reply(self, reply: Reply, counters: &TriggerCounters, logger: &Logger) -> Self {
+        match reply {
+            Ok(response) => self.response(response, counters, logger),
+            Err(SubmitError::NoWorkers) => self.no_room(),
+            Err(SubmitError::Stopping) => self.status(503),
+            Err(SubmitError::Handler(HandlerError::Failed { status, message })) => self.text(status, message),
+            Err(SubmitError::Handler(HandlerError::TimedOut)) => self.text(StatusCode::REQUEST_TIMEOUT, TIMED_OUT),
+            Err(SubmitError::Handler(error @ HandlerError::Lost(_))) => {
+                self.text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
+            Err(SubmitError::Handler(error @ HandlerError::Unsupported)) => {
+                self.text(StatusCode::NOT_IMPLEMENTED, error.to_string())
+            }
+        }
+    }
+
+    fn response(mut self, response: Response, counters: &TriggerCounters, logger: &Logger) -> Self {
+        match response.status {
+            0 => {}
+            200..=999 => self = self.status(response.status),
+            other => {
+                let message = format!("handler answered with status {other}, which is no final HTTP status");
+                logger.warn("Handler's answer cannot be sent", fields! {"err" => message});
+                return self.text(StatusCode::INTERNAL_SERVER_ERROR, message);
+            }
+        }
+        if self.headers.is_empty() {
+            self.headers = response.headers;
+        } else {
+            merge(&mut self.headers, response.headers);
+        }
+        if !self.headers.is_empty() {
+            self.drop_framing();
+        }
+        if let Some(content_type) = response.content_type {
+            self.headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        self.body = response.body;
+        if let Body::Bytes(bytes) = &self.body {
+            counters.response_bytes.count(bytes.len() as u64);
+        } else if matches!(self.body, Body::Empty) {
+            counters.response_bytes.count(0);
+        }
+        self
+    }
+
+    /// Headers that are the server's business, and what asks it to close.
+    fn drop_framing(&mut self) {
+        for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::DATE] {
+            self.headers.remove(name);
+        }
+        let closes = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        if self.headers.get(header::CONNECTION).is_some_and(closes) {
+            self.closes = true;
+        }
+        // Only the trailers' names may be announced, and we send none.
+        if let Some(names) = self.headers.remove(header::TRAILER) {
+            for name in names.as_bytes().split(|byte| *byte == b',') {
+                if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                    self.headers.remove(name);
+                }
+            }
+        }
+    }
+
+    /// A body over the limit.
+    pub(super) fn too_large(mut self, bytes_max: usize) -> Self {
+        self.closes = true;
+        let text = format!("Request body is larger than maxRequestBodySize, which is {bytes_max} bytes");
+        self.text(StatusCode::PAYLOAD_TOO_LARGE, text)
+    }
+
+    /// No worker in time, or too much waits already.
+    pub(super) fn no_room(mut self) -> Self {
+        self.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        self.status(503)
+    }
+
+    /// A body that cannot be read.
+    pub(super) fn malformed(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
+    }
+
+    pub(super) fn is_streamed(&self) -> bool {
+        matches!(self.body, Body::Stream(_))
+    }
+
+    /// The response as hyper sends it. `activity` is told when a streamed body has ended.
+    pub(super) fn finish(mut self, activity: Option<Arc<Activity>>) -> http::Response<HttpBody> {
+        if matches!(self.status.as_u16(), 204 | 304) {
+            self.body = Body::Empty;
+        }
+        if !matches!(self.body, Body::Empty) && !self.headers.contains_key(header::CONTENT_TYPE) {
+            self.headers.insert(header::CONTENT_TYPE, TEXT);
+        }
+        if let Some(logs) = &self.logs {
+            // JSON has no control bytes left, so this cannot fail.
+            self.headers.insert(LOGS, header_value(logs.header().as_bytes()).unwrap_or(HeaderValue::from_static("[]")));
+        }
+        self.headers.entry(header::SERVER).or_insert(SERVER);
+        if self.closes {
+            self.headers.insert(header::CONNECTION, CLOSE);
+        } else if self.version < Version::HTTP_11 {
+            self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+        }
+        let mut response = http::Response::new(HttpBody { body: self.body, activity });
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+/// The handler's headers replace the trigger's of the same name.
+fn merge(headers: &mut HeaderMap, handlers: HeaderMap) {
+    let mut last = None;
+    for (name, value) in handlers {
+        match name {
+            Some(name) => {
+                headers.insert(name.clone(), value);
+                last = Some(name);
+            }
+            None => {
+                if let Some(name) = &last {
+                    headers.append(name.clone(), value);
+                }
+            }
+        }
+    }
+}
+
+/// A body as hyper takes it.
+pub(super) struct HttpBody {
+    body: Body,
+    activity: Option<Arc<Activity>>,
+}
+
+impl http_body::Body for HttpBody {
+    type Data = Bytes;
+    type Error = HandlerError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
+        let this = self.get_mut();
+        if let Body::Stream(stream) = &mut this.body {
+            let piece = std::task::ready!(stream.as_mut().poll_next(cx));
+            return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
+        }
+        match std::mem::take(&mut this.body) {
+            Body::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            _ => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.body, Body::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Body::Empty => SizeHint::with_exact(0),
+            Body::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Body::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for HttpBody {
+    fn drop(&mut self) {
+        if let Some(activity) = &self.activity {
+            activity.set_phase(Phase::Idle);
+        }
+    }
+}
