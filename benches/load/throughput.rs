@@ -26,7 +26,8 @@ pub(crate) fn run(
     function: &Function,
 ) -> Result<Vec<Table>> {
     let bare = Side::start("bare hyper", &Program::BareHyper, function)?;
-    let ours = Side::start("processor", program, function)?;
+    let name_of_ours = if matches!(program, Program::BareHyper) { "bare, again" } else { "processor" };
+    let ours = Side::start(name_of_ours, program, function)?;
     let idle = [bare.server.memory(), ours.server.memory()];
     let mut speed = Table {
         title: format!("{name}: {} worker(s), {}", function.workers, describe(arguments)),
