@@ -1,0 +1,5 @@
+"""The least a Python handler can do."""
+
+
+def handler(context, event):
+    return "hello"

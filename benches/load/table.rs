@@ -1,0 +1,71 @@
+//! Figures into text, and the two sums over samples that every scenario needs.
+
+use std::time::Duration;
+
+/// A title, a header, rows.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) header: Vec<&'static str>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// First column to the left, figures to the right.
+    pub(crate) fn render(&self, markdown: bool) -> String {
+        let header: Vec<String> = self.header.iter().map(ToString::to_string).collect();
+        let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
+        let widths: Vec<usize> = (0..header.len())
+            .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default())
+            .collect();
+        let mut rendered: Vec<String> =
+            lines.iter().map(|line| render_line(line, &widths, markdown)).collect();
+        if markdown {
+            let rule = |(column, _)| if column == 0 { "---" } else { "---:" };
+            let rules: Vec<&str> = widths.iter().enumerate().map(rule).collect();
+            rendered.insert(1, format!("| {} |", rules.join(" | ")));
+        }
+        let title = if markdown { format!("### {}\n", self.title) } else { self.title.clone() };
+        format!("{title}\n{}", rendered.join("\n"))
+    }
+}
+
+fn render_line(cells: &[String], widths: &[usize], markdown: bool) -> String {
+    if markdown {
+        return format!("| {} |", cells.join(" | "));
+    }
+    let padded = cells.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+        0 => format!("  {cell:<width$}"),
+        _ => format!("  {cell:>width$}"),
+    });
+    padded.collect()
+}
+
+/// The value that a share `q` of the samples does not exceed.
+pub(crate) fn percentile(samples: &[f64], q: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
+}
+
+pub(crate) fn median(samples: &[f64]) -> f64 {
+    percentile(samples, 0.5)
+}
+
+/// A figure in whole units; a dash where there was no sample.
+pub(crate) fn whole(figure: f64) -> String {
+    if figure.is_nan() { "–".to_owned() } else { format!("{figure:.0}") }
+}
+
+pub(crate) fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+pub(crate) fn millis(duration: Duration) -> String {
+    format!("{:.1}", duration.as_secs_f64() * 1e3)
+}
+
+pub(crate) fn mebibytes(kib: u64) -> String {
+    format!("{:.1}", kib as f64 / 1024.0)
+}
