@@ -2,6 +2,7 @@
 //! handler libraries.
 //!
 //! Without a compiler a language is left out with a line on stderr.
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -600,4 +601,65 @@ fn go_plugins_are_refused_with_advice() {
     run(&mut command).unwrap();
     let message = refusal(&out);
     assert!(message.contains("-buildmode=plugin"), "{message}");
+}
+
+/// `cargo test --release --test plugin cost -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_call() {
+    let large: &'static [u8] = &LARGE[..16_384];
+    for (language, path) in [("rust", build_rust()), ("c", build_c(&["-O2"])), ("c++", build_cpp())] {
+        let Some(path) = path else { continue };
+        let mut worker = worker(&path);
+        let dropping = (0..2000).map(|_| measure_drop()).min().unwrap();
+        eprintln!("dropping an event with 8 headers: {dropping} ns");
+        for (way, headers, sent) in [
+            ("/empty", 0, &b""[..]),
+            ("/empty", 8, b""),
+            ("/echo", 8, &LARGE[..100]),
+            ("/owned", 8, &LARGE[..100]),
+            ("/echo", 8, large),
+            ("/owned", 8, large),
+        ] {
+            let best = (0..2000).map(|_| measure(&mut worker, way, headers, sent)).min().unwrap();
+            eprintln!("{language} {way} {headers} headers {} bytes: {best} ns per call", sent.len());
+        }
+    }
+}
+
+fn measure_drop() -> u128 {
+    let events: Vec<Event> = (0..32).map(|_| bench_event("/empty", 8, b"")).collect();
+    let start = Instant::now();
+    drop(events);
+    start.elapsed().as_nanos() / 32
+}
+
+/// Nanoseconds per call, over some calls; making the events and dropping the answers is not measured.
+fn measure(worker: &mut Worker, way: &str, headers: usize, sent: &'static [u8]) -> u128 {
+    let events: Vec<Event> = (0..32).map(|_| bench_event(way, headers, sent)).collect();
+    let (count, cancelled) = (events.len() as u128, AtomicU8::new(0));
+    let mut outcomes = Vec::with_capacity(events.len());
+    let start = Instant::now();
+    for event in events {
+        outcomes.push(worker.call(event, &cancelled, None));
+    }
+    start.elapsed().as_nanos() / count
+}
+
+fn bench_event(way: &str, headers: usize, sent: &'static [u8]) -> Event {
+    const NAMES: [&str; 8] = [
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "content-type",
+        "content-length",
+        "x-request-id",
+        "x-forwarded-for",
+    ];
+    let mut event = event(way, sent);
+    for name in &NAMES[..headers] {
+        event.header_map.append(*name, HeaderValue::from_static("some value of a header"));
+    }
+    event
 }
