@@ -149,7 +149,7 @@ fn event(path: &str, body: &'static [u8]) -> Event {
 }
 
 fn call_with(worker: &mut Worker, event: Event, deadline: Deadline) -> CallOutcome {
-    worker.call(event, &AtomicU8::new(0), deadline)
+    worker.call(event, &Arc::new(AtomicU8::new(0)), deadline)
 }
 
 fn call(worker: &mut Worker, path: &str) -> CallOutcome {
@@ -304,7 +304,7 @@ fn plugins_reach_the_processor() {
     let mut asked = event("/describe?a+b=%41&c=d&a", b"");
     asked.header_map.append("x-thing", HeaderValue::from_static("one"));
     asked.header_map.append("x-thing", HeaderValue::from_static("two"));
-    let cancelled = AtomicU8::new(CANCELLED_CLIENT_GONE);
+    let cancelled = Arc::new(AtomicU8::new(CANCELLED_CLIENT_GONE));
     let outcome = worker.call(asked, &cancelled, Some(Instant::now() + Duration::from_secs(1)));
     assert_eq!(
         text(outcome),
@@ -463,6 +463,28 @@ fn workers_run_at_the_same_time() {
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert!(Library::stop(library));
+}
+
+#[test]
+fn handlers_with_a_fixed_thread_are_called_on_it() {
+    let Some(path) = build_c(&["-DTEST_FEATURES=NH_FEATURE_FIXED_THREAD"]) else { return };
+    check_common(&path);
+    check_large_bodies(&path);
+    let library = load(&path);
+    let error = Worker::start(Arc::clone(&library), &worker_id(13), Logger::silent()).unwrap_err();
+    assert!(error.to_string().contains("no worker 13 today"), "{error}");
+    let mut worker = start(&library, 0);
+    let first = text(call(&mut worker, "/thread"));
+    let mut worker = std::thread::spawn(move || {
+        assert_eq!(text(call(&mut worker, "/thread")), first);
+        worker
+    })
+    .join()
+    .unwrap();
+    assert!(worker.control(Control::Drain).is_ok());
+    let (_, mut pull) = stream(call(&mut worker, "/stream"));
+    worker.stop();
+    assert!(pull.next().is_err(), "its worker is gone");
 }
 
 #[test]
@@ -637,7 +659,7 @@ fn measure_drop() -> u128 {
 /// Nanoseconds per call, over some calls; making the events and dropping the answers is not measured.
 fn measure(worker: &mut Worker, way: &str, headers: usize, sent: &'static [u8]) -> u128 {
     let events: Vec<Event> = (0..32).map(|_| bench_event(way, headers, sent)).collect();
-    let (count, cancelled) = (events.len() as u128, AtomicU8::new(0));
+    let (count, cancelled) = (events.len() as u128, Arc::new(AtomicU8::new(0)));
     let mut outcomes = Vec::with_capacity(events.len());
     let start = Instant::now();
     for event in events {
