@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use nuclio_handler::abi;
 
-use super::Library;
 use super::ffi::{self, Answer, Home, RawWorker};
 use super::frame::Frame;
+use super::{CallOutcome, Library, Pull};
 use crate::config::Level;
 use crate::event::{
     Deadline, Event, HandlerError, HeaderFault, Response, WorkerId, append_header, header_value,
@@ -35,14 +35,6 @@ pub(super) struct Direct {
     library: Arc<Library>,
 }
 
-/// What became of an event; as [`super::CallOutcome`].
-pub(super) enum Outcome {
-    Answer(Response),
-    Stream(Response, Pull),
-    Failed(HandlerError),
-    Broken(HandlerError),
-}
-
 impl Direct {
     /// Starts a worker: runs the handler's own initialization.
     pub(super) fn start(library: Arc<Library>, id: &WorkerId, logger: Logger) -> Result<Self, StartError> {
@@ -57,7 +49,7 @@ impl Direct {
     }
 
     /// Calls the handler and waits for it.
-    pub(super) fn call(&mut self, event: Event, cancelled: &AtomicU8, deadline: Deadline) -> Outcome {
+    pub(super) fn call(&mut self, event: Event, cancelled: &AtomicU8, deadline: Deadline) -> CallOutcome {
         let mut frame = self.frame.take().unwrap_or_default();
         frame.load(event, self.clock.nanoseconds(deadline), cancelled);
         let (code, answer) = self.plugin.handle(frame.raw());
@@ -65,7 +57,7 @@ impl Direct {
             (Some(fault), _) => self.broken(&format!("the handler answered with {fault}")),
             (None, abi::OK) => match self.head(&answer) {
                 Ok(head) => return self.answered(head, answer, frame),
-                Err(error) => Outcome::Failed(error),
+                Err(error) => CallOutcome::Failed(error),
             },
             (None, code) => self.failure(code, &answer),
         };
@@ -83,14 +75,14 @@ impl Direct {
         }
     }
 
-    fn answered(&mut self, mut head: Response, answer: Answer, frame: Box<Frame>) -> Outcome {
+    fn answered(&mut self, mut head: Response, answer: Answer, frame: Box<Frame>) -> CallOutcome {
         if answer.has(abi::RESPONSE_STREAM) {
             let library = Arc::clone(&self.library);
-            let pull = Pull { answer, _frame: frame, _library: library, ended: false };
-            return Outcome::Stream(head, pull);
+            let pulled = Pulled { answer, _frame: frame, _library: library, ended: false };
+            return CallOutcome::Stream { head, pull: Pull::new(pulled) };
         }
         head.body = self.body(answer, frame).into();
-        Outcome::Answer(head)
+        CallOutcome::Answer(head)
     }
 
     /// Status, content type and headers of an answer.
@@ -140,28 +132,28 @@ impl Direct {
         self.frame = Some(frame);
     }
 
-    fn failure(&self, code: abi::CallResult, answer: &Answer) -> Outcome {
+    fn failure(&self, code: abi::CallResult, answer: &Answer) -> CallOutcome {
         let message = String::from_utf8_lossy(answer.body()).into_owned();
         match code {
             abi::ERROR => match checked_status(answer) {
-                Ok(status) => Outcome::Failed(HandlerError::Failed {
+                Ok(status) => CallOutcome::Failed(HandlerError::Failed {
                     status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
                     message,
                 }),
-                Err(error) => Outcome::Failed(error),
+                Err(error) => CallOutcome::Failed(error),
             },
             abi::PANIC => {
                 self.home.logger().record(Level::Error, &message, Fields::new(), None);
-                Outcome::Failed(HandlerError::failed(message))
+                CallOutcome::Failed(HandlerError::failed(message))
             }
-            abi::UNSUPPORTED => Outcome::Failed(HandlerError::Unsupported),
+            abi::UNSUPPORTED => CallOutcome::Failed(HandlerError::Unsupported),
             code => self.broken(&format!("the handler returned {code}, which is no result of the ABI")),
         }
     }
 
-    fn broken(&self, message: &str) -> Outcome {
+    fn broken(&self, message: &str) -> CallOutcome {
         self.home.logger().record(Level::Error, message, Fields::new(), None);
-        Outcome::Broken(HandlerError::Lost(message.to_owned()))
+        CallOutcome::Broken(HandlerError::Lost(message.to_owned()))
     }
 
     fn warn_of_header(&self, name: &[u8], fault: HeaderFault) {
@@ -206,7 +198,7 @@ impl AsRef<[u8]> for Kept {
 }
 
 /// The body of a streamed answer.
-pub(super) struct Pull {
+pub(super) struct Pulled {
     // Released in the order of the fields.
     answer: Answer,
     _frame: Box<Frame>,
@@ -214,7 +206,7 @@ pub(super) struct Pull {
     ended: bool,
 }
 
-impl Pull {
+impl Pulled {
     /// The next piece; `None` at the end, and after an error.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, HandlerError> {
         if self.ended {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use nuclio_handler::abi;
 
 use super::Library;
-use super::direct::{self, Direct, Outcome};
+use super::direct::{Direct, Pulled};
 use super::fixed::{Jobs, Thread};
 use crate::event::{Deadline, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
@@ -72,16 +72,15 @@ impl Worker {
     /// siblings); a handler may look at it, nothing else does.
     pub fn call(&mut self, event: Event, cancelled: &Arc<AtomicU8>, deadline: Deadline) -> CallOutcome {
         match &mut self.place {
-            Place::Direct(worker) => {
-                outcome(worker.call(event, cancelled, deadline), |pull| Pulled::Direct(Box::new(pull)))
-            }
+            Place::Direct(worker) => worker.call(event, cancelled, deadline),
             Place::Fixed(thread) => {
-                let cancelled = Arc::clone(cancelled);
-                let called = thread.jobs().run(move |worker| worker.call(event, &cancelled, deadline));
-                match called {
-                    Some(called) => outcome(called, |pull| Pulled::Fixed(Some(pull), thread.jobs().clone())),
-                    None => CallOutcome::Broken(thread_gone()),
+                let (jobs, cancelled) = (thread.jobs(), Arc::clone(cancelled));
+                let called = jobs.run(move |worker| worker.call(event, &cancelled, deadline));
+                let mut outcome = called.unwrap_or_else(|| CallOutcome::Broken(thread_gone()));
+                if let CallOutcome::Stream { pull, .. } = &mut outcome {
+                    pull.jobs = Some(jobs.clone());
                 }
+                outcome
             }
         }
     }
@@ -116,49 +115,44 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// The outcome for callers, who need not know where the call ran.
-fn outcome(outcome: Outcome, pulled: impl FnOnce(direct::Pull) -> Pulled) -> CallOutcome {
-    match outcome {
-        Outcome::Answer(response) => CallOutcome::Answer(response),
-        Outcome::Stream(head, pull) => CallOutcome::Stream { head, pull: Pull(pulled(pull)) },
-        Outcome::Failed(error) => CallOutcome::Failed(error),
-        Outcome::Broken(error) => CallOutcome::Broken(error),
-    }
-}
-
 fn thread_gone() -> HandlerError {
     HandlerError::Lost("the worker's thread is gone".into())
 }
 
 /// The body of a streamed answer. Pulling calls the handler, so the rules of its worker apply: one call at a time.
-pub struct Pull(Pulled);
-
-enum Pulled {
-    Direct(Box<direct::Pull>),
-    /// `None` only while the thread has it.
-    Fixed(Option<direct::Pull>, Jobs),
+pub struct Pull {
+    /// `None` while the worker's thread has it, and after that thread is gone.
+    pulled: Option<Box<Pulled>>,
+    /// Where to pull, if not here.
+    jobs: Option<Jobs>,
 }
 
 impl Pull {
+    pub(super) fn new(pulled: Pulled) -> Self {
+        Self { pulled: Some(Box::new(pulled)), jobs: None }
+    }
+
     /// The next piece; `None` at the end, and after an error. Waits for the handler.
     #[expect(
         clippy::should_implement_trait,
         reason = "an iterator of results would have to be transposed twice"
     )]
     pub fn next(&mut self) -> Result<Option<Bytes>, HandlerError> {
-        match &mut self.0 {
-            Pulled::Direct(pull) => pull.next(),
-            Pulled::Fixed(place, jobs) => {
-                let Some(mut pull) = place.take() else { return Ok(None) };
-                let pulled = jobs.run(move |_| {
-                    let piece = pull.next();
-                    (pull, piece)
-                });
-                let Some((pull, piece)) = pulled else { return Err(thread_gone()) };
-                *place = Some(pull);
-                piece
+        let Some(mut pulled) = self.pulled.take() else { return Ok(None) };
+        let (pulled, piece) = match &self.jobs {
+            None => {
+                let piece = pulled.next();
+                (pulled, piece)
             }
-        }
+            Some(jobs) => jobs
+                .run(move |_| {
+                    let piece = pulled.next();
+                    (pulled, piece)
+                })
+                .ok_or_else(thread_gone)?,
+        };
+        self.pulled = Some(pulled);
+        piece
     }
 }
 
