@@ -90,15 +90,15 @@ fn build_cpp() -> Option<PathBuf> {
 
 fn build_rust() -> Option<PathBuf> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    BUILT
-        .get_or_init(|| {
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handlers");
-            let mut command = Command::new(env!("CARGO"));
-            command.args(["build", "--release", "--quiet", "--manifest-path"]);
-            command.arg(root().join("tests/handlers/rust/Cargo.toml")).arg("--target-dir").arg(&target);
-            run(&mut command).map(|()| target.join("release/libtest_handler.so"))
-        })
-        .clone()
+    BUILT.get_or_init(|| build_crate("tests/handlers/rust", "libtest_handler.so")).clone()
+}
+
+fn build_crate(folder: &str, library: &str) -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handlers");
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--release", "--quiet", "--manifest-path"]);
+    command.arg(root().join(folder).join("Cargo.toml")).arg("--target-dir").arg(&target);
+    run(&mut command).map(|()| target.join("release").join(library))
 }
 
 fn config() -> PluginConfig {
@@ -437,6 +437,38 @@ fn handlers_in_rust_answer() {
     let nested = r#"{"kind": "log", "entries": [{"level": "info", "message": "i", "with": {"n": 5}}],
         "then": {"kind": "sleep", "ms": 1, "then": {"kind": "string", "body": "hi"}}}"#;
     assert_eq!(text(behave(worker, &nested.replace('\n', ""))), "hi");
+}
+
+#[test]
+fn examples_greet() {
+    let include = root().join("runtimes/rust/include");
+    let compile = |compiler: &str, standard: &str, source: &str| {
+        let out = fresh("hello.so");
+        let mut command = Command::new(compiler);
+        command.args([
+            standard,
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+            "-I",
+        ]);
+        command.arg(&include).arg(root().join(source)).arg("-o").arg(&out);
+        run(&mut command).map(|()| out)
+    };
+    let libraries = [
+        compile("cc", "-std=c11", "examples/c/hello/hello.c"),
+        compile("c++", "-std=c++17", "examples/cpp/hello/hello.cpp"),
+        build_crate("examples/rust/hello", "libhello.so"),
+    ];
+    for path in libraries.into_iter().flatten() {
+        let mut worker = worker(&path);
+        let greeting = text(call_with(&mut worker, event("/", b"World"), None));
+        assert!(greeting.starts_with("Hello, World"), "{greeting}");
+    }
 }
 
 #[test]
