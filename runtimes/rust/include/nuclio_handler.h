@@ -45,7 +45,7 @@ typedef struct nh_event {
     nh_str type, type_version, version, topic;
     nh_str body;
     nh_pairs headers;                                  /* names as the trigger gives them; repeated names allowed */
-    int64_t timestamp_ns;                              /* since 1970, UTC */
+    int64_t timestamp_ns;                              /* since 1970, UTC; INT64_MIN: earlier */
     int64_t deadline_ns;                               /* CLOCK_MONOTONIC; 0: none */
     int64_t offset;
     int32_t shard_id, num_shards;

@@ -467,7 +467,6 @@ fn panic_text(panic: Box<dyn Any + Send>) -> String {
         (_, Some(text)) => format!("Caught panic: {text}"),
         _ => "Caught panic".to_owned(),
     };
-    // A payload may panic when it is dropped.
-    std::mem::forget(panic);
+    drop_quietly(panic);
     text
 }

@@ -236,9 +236,9 @@ fn write_extra(extra: &Extra, raw: &mut abi::Event) {
 }
 
 fn nanoseconds(event: &Event) -> i64 {
-    let whole = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     match event.timestamp.duration_since(UNIX_EPOCH) {
-        Ok(since) => whole(since),
-        Err(before) => -whole(before.duration()),
+        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        // What is earlier than the year 1677, such as Go's zero time, becomes the lowest number.
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
     }
 }

@@ -1,10 +1,13 @@
 //! Compiled handlers in our process: a shared library with the handler ABI, loaded once and never unloaded.
 //!
-//! [`Library`] is the loaded handler, [`Worker`] one of its workers. `elf` says what a file is before it is loaded,
-//! `frame` shows an event to the plugin, `ffi` makes the calls. Knows no triggers, pools or threads.
+//! [`Library`] is the loaded handler, [`Worker`] one of its workers, called where the caller is (`direct`) or on a
+//! thread of its own (`fixed`). `elf` says what a file is before it is loaded, `frame` shows an event to the plugin,
+//! `ffi` makes the calls. Knows no triggers and no pools.
 
+mod direct;
 mod elf;
 mod ffi;
+mod fixed;
 mod frame;
 pub mod worker;
 
@@ -110,7 +113,7 @@ impl Library {
         let (table, features) = open(&path)?;
         let instance = ffi::Instance::start(table, config.clone()).map_err(|(code, answer)| {
             let found = format!("the handler library {} failed to start", path.display());
-            StartError::new(found, worker::failure_text(code, &answer))
+            StartError::new(found, direct::failure_text(code, &answer))
         })?;
         Ok(Arc::new(Self {
             instance,

@@ -191,6 +191,12 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
     if (is(path, "/stream-fails")) return stream(response, 1);
     if (is(path, "/crash")) *(volatile int *)0 = 1;
     if (starts(path, "/broken/")) return broken(path, response);
+    if (is(path, "/thread")) {
+        static _Thread_local char here;
+        char *address = self->host->alloc(event, 64, 1);
+        response->body = (nh_str){(const uint8_t *)address, (size_t)snprintf(address, 64, "%p", (void *)&here)};
+        return NH_OK;
+    }
     if (is(path, "/counts")) {
         char *counts = self->host->alloc(event, 64, 1);
         int n = snprintf(counts, 64, "%ld %ld", __atomic_load_n(&made, __ATOMIC_SEQ_CST),
