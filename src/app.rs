@@ -67,7 +67,12 @@ impl App {
     ///
     /// # Errors
     /// What could not be started and what to do about it; nothing is left running then.
-    pub async fn start(config: Config, writer: Writer, side: SideServers, children: &Children) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: Config,
+        writer: Writer,
+        side: SideServers,
+        children: &Children,
+    ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let logger = Logger::new(config.function.log_sinks.clone(), !config.env.no_color, writer);
         let version = serde_json::json!({"label": env!("CARGO_PKG_VERSION"), "os": "linux", "arch": std::env::consts::ARCH});
@@ -89,7 +94,8 @@ impl App {
         tokio::spawn(reaper::run(children.clone()));
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
-        let mut app = Self { config, logger, shutdown, admin, pools: Vec::new(), triggers: Vec::new(), events };
+        let mut app =
+            Self { config, logger, shutdown, admin, pools: Vec::new(), triggers: Vec::new(), events };
         match app.start_triggers(&runtime, &readiness, children).await {
             Ok(()) => {
                 readiness.started();
@@ -152,7 +158,14 @@ impl App {
     fn start_side_servers(&self, views: Vec<TriggerView>, sources: Vec<Source>) {
         if let Some(address) = &self.config.platform.web_admin {
             let started = self.admin.web_admin(address, views);
-            drop(side_server(started, "web admin", "webAdmin.listenAddress", address, SideServers::Optional, &self.logger));
+            drop(side_server(
+                started,
+                "web admin",
+                "webAdmin.listenAddress",
+                address,
+                SideServers::Optional,
+                &self.logger,
+            ));
         }
         let exposition = Arc::new(Exposition::new(&self.config.function, sources, self.logger.clone()));
         for sink in &self.config.platform.metric_sinks {
@@ -164,7 +177,8 @@ impl App {
                 }
                 MetricSinkKind::PrometheusPush { .. } => {
                     let fields = fields! {"sink" => sink.name};
-                    self.logger.warn("Metric sinks of kind prometheusPush are not served by this build yet", fields);
+                    self.logger
+                        .warn("Metric sinks of kind prometheusPush are not served by this build yet", fields);
                 }
             }
         }
@@ -273,7 +287,9 @@ impl EventThreads {
                 // Calls that do not return keep their threads.
                 let stuck = config.function.event_timeout.map_or(0, |_| config.env.stuck_threads_max);
                 let mut builder = Builder::new_multi_thread();
-                builder.worker_threads(workers.min(CALLS_MAX) + SPARE_THREADS + stuck).thread_stack_size(STACK_BYTES);
+                builder
+                    .worker_threads(workers.min(CALLS_MAX) + SPARE_THREADS + stuck)
+                    .thread_stack_size(STACK_BYTES);
                 builder
             }
             Runtime::Shim(..) => Builder::new_current_thread(),
@@ -348,7 +364,10 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
         ("function_description", function.description.clone()),
         ("project", function.project.clone()),
         ("namespace", function.namespace.clone()),
-        ("platform_kind", if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned()),
+        (
+            "platform_kind",
+            if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
+        ),
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),

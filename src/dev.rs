@@ -40,7 +40,13 @@ pub fn run(arguments: &Dev) -> ExitCode {
 fn config(arguments: &Dev) -> anyhow::Result<Config> {
     let mut env = Env::from_process().map_err(|error| anyhow::anyhow!("{error}"))?;
     let Some(file) = &arguments.file else {
-        return Ok(dress(Config::for_handler(RuntimeKind::Builtin, "", &arguments.listen, arguments.workers, env)));
+        return Ok(dress(Config::for_handler(
+            RuntimeKind::Builtin,
+            "",
+            &arguments.listen,
+            arguments.workers,
+            env,
+        )));
     };
     anyhow::ensure!(file.is_file(), "{} is not a file; give the handler's source or library", file.display());
     let file = file.canonicalize()?;
@@ -84,7 +90,9 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "py" => Ok(RuntimeKind::Python),
         "so" => Ok(RuntimeKind::Golang),
         "c" | "cc" | "cpp" | "cxx" | "rs" | "go" => {
-            anyhow::bail!("{shown} is source of a compiled handler: build it into a handler.so and give that file")
+            anyhow::bail!(
+                "{shown} is source of a compiled handler: build it into a handler.so and give that file"
+            )
         }
         "js" | "mjs" | "cjs" | "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
             anyhow::bail!("{shown}: this build cannot serve .{ending} handlers yet; it serves .py and .so")

@@ -92,7 +92,8 @@ impl Logger {
         }
         for (sink, dropped) in self.shared.sinks.iter().zip(&self.shared.dropped) {
             if level >= sink.level {
-                let line = format::line(&sink.encoding, self.shared.color, level, now, &self.name, message, &fields);
+                let line =
+                    format::line(&sink.encoding, self.shared.color, level, now, &self.name, message, &fields);
                 if !self.shared.writer.write(line.into_bytes()) {
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }

@@ -85,8 +85,12 @@ struct State<W> {
 impl<W: PartialEq> Queue<W> {
     /// An empty queue in which at most `waiting_max` events wait.
     pub fn new(counters: Arc<PoolCounters>, waiting_max: usize) -> Self {
-        let state =
-            State { waiting: VecDeque::new(), idle: VecDeque::new(), hungry: VecDeque::new(), next_expiry: None };
+        let state = State {
+            waiting: VecDeque::new(),
+            idle: VecDeque::new(),
+            hungry: VecDeque::new(),
+            next_expiry: None,
+        };
         Self {
             state: Mutex::new(state),
             counters,
@@ -388,7 +392,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_job_that_waited_too_long_is_refused() {
         let queue = Arc::new(queue(0, 9));
-        let expiry = { let queue = queue.clone(); tokio::spawn(async move { queue.expire().await }) };
+        let expiry = {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.expire().await })
+        };
         let (long, mut long_reply) = job("long", 50);
         let (short, short_reply) = job("short", 10);
         queue.admit(long);

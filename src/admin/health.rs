@@ -29,10 +29,13 @@ pub(super) fn page(method: &Method, uri: &Uri, readiness: &Readiness) -> Page {
 }
 
 fn full(key: &str, ok: bool) -> String {
-    let check = |name: &str, ok: bool, wrong: &str| format!("    \"{name}\": \"{}\"", if ok { "OK" } else { wrong });
+    let check =
+        |name: &str, ok: bool, wrong: &str| format!("    \"{name}\": \"{}\"", if ok { "OK" } else { wrong });
     let live = check("processor_liveness", ok || key == "ready", "Processor cannot heal itself");
     match key {
-        "ready" => format!("{{\n{live},\n{}\n}}\n", check("processor_readiness", ok, "Processor not ready yet")),
+        "ready" => {
+            format!("{{\n{live},\n{}\n}}\n", check("processor_readiness", ok, "Processor not ready yet"))
+        }
         _ => format!("{{\n{live}\n}}\n"),
     }
 }
@@ -60,7 +63,8 @@ mod tests {
         check(&readiness, Method::GET, "/ready?full=1", 503, not_yet).await;
         readiness.started();
         check(&readiness, Method::GET, "/ready", 200, "{}\n").await;
-        check(&readiness, Method::GET, "/live?full=1", 200, "{\n    \"processor_liveness\": \"OK\"\n}\n").await;
+        check(&readiness, Method::GET, "/live?full=1", 200, "{\n    \"processor_liveness\": \"OK\"\n}\n")
+            .await;
         check(&readiness, Method::HEAD, "/ready", 405, "method not allowed\n").await;
         check(&readiness, Method::GET, "/ready/", 404, "404 page not found\n").await;
     }

@@ -133,4 +133,3 @@ fn refusal(status: StatusCode, text: &'static str) -> Page {
 fn not_found() -> Page {
     refusal(StatusCode::NOT_FOUND, "404 page not found\n")
 }
-

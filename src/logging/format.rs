@@ -46,14 +46,22 @@ fn write_variables(out: &mut String, fields: &Fields, group: &str, flattened: bo
             append(out, format_args!(",{}:{value}", quote(name)));
         }
     } else if flattened {
-        let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+        let pairs: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
         append(out, format_args!(",{}:{}", quote(group), quote(&pairs.join(" || "))));
     } else {
         append(out, format_args!(",{}:{}", quote(group), Value::Object(fields.clone())));
     }
 }
 
-fn console_line(color: bool, level: Level, time: SystemTime, name: &str, message: &str, fields: &Fields) -> String {
+fn console_line(
+    color: bool,
+    level: Level,
+    time: SystemTime,
+    name: &str,
+    message: &str,
+    fields: &Fields,
+) -> String {
     let (letter, tint) = match level {
         Level::Debug => ('D', "32"),
         Level::Info => ('I', "34"),
@@ -70,7 +78,8 @@ fn console_line(color: bool, level: Level, time: SystemTime, name: &str, message
         format!("{time} ({letter}) {name:>25} {message}")
     };
     if !fields.is_empty() {
-        let pairs: Vec<String> = fields.iter().map(|(name, value)| format!("{}: {value}", quote(name))).collect();
+        let pairs: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{}: {value}", quote(name))).collect();
         append(&mut out, format_args!(" {{{}}}", pairs.join(", ")));
     }
     out.push('\n');

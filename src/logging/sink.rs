@@ -68,7 +68,8 @@ impl Writer {
         queue.try_send(Item::Bytes(stream, bytes)).map_err(|error| {
             self.queued_bytes.fetch_sub(size, Ordering::Relaxed);
             match error {
-                TrySendError::Full(Item::Bytes(_, bytes)) | TrySendError::Disconnected(Item::Bytes(_, bytes)) => bytes,
+                TrySendError::Full(Item::Bytes(_, bytes))
+                | TrySendError::Disconnected(Item::Bytes(_, bytes)) => bytes,
                 _ => Vec::new(),
             }
         })

@@ -152,7 +152,8 @@ impl Histogram {
     /// Counts a number.
     pub fn count(&self, value: u64) {
         // The smallest power of two that is not less than the value: the bucket's upper bound is inclusive.
-        let bucket = value.saturating_sub(1).checked_ilog2().map_or(usize::from(value > 1), |log| log as usize + 1);
+        let bucket =
+            value.saturating_sub(1).checked_ilog2().map_or(usize::from(value > 1), |log| log as usize + 1);
         self.buckets[bucket.min(BUCKETS)].fetch_add(1, Relaxed);
         self.sum.fetch_add(value, Relaxed);
     }

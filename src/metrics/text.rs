@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram as HistogramProto, LabelPair, Metric, MetricFamily, MetricType,
+};
 use prometheus::{Encoder, TextEncoder};
 
 use super::{Histogram, PoolCounters, RestartReason, TriggerCounters};
@@ -72,7 +74,8 @@ impl Exposition {
     fn reference_families(&self, instance: &str) -> Vec<MetricFamily> {
         let mut handled = counter("nuclio_processor_handled_events_total", "Events that ended, by result");
         let mut count = counter("nuclio_processor_worker_allocation_count", "Attempts to get a worker");
-        let mut total = counter("nuclio_processor_worker_allocation_total", "Attempts to get a worker, by result");
+        let mut total =
+            counter("nuclio_processor_worker_allocation_total", "Attempts to get a worker, by result");
         let mut wait = counter(
             "nuclio_processor_worker_allocation_wait_duration_milliseconds_sum",
             "Milliseconds waited by attempts that got a worker after waiting",
@@ -85,8 +88,10 @@ impl Exposition {
             "nuclio_processor_worker_allocation_workers_available_percentage",
             "Sum over attempts of the percentage of idle workers",
         );
-        let mut busy = counter("nuclio_processor_handled_events_duration_milliseconds_sum", "Milliseconds in handlers");
-        let mut events = counter("nuclio_processor_handled_events_duration_milliseconds_count", "Measured events");
+        let mut busy =
+            counter("nuclio_processor_handled_events_duration_milliseconds_sum", "Milliseconds in handlers");
+        let mut events =
+            counter("nuclio_processor_handled_events_duration_milliseconds_count", "Measured events");
         let mut pending =
             gauge("nuclio_processor_worker_pending_allocation_current", "Events waiting for a worker");
         for source in &self.sources {
@@ -112,14 +117,19 @@ impl Exposition {
     }
 
     fn own_families(&self, instance: &str) -> Vec<MetricFamily> {
-        let mut handler = family("nuclio_processor_handler_duration_seconds", "Time in handlers", MetricType::HISTOGRAM);
-        let mut queue =
-            family("nuclio_processor_queue_wait_seconds", "Time events waited for a worker", MetricType::HISTOGRAM);
+        let mut handler =
+            family("nuclio_processor_handler_duration_seconds", "Time in handlers", MetricType::HISTOGRAM);
+        let mut queue = family(
+            "nuclio_processor_queue_wait_seconds",
+            "Time events waited for a worker",
+            MetricType::HISTOGRAM,
+        );
         let mut sizes =
             family("nuclio_processor_response_size_bytes", "Bytes of answer bodies", MetricType::HISTOGRAM);
         let mut in_flight = gauge("nuclio_processor_events_in_flight", "Events with a worker");
         let mut restarts = counter("nuclio_processor_worker_restarts_total", "Replaced workers, by reason");
-        let mut timeouts = counter("nuclio_processor_event_timeouts_total", "Events that passed their deadline");
+        let mut timeouts =
+            counter("nuclio_processor_event_timeouts_total", "Events that passed their deadline");
         let mut streams = counter("nuclio_processor_streams_total", "Streamed answers, by result");
         for source in &self.sources {
             let labels = self.labels(instance, source);
@@ -226,21 +236,22 @@ mod tests {
     #[test]
     fn both_results_exist_from_the_first_scrape_with_the_reference_labels() {
         let trigger = TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() };
-        let source = Source {
-            trigger: Arc::new(trigger),
-            counters: Arc::default(),
-            pool: PoolCounters::new(2),
-        };
+        let source =
+            Source { trigger: Arc::new(trigger), counters: Arc::default(), pool: PoolCounters::new(2) };
         source.counters.count(true);
         source.pool.finished(1, std::time::Duration::from_micros(2500));
-        let function = Function { name: "f".into(), namespace: "n".into(), project: "p".into(), ..Function::default() };
+        let function =
+            Function { name: "f".into(), namespace: "n".into(), project: "p".into(), ..Function::default() };
         let text = Exposition::new(&function, vec![source], Logger::silent()).text("i");
         let text = String::from_utf8(text).unwrap();
-        let labels = r#"instance="i",trigger_kind="http",trigger_id="web",namespace="n",function="f",project="p""#;
+        let labels =
+            r#"instance="i",trigger_kind="http",trigger_id="web",namespace="n",function="f",project="p""#;
         for line in [
             format!("nuclio_processor_handled_events_total{{{labels},result=\"success\"}} 1"),
             format!("nuclio_processor_handled_events_total{{{labels},result=\"failure\"}} 0"),
-            format!("nuclio_processor_handled_events_duration_milliseconds_sum{{{labels},worker_index=\"1\"}} 2.5"),
+            format!(
+                "nuclio_processor_handled_events_duration_milliseconds_sum{{{labels},worker_index=\"1\"}} 2.5"
+            ),
             format!("nuclio_processor_worker_restarts_total{{{labels},reason=\"oom\"}} 0"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");

@@ -134,7 +134,8 @@ impl Activity {
     /// Cuts the connection off if its client has taken too long: with a head, or without taking or giving a byte.
     pub(super) fn sweep(&self, limit_ticks: u32) {
         let phase = self.phase();
-        let bounded = phase == Phase::Head as u8 || phase == Phase::Body as u8 || self.write_blocked.load(Relaxed);
+        let bounded =
+            phase == Phase::Head as u8 || phase == Phase::Body as u8 || self.write_blocked.load(Relaxed);
         if bounded && self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed)) > limit_ticks {
             self.expired.store(true, Relaxed);
             self.wake();
@@ -156,8 +157,12 @@ impl Activity {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S, F, B>(stream: TcpStream, shared: Arc<Shared>, activity: Arc<Activity>, service: S)
-where
+pub(super) async fn serve<S, F, B>(
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    activity: Arc<Activity>,
+    service: S,
+) where
     S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
     F: Future<Output = http::Response<B>>,
     B: Body + 'static,

@@ -25,7 +25,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// After a failed accept (no descriptors left), others get a chance to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What a connection too many gets.
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 77\r\n\
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 77\r\n\
     Connection: close\r\n\r\nThe connection cannot be served because Server.Concurrency limit exceeded    \n";
 
 /// What a client may ask of us.
@@ -49,7 +50,8 @@ pub fn bind(address: &str) -> io::Result<std::net::TcpListener> {
         let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
         return listen(resolved);
     }
-    let port = port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is not a number"))?;
+    let port =
+        port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is not a number"))?;
     match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
         // Hosts without IPv6.
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {

@@ -18,7 +18,8 @@ use super::connection::{Activity, Phase};
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Written to a client that takes too long to send its request.
-const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
+const TIMED_OUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 40\r\nConnection: close\r\n\r\nThe request took too long to be received.";
 
 /// See the module.
@@ -41,7 +42,11 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.activity.expired() {
             // As much as fits at once; whoever does not read gets no more.
             drop(self.stream.try_write(TIMED_OUT));

@@ -116,13 +116,19 @@ impl ShimKeeper {
     }
 
     /// Says in the log why a worker ended; reason and cause for the counters, the callers and the probes.
-    async fn explain(&self, ended: &Ended, process: &mut Process, kills_before: u64) -> (RestartReason, String) {
+    async fn explain(
+        &self,
+        ended: &Ended,
+        process: &mut Process,
+        kills_before: u64,
+    ) -> (RestartReason, String) {
         let logger = &self.recipe.logger;
         let (pid, worker, trigger) = (process.pid(), self.id.index, &self.id.trigger_name);
         match ended {
             Ended::TimedOut => {
                 let elapsed = self.recipe.event_timeout.unwrap_or_default().as_secs_f64();
-                let fields = fields! {"trigger" => trigger, "worker" => worker, "elapsed" => elapsed, "pid" => pid};
+                let fields =
+                    fields! {"trigger" => trigger, "worker" => worker, "elapsed" => elapsed, "pid" => pid};
                 logger.info("Restarting worker due to timeout", fields);
                 (RestartReason::Timeout, "event timed out".to_owned())
             }
@@ -203,7 +209,8 @@ pub(super) async fn keep_in_process(
         let reason = if timed_out { RestartReason::Timeout } else { RestartReason::Protocol };
         counters.restarted(index, reason);
         if stuck() > stuck_max {
-            let cause = format!("{} calls do not return, more than NUCLIO_STUCK_THREADS_MAX ({stuck_max})", stuck());
+            let cause =
+                format!("{} calls do not return, more than NUCLIO_STUCK_THREADS_MAX ({stuck_max})", stuck());
             status.set(index, WorkerState::Restarting(cause));
             status.set_beyond_help(true);
             continue;

@@ -163,7 +163,8 @@ impl Pool {
         status: Arc<Status>,
         logger: &Logger,
     ) -> Result<Arc<Self>, StartError> {
-        let queue: Arc<Queue<Box<InProcessDesk>>> = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
+        let queue: Arc<Queue<Box<InProcessDesk>>> =
+            Arc::new(Queue::new(counters.clone(), settings.waiting_max));
         let (broken, replace) = mpsc::channel(settings.workers.max(1));
         let watch = monitor::Settings {
             event_timeout: settings.event_timeout,
@@ -193,7 +194,9 @@ impl Pool {
             }
         }
         for (index, start) in starts {
-            let failed = |error: tokio::task::JoinError| StartError::new("a worker failed to start", error.to_string());
+            let failed = |error: tokio::task::JoinError| {
+                StartError::new("a worker failed to start", error.to_string())
+            };
             start.await.map_err(failed)??;
             status.set(index, WorkerState::Ready);
         }

@@ -54,7 +54,8 @@ impl Runtime {
                 Ok(Self::InProcess(inprocess::Source::Library(library)))
             }
             other => {
-                let found = format!("spec.runtime is {}, which this build cannot serve yet", runtime_name(other));
+                let found =
+                    format!("spec.runtime is {}, which this build cannot serve yet", runtime_name(other));
                 Err(StartError::new(found, "it serves python, golang (compiled handlers) and nuclio:builtin"))
             }
         }

@@ -76,7 +76,9 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
             Err(TriggerError::Setting { trigger, setting: "batch" })
         }
         config::TriggerKind::Http(_) => Ok(()),
-        config::TriggerKind::Unsupported(kind) => Err(TriggerError::Unsupported { trigger, kind: kind.clone() }),
+        config::TriggerKind::Unsupported(kind) => {
+            Err(TriggerError::Unsupported { trigger, kind: kind.clone() })
+        }
     }
 }
 

@@ -73,7 +73,8 @@ impl Setup {
 
     /// A handler library.
     pub fn library(path: &Path) -> Self {
-        Self::new("golang", "main:Handler").env("NUCLIO_GOLANG_HANDLER_PLUGIN_PATH", &path.display().to_string())
+        Self::new("golang", "main:Handler")
+            .env("NUCLIO_GOLANG_HANDLER_PLUGIN_PATH", &path.display().to_string())
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -107,7 +108,8 @@ impl Setup {
 
     /// Starts it, on ports of its own.
     pub fn start(mut self) -> Processor {
-        let ports = Ports { http: free_port(), health: free_port(), admin: free_port(), metrics: free_port() };
+        let ports =
+            Ports { http: free_port(), health: free_port(), admin: free_port(), metrics: free_port() };
         for (_, trigger) in self.function["spec"]["triggers"].as_object_mut().into_iter().flatten() {
             if trigger["kind"] == "http" && trigger.get("url").is_none() {
                 trigger["url"] = json!(format!("127.0.0.1:{}", ports.http));
@@ -218,7 +220,8 @@ impl Output {
 
     /// Waits for a log record with this message.
     pub fn wait_for_record(&self, message: &str) -> Value {
-        let is_it = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|record| record["message"] == message);
+        let is_it =
+            |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|record| record["message"] == message);
         serde_json::from_str(&self.wait_for(message, is_it)).unwrap()
     }
 
@@ -400,7 +403,9 @@ impl Client {
 
     /// Whether the server has closed: the next read finds the end (or a reset) and no byte.
     pub fn is_closed(&mut self) -> bool {
-        self.stream.fill_buf().map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, <[u8]>::is_empty)
+        self.stream
+            .fill_buf()
+            .map_or_else(|error| error.kind() != std::io::ErrorKind::WouldBlock, <[u8]>::is_empty)
     }
 
     fn line(&mut self) -> std::io::Result<String> {

@@ -6,7 +6,7 @@ pub mod monitor;
 
 use std::pin::Pin;
 use std::sync::atomic::AtomicU8;
-use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,6 @@ const STREAM_PIECES: usize = 2;
 enum Callable {
     Builtin,
     Plugin(Box<plugin::worker::Worker>),
-    /// The plugin asked for one thread per worker: jobs go there.
-    Thread(std_mpsc::Sender<Task>),
-}
-
-/// What a worker's own thread is asked to do.
-enum Task {
-    Call(Box<Desk>, Job),
-    Control(Control),
 }
 
 /// A worker while it is lent out or idle.
@@ -101,9 +93,6 @@ impl Workers {
         let slot = Arc::new(Slot::new(id.index));
         let callable = match source {
             Source::Builtin => Callable::Builtin,
-            Source::Library(library) if library.wants_fixed_thread() => {
-                Callable::Thread(self.start_thread(library.clone(), id.clone())?)
-            }
             Source::Library(library) => {
                 let worker = plugin::worker::Worker::start(library.clone(), id, self.logger_of(id))?;
                 Callable::Plugin(Box::new(worker))
@@ -117,44 +106,6 @@ impl Workers {
     fn logger_of(&self, id: &WorkerId) -> Logger {
         let kind = if id.trigger_kind.is_empty() { "shared" } else { &id.trigger_kind };
         self.logger.child(&format!("{kind}.w{}.golang", id.index))
-    }
-
-    /// A thread that makes its worker and then calls it for every job.
-    fn start_thread(
-        self: &Arc<Self>,
-        library: Arc<plugin::Library>,
-        id: WorkerId,
-    ) -> Result<std_mpsc::Sender<Task>, StartError> {
-        let (jobs, inbox) = std_mpsc::channel();
-        let (started, start) = std_mpsc::sync_channel(1);
-        let (workers, logger) = (self.clone(), self.logger_of(&id));
-        let thread = std::thread::Builder::new().name(format!("worker-{}", id.index)).stack_size(STACK_BYTES);
-        let run = move || {
-            let worker = match plugin::worker::Worker::start(library, &id, logger) {
-                Ok(worker) => worker,
-                Err(error) => return started.send(Err(error)).unwrap_or_default(),
-            };
-            started.send(Ok(())).unwrap_or_default();
-            workers.serve_thread(worker, &inbox);
-        };
-        thread.spawn(run).map_err(|error| StartError::new("cannot start a worker's thread", error.to_string()))?;
-        start.recv().unwrap_or_else(|_| Err(StartError::new("a worker's thread ended", "see the log")))?;
-        Ok(jobs)
-    }
-
-    fn serve_thread(self: Arc<Self>, mut worker: plugin::worker::Worker, inbox: &std_mpsc::Receiver<Task>) {
-        while let Ok(task) = inbox.recv() {
-            match task {
-                Task::Call(desk, job) => {
-                    let outcome = self.call(&desk.slot, job, |event, cancelled, deadline| {
-                        worker.call(event, cancelled, deadline)
-                    });
-                    let Some(outcome) = outcome else { return std::mem::forget(worker) };
-                    self.runtime.block_on(self.conclude(desk, outcome));
-                }
-                Task::Control(control) => drop(worker.control(control)),
-            }
-        }
     }
 
     /// Takes a job in; it is answered through its reply whatever happens.
@@ -172,13 +123,6 @@ impl Workers {
 
     /// Calls the handler on a task of its own, which runs next on this very thread.
     fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
-        if let Callable::Thread(jobs) = &desk.callable {
-            let jobs = jobs.clone();
-            if let Err(std_mpsc::SendError(Task::Call(_, job))) = jobs.send(Task::Call(desk, job)) {
-                job.refuse(HandlerError::Lost("the worker's thread has ended".into()).into());
-            }
-            return;
-        }
         let workers = self.clone();
         let task = async move {
             let Desk { callable, slot, .. } = &mut *desk;
@@ -199,7 +143,7 @@ impl Workers {
         &self,
         slot: &Slot,
         job: Job,
-        handler: impl FnOnce(Event, &AtomicU8, Option<Instant>) -> CallOutcome,
+        handler: impl FnOnce(Event, &Arc<AtomicU8>, Option<Instant>) -> CallOutcome,
     ) -> Option<(CallOutcome, Option<ReplySender>, Duration)> {
         let begun = Instant::now();
         self.queue.counters().started(begun.duration_since(job.submitted));
@@ -247,7 +191,14 @@ impl Workers {
     }
 
     /// Pulls a streamed answer piece by piece; the client's pace is the handler's. False: the worker was given up.
-    async fn pump(&self, slot: &Arc<Slot>, mut head: Response, mut pull: Pull, reply: Option<ReplySender>, begun: Instant) -> bool {
+    async fn pump(
+        &self,
+        slot: &Arc<Slot>,
+        mut head: Response,
+        mut pull: Pull,
+        reply: Option<ReplySender>,
+        begun: Instant,
+    ) -> bool {
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
         head.body = Body::Stream(Box::pin(Pieces { pieces: stream, slot: slot.clone() }));
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
@@ -288,7 +239,6 @@ impl Workers {
                     drop(worker.control(Control::Terminate)); // Handlers need not have a callback.
                     worker.stop();
                 }
-                Callable::Thread(jobs) => drop(jobs.send(Task::Control(Control::Terminate))),
                 Callable::Builtin => {}
             }
         }

@@ -11,11 +11,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::{Desk, locked};
-use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
 use crate::queue::{Queue, ReplySender};
+use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 
 /// How often calls are looked at, and how long one may take before others are looked after.
 const TICK: Duration = Duration::from_micros(250);
@@ -33,7 +33,7 @@ pub struct Slot {
     /// Nanoseconds since the monitor's start, plus one; 0: no call.
     begun: AtomicU64,
     reply: Mutex<Option<ReplySender>>,
-    cancelled: AtomicU8,
+    cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
     /// A streamed answer is cut off: the deadline passed. With whoever waits for its next piece.
     cut: Mutex<(bool, Option<Waker>)>,
@@ -46,7 +46,7 @@ impl Slot {
             index,
             begun: AtomicU64::new(0),
             reply: Mutex::new(None),
-            cancelled: AtomicU8::new(0),
+            cancelled: Arc::default(),
             given_up: AtomicBool::new(false),
             cut: Mutex::default(),
         }
@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// What the handler can ask: why its answer is not wanted any more.
-    pub fn cancelled(&self) -> &AtomicU8 {
+    pub fn cancelled(&self) -> &Arc<AtomicU8> {
         &self.cancelled
     }
 

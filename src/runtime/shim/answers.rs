@@ -129,7 +129,8 @@ impl Worker {
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
         let log = v2::read_log(header, head, body)?;
         let key = (header.id as usize).checked_sub(1);
-        let buffer = key.and_then(|key| self.in_flight.get(key)).and_then(|event| event.event.log_buffer.as_deref());
+        let buffer =
+            key.and_then(|key| self.in_flight.get(key)).and_then(|event| event.event.log_buffer.as_deref());
         if self.logger.wants(log.level, buffer) {
             self.logger.record(log.level, &log.message, log_fields(log.fields), buffer);
         }
@@ -158,7 +159,9 @@ fn head_of(answer: &Answer) -> Response {
 fn check_status(status: u16) -> Result<(), HandlerError> {
     match status {
         0 | 200..=999 => Ok(()),
-        _ => Err(HandlerError::failed(format!("handler answered with status {status}, which is no final HTTP status"))),
+        _ => Err(HandlerError::failed(format!(
+            "handler answered with status {status}, which is no final HTTP status"
+        ))),
     }
 }
 

@@ -94,7 +94,8 @@ impl Link {
             return Err(ProtocolError::Unexpected(found).into());
         }
         let pairs = v2::read_pairs(&head);
-        let text = |name: &str| pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        let text =
+            |name: &str| pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
         let (lowest, highest) = (number(text("protocol_min")), number(text("protocol_max")));
         if !(lowest..=highest).contains(&VERSION) {
             return Err(HandshakeError::Version(lowest, highest));
@@ -117,7 +118,9 @@ impl Link {
             ("log_flush", "batch".to_owned()),
         ];
         v2::write_init(self.writer.frames(), settings.iter().cloned().chain(own));
-        poll_fn(|cx| self.writer.poll_flush(cx, &mut self.stream)).await.map_err(|_| HandshakeError::Ended)?;
+        poll_fn(|cx| self.writer.poll_flush(cx, &mut self.stream))
+            .await
+            .map_err(|_| HandshakeError::Ended)?;
         loop {
             match self.frame().await?.0 {
                 kind::READY => return Ok(()),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::process::{Launch, script_file, script_path};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
+use crate::fields;
 use crate::logging::Logger;
 use crate::runtime::StartError;
-use crate::fields;
 
 /// Text that marks a wrapper file as one of our shims.
 const MARKER: &str = "nuclio-shim-protocol: 2";
@@ -62,7 +62,8 @@ pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     let first = config.env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned());
     let inherited = config.env.python_path_inherited.clone().filter(|path| !path.is_empty());
-    let path: Vec<String> = [Some(first).filter(|first| !first.is_empty()), inherited].into_iter().flatten().collect();
+    let path: Vec<String> =
+        [Some(first).filter(|first| !first.is_empty()), inherited].into_iter().flatten().collect();
     vec![("PYTHONPATH".to_owned(), path.join(":").into())]
 }
 
@@ -116,7 +117,10 @@ impl Language {
         }
         self.interpreters.iter().find_map(|name| find_program(name, path)).ok_or_else(|| {
             let names = self.interpreters.join(" or ");
-            let advice = format!("no {names} in PATH ({path}); install it or name it in {}", self.interpreter_variable);
+            let advice = format!(
+                "no {names} in PATH ({path}); install it or name it in {}",
+                self.interpreter_variable
+            );
             StartError::new(format!("Can't find {} executable", self.name), advice)
         })
     }
@@ -127,7 +131,10 @@ impl Language {
             return Ok(None);
         }
         let missing = |path: &Path, remedy: &str| {
-            StartError::new(format!("Can't find wrapper at \"{}\"", path.display()), format!("no such file; {remedy}"))
+            StartError::new(
+                format!("Can't find wrapper at \"{}\"", path.display()),
+                format!("no such file; {remedy}"),
+            )
         };
         if let Some(path) = (self.wrapper)(env).filter(|path| !path.as_os_str().is_empty()) {
             let remedy = format!("correct or unset {}", self.wrapper_variable);
@@ -151,9 +158,10 @@ impl Language {
         text.truncate(MARKER_BYTES);
         let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
         match wanted {
-            Some(1) => {
-                Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", "this build speaks shim protocol 2 only; unset it"))
-            }
+            Some(1) => Err(StartError::new(
+                "NUCLIO_SHIM_PROTOCOL is 1",
+                "this build speaks shim protocol 2 only; unset it",
+            )),
             Some(_) => Ok(()),
             None if ours => Ok(()),
             None => Err(StartError::new(

@@ -81,7 +81,8 @@ impl Process {
         ours.set_nonblocking(true)?;
         let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
         let script = launch.script.as_ref();
-        let script = script.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), FIRST_FREE_FD)).transpose()?;
+        let script =
+            script.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), FIRST_FREE_FD)).transpose()?;
         let mut command = std::process::Command::new(&launch.program);
         command.args(&launch.arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
         command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());

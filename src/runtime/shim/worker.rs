@@ -176,7 +176,8 @@ impl Worker {
         loop {
             self.refill();
             self.send_control();
-            let flushed = poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream))).await;
+            let flushed =
+                poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream))).await;
             if let Poll::Ready(Err(_)) = flushed {
                 return Err(Ended::Lost);
             }
@@ -200,7 +201,8 @@ impl Worker {
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        if !self.link.writer.is_empty() && self.link.writer.poll_flush(cx, &mut self.link.stream)?.is_ready() {
+        if !self.link.writer.is_empty() && self.link.writer.poll_flush(cx, &mut self.link.stream)?.is_ready()
+        {
             return Poll::Ready(Ok(Wake::Again));
         }
         if let Poll::Ready(read) = self.link.reader.poll_fill(cx, &mut self.link.stream) {

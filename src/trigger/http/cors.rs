@@ -13,8 +13,7 @@ impl Cors {
     }
 
     fn allows_origin(&self, origin: &[u8]) -> bool {
-        !origin.is_empty()
-            && (self.allows_any_origin() || contains(&self.allow_origins, origin))
+        !origin.is_empty() && (self.allows_any_origin() || contains(&self.allow_origins, origin))
     }
 }
 
@@ -43,7 +42,8 @@ pub(super) fn preflight(cors: &Cors, parts: &Parts, answer: &mut Answer) -> bool
     let mut requested = requested.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let accepted = cors.allows_origin(first(parts, header::ORIGIN))
         && (method == b"OPTIONS" || contains(&cors.allow_methods, method))
-        && requested.all(|name| name.trim_ascii().is_empty() || contains(&cors.allow_headers, name.trim_ascii()));
+        && requested
+            .all(|name| name.trim_ascii().is_empty() || contains(&cors.allow_headers, name.trim_ascii()));
     if !accepted {
         answer.set_status(400);
         return false;

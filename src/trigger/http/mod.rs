@@ -29,11 +29,8 @@ struct Http {
 
 /// Binds the address; serves nothing yet.
 pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger, TriggerError> {
-    let failed = |error| TriggerError::Bind {
-        trigger: cx.info.name.clone(),
-        address: config.listen.clone(),
-        error,
-    };
+    let failed =
+        |error| TriggerError::Bind { trigger: cx.info.name.clone(), address: config.listen.clone(), error };
     let listener = bind(&config.listen).map_err(failed)?;
     let limits = Limits { head_bytes_max: config.head_bytes_max, stall: STALL };
     let info = cx.info.clone();
@@ -59,7 +56,11 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
 }
 
 impl Http {
-    async fn handle(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> http::Response<HttpBody> {
+    async fn handle(
+        &self,
+        request: http::Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> http::Response<HttpBody> {
         activity.set_phase(Phase::Service);
         let mut answer = self.answer(request, activity).await;
         if activity.answer_closes() {

@@ -141,7 +141,13 @@ pub(super) async fn read_body(
 }
 
 /// A body that was not announced takes its room as it comes.
-fn grow(permit: &mut BodyPermit, budget: &BodyBudget, announced: usize, read: usize, more: usize) -> Result<(), Refusal> {
+fn grow(
+    permit: &mut BodyPermit,
+    budget: &BodyBudget,
+    announced: usize,
+    read: usize,
+    more: usize,
+) -> Result<(), Refusal> {
     let excess = (read + more).saturating_sub(announced.max(read));
     if excess > 0 {
         permit.join(budget.take(excess).ok_or(Refusal::NoRoom)?);
@@ -179,7 +185,8 @@ fn tidy_headers(parts: &mut Parts) {
             headers.insert(header::COOKIE, joined);
         }
     }
-    let unframed = !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    let unframed =
+        !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
     if unframed && !bodiless(&parts.method) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
@@ -230,9 +237,12 @@ mod tests {
 
     #[test]
     fn the_log_level_is_read_in_any_case_and_unknown_words_mean_debug() {
-        for (value, expected) in
-            [("", None), ("info", Some(Level::Info)), ("WARN", Some(Level::Warn)), ("chatty", Some(Level::Debug))]
-        {
+        for (value, expected) in [
+            ("", None),
+            ("info", Some(Level::Info)),
+            ("WARN", Some(Level::Warn)),
+            ("chatty", Some(Level::Debug)),
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(LOG_LEVEL, value.parse().unwrap());
             assert_eq!(log_buffer(&headers, "web").map(|buffer| buffer.level()), expected, "{value}");

@@ -81,7 +81,9 @@ impl Answer {
             Err(SubmitError::NoWorkers) => self.no_room(),
             Err(SubmitError::Stopping) => self.status(503),
             Err(SubmitError::Handler(HandlerError::Failed { status, message })) => self.text(status, message),
-            Err(SubmitError::Handler(HandlerError::TimedOut)) => self.text(StatusCode::REQUEST_TIMEOUT, TIMED_OUT),
+            Err(SubmitError::Handler(HandlerError::TimedOut)) => {
+                self.text(StatusCode::REQUEST_TIMEOUT, TIMED_OUT)
+            }
             Err(SubmitError::Handler(error @ HandlerError::Lost(_))) => {
                 self.text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             }
@@ -173,7 +175,10 @@ impl Answer {
         }
         if let Some(logs) = &self.logs {
             // JSON has no control bytes left, so this cannot fail.
-            self.headers.insert(LOGS, header_value(logs.header().as_bytes()).unwrap_or(HeaderValue::from_static("[]")));
+            self.headers.insert(
+                LOGS,
+                header_value(logs.header().as_bytes()).unwrap_or(HeaderValue::from_static("[]")),
+            );
         }
         self.headers.entry(header::SERVER).or_insert(SERVER);
         if self.closes {
@@ -216,7 +221,10 @@ impl http_body::Body for HttpBody {
     type Data = Bytes;
     type Error = HandlerError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
         let this = self.get_mut();
         if let Body::Stream(stream) = &mut this.body {
             let piece = std::task::ready!(stream.as_mut().poll_next(cx));

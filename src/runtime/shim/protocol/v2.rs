@@ -164,14 +164,8 @@ impl Header {
 
 /// Appends one frame.
 pub fn write_frame(out: &mut Vec<u8>, kind: u8, code: u16, id: u32, head: &[u8], body: &[u8]) {
-    let header = Header {
-        size: (head.len() + body.len()) as u32,
-        kind,
-        flags: 0,
-        code,
-        id,
-        head: head.len() as u32,
-    };
+    let header =
+        Header { size: (head.len() + body.len()) as u32, kind, flags: 0, code, id, head: head.len() as u32 };
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(head);
     out.extend_from_slice(body);
@@ -229,9 +223,13 @@ const EVENT_FIXED_BYTES: usize = 32;
 pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Duration>) {
     let start = out.len();
     out.resize(start + HEADER_BYTES + EVENT_FIXED_BYTES, 0);
-    let fields: Vec<(Vec<u8>, Vec<u8>)> =
-        if event.query().is_empty() { Vec::new() } else { event.fields().take(usize::from(u16::MAX)).collect() };
-    let plain = !event.path().contains(&0) && !fields.iter().any(|(name, value)| name.contains(&0) || value.contains(&0));
+    let fields: Vec<(Vec<u8>, Vec<u8>)> = if event.query().is_empty() {
+        Vec::new()
+    } else {
+        event.fields().take(usize::from(u16::MAX)).collect()
+    };
+    let plain = !event.path().contains(&0)
+        && !fields.iter().any(|(name, value)| name.contains(&0) || value.contains(&0));
     let mut table = Table { out, typed: !plain, utf8: true };
     let (headers, field_count) = write_texts(&mut table, event, &fields);
     let utf8 = table.utf8;

@@ -50,7 +50,9 @@ fn the_event_of_the_protocol_page() {
 
 #[test]
 fn the_answer_of_the_protocol_page() {
-    let bytes = hex("1a000000 83 00 c900 07000000 18000000 5e010000 0100 0000 746578742f706c61696e 00 6831 00 7631 6f6b");
+    let bytes = hex(
+        "1a000000 83 00 c900 07000000 18000000 5e010000 0100 0000 746578742f706c61696e 00 6831 00 7631 6f6b",
+    );
     let header = Header::decode(bytes[..16].try_into().unwrap()).unwrap();
     assert_eq!((header.size, header.kind, header.id, header.head), (26, kind::ANSWER, 7, 24));
     assert_eq!(header.encode()[..], bytes[..16]);
