@@ -692,14 +692,14 @@ class Suspend:
 class Call:
     """One call of the handler: an event, or the events of a batch."""
 
-    __slots__ = "ident", "argument", "members", "started", "credit", "cancelled", "task"
+    members = None     # of a batch: [(id, text id as bytes)]
+    cancelled = False
+    task = None        # to be cancelled while it waits
+    started = credit = 0
 
     def __init__(self, ident, argument):
         self.ident = ident
         self.argument = argument
-        self.members = None  # of a batch: [(id, text id as bytes)]
-        self.cancelled = False
-        self.task = None  # to be cancelled while it waits
 
 
 class Shim:
@@ -755,7 +755,10 @@ class Shim:
         while True:
             frame = self.queue.pop(0) if self.queue else take()
             if frame is None:
-                await self.wait()
+                if self.looping and not self.idle():
+                    await self.readable_again()
+                else:
+                    self.read()
                 continue
             if frame[0] != EVENT:
                 await self.other(frame)
@@ -791,19 +794,25 @@ class Shim:
                 if std("contextvars").copy_context() != self.base:
                     return
 
-    async def wait(self):
-        """Waits until more has been read."""
+    def before_waiting(self):
         self.channel.flush()
         if self.fault is not None:
             raise self.fault
         self.waiting = True
         if self.stopping:
             raise Stop
-        if not self.looping or self.idle():
-            self.channel.fill()
-        else:
-            self.waiter = self.loop.create_future()
-            await self.waiter
+
+    def read(self):
+        """Blocks until something has been read."""
+        self.before_waiting()
+        self.channel.fill()
+        self.waiting = False
+
+    async def readable_again(self):
+        """Lets the loop run until something has been read."""
+        self.before_waiting()
+        self.waiter = self.loop.create_future()
+        await self.waiter
         self.waiting = False
 
     def receive(self, frame):
@@ -991,17 +1000,16 @@ class Shim:
         if len(body) > JOIN_BYTES_MAX:
             return self.channel.send(frame, body)
         frame += body
-        if hold or more or self.may_join(nanos):
+        if hold or more or (nanos < FAST_NS and self.may_join()):
             with self.channel.lock:
                 return self.channel.hold(frame)
         self.joining = False
-        self.channel.send(frame)
-
-    def may_join(self, nanos):
-        """Answers share a write while calls are uniformly fast and the next event has already been read."""
         if nanos >= FAST_NS:
             self.fast = 0
-            return False
+        self.channel.send(frame)
+
+    def may_join(self):
+        """Answers share a write while calls are uniformly fast and the next event has already been read."""
         self.fast += 1
         channel = self.channel
         if self.fast < JOIN_AFTER or self.looping or channel.at == len(channel.data):
@@ -1717,21 +1725,37 @@ def load(text):
     return handler, getattr(home, "init_context", None)
 
 
-def set_signals():
-    def terminate(number, frame):
-        shim.stopping = True
-        if shim.waiting:
-            raise Stop
+def terminate(number, frame):
+    shim.stopping = True
+    if shim.waiting:
+        raise Stop
 
+
+def set_signals():
     _signal.signal(_signal.SIGTERM, terminate)
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     faulthandler.enable(2)  # SIGABRT: the stacks of all threads go to stderr
 
 
-def forget_socket():
-    """In a forked child: the socket belongs to the parent."""
+def leave_parent():
+    """In a forked child: the socket is the parent's, and SIGTERM ends the child."""
     shim.channel.sock.close()
+    try:
+        if _signal.getsignal(_signal.SIGTERM) is terminate:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    except ValueError:
+        pass  # forked by a thread that does not count as the main one
+    accept_termination()
+
+
+def defer_termination():
+    """Before a fork: a SIGTERM that comes to the child before `leave_parent` would be lost."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
+
+
+def accept_termination():
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
 
 
 def main():
@@ -1744,7 +1768,7 @@ def main():
     shim = Shim(Channel(sock))
     try:
         set_signals()
-        os.register_at_fork(after_in_child=forget_socket)
+        os.register_at_fork(before=defer_termination, after_in_parent=accept_termination, after_in_child=leave_parent)
         say_hello(shim.channel)
         settings = read_init(shim.channel)
         apply(settings)

@@ -377,6 +377,13 @@ class LifeCycle(unittest.TestCase):
             shim.process.wait()
             self.assertRaises(EOFError, shim.read, 1)
 
+    def test_forked_children_can_be_terminated(self):
+        source = ("import multiprocessing as m, time\ndef handler(c, e):\n"
+                  "    p = m.get_context('fork').Process(target=time.sleep, args=(20,))\n    p.start()\n"
+                  "    p.terminate()\n    p.join(5)\n    return str(p.exitcode)\n")
+        with Shim(source) as shim:
+            self.assertEqual(shim.call().body, b"-15")
+
 
 class Frames(unittest.TestCase):
     def test_split_at_every_byte(self):
