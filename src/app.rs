@@ -34,7 +34,7 @@ const SPARE_THREADS: usize = 2;
 /// Longest wait for a shim to become ready, unless the configuration asks for more.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Events written ahead to a busy shim.
-const AHEAD_MAX: usize = 4;
+const AHEAD_MAX: usize = 8;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
 const KUBE_LINGER: Duration = Duration::from_secs(5);
 /// Time for what is left once a drain has run out of time.

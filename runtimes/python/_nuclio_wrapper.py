@@ -41,9 +41,6 @@ LOGS_HELD_NS_MAX = 100_000_000
 LOG_TEXT_MAX = 64 * 1024     # of a message
 LOG_FIELDS_MAX = 256 * 1024  # of all fields of a record together; beyond, long values are cut
 LOG_FIELD_MAX = 4 * 1024
-FAST_NS = 100_000            # answers are joined only after JOIN_AFTER calls in a row faster than this
-JOIN_AFTER = 64
-JOINED_NS_MAX = 200_000
 
 HEADER = _struct.Struct("<IBBHII")
 EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
@@ -719,9 +716,6 @@ class Shim:
         self.looping = self.serving = False
         self.fault = None     # what the reader of the loop found: Closed or ProtocolFault
         self.waiting = self.stopping = False
-        self.fast = 0         # fast calls in a row
-        self.joining = False
-        self.held_since = 0
         self.written = 0      # when something was last written, roughly
         self.sync_only = True
 
@@ -1000,28 +994,13 @@ class Shim:
         if len(body) > JOIN_BYTES_MAX:
             return self.channel.send(frame, body)
         frame += body
-        if hold or more or (nanos < FAST_NS and self.may_join()):
+        if hold or more:
             with self.channel.lock:
                 return self.channel.hold(frame)
-        self.joining = False
-        if nanos >= FAST_NS:
-            self.fast = 0
+        # Never held back for the next answer: that call may be slow, or the process may die in it.
         self.channel.send(frame)
 
-    def may_join(self):
-        """Answers share a write while calls are uniformly fast and the next event has already been read."""
-        self.fast += 1
-        channel = self.channel
-        if self.fast < JOIN_AFTER or self.looping or channel.at == len(channel.data):
-            return False
-        if not self.joining:
-            self.joining = True
-            self.held_since = monotonic_ns()
-            return True
-        return monotonic_ns() - self.held_since < JOINED_NS_MAX
-
     def failed(self, call, error, where="in handler"):
-        self.fast = 0
         if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
             while getattr(self.task, "cancelling", int)():
                 self.task.uncancel()
@@ -1070,7 +1049,6 @@ class Shim:
             if (level >= WARN or ident == 0 or self.log_always or channel.held_bytes > LOGS_HELD_BYTES_MAX
                     or now - self.written > LOGS_HELD_NS_MAX):
                 self.written = now
-                self.joining = False
                 channel.flush()
 
 

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::process::{Launch, script_file, script_path};
+use super::process::{Launch, anonymous_file, program_path};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
@@ -22,8 +22,8 @@ pub struct Language {
     pub name: &'static str,
     /// The runtime it serves.
     pub runtime: RuntimeKind,
-    /// Its shim as part of this binary.
-    embedded: &'static str,
+    /// Its shim as part of this binary: the program, then the files it finds as further descriptors.
+    embedded: &'static [(&'static str, &'static str)],
     /// Where images keep the shim.
     image_path: &'static str,
     /// Variable that names another place, and its value.
@@ -43,7 +43,11 @@ pub struct Language {
 pub static LANGUAGES: &[Language] = &[Language {
     name: "python",
     runtime: RuntimeKind::Python,
-    embedded: include_str!("../../../runtimes/python/_nuclio_wrapper.py"),
+    embedded: &[
+        ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
+        ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
+        ("code", ""),
+    ],
     image_path: "/opt/nuclio/_nuclio_wrapper.py",
     wrapper: |env| env.python_wrapper.as_deref(),
     wrapper_variable: "NUCLIO_PYTHON_WRAPPER_PATH",
@@ -75,20 +79,23 @@ impl Language {
     pub fn launch(&self, config: &Config, logger: &Logger) -> Result<Launch, StartError> {
         let program = self.find_interpreter(&config.env)?;
         let mut arguments: Vec<OsString> = self.options.iter().map(OsString::from).collect();
-        let mut script = None;
+        let mut files = Vec::new();
         match self.find_shim(&config.env)? {
             Some(path) => {
                 self.check_protocol(&path, config.env.shim_protocol)?;
                 arguments.push(path.into());
             }
             None => {
-                let file = script_file(self.name, self.embedded);
-                let explain = |error| {
-                    let found = format!("cannot hold the embedded {} shim", self.name);
-                    StartError::new(found, format!("{error}"))
-                };
-                script = Some(file.map_err(explain)?);
-                arguments.push(script_path().into());
+                for (name, text) in self.embedded {
+                    let explain = |error: std::io::Error| {
+                        StartError::new(
+                            format!("cannot hold the embedded {} shim", self.name),
+                            error.to_string(),
+                        )
+                    };
+                    files.push(anonymous_file(name, text).map_err(explain)?);
+                }
+                arguments.push(program_path().into());
                 logger.info("Using the shim embedded in the processor", fields! {"language" => self.name});
             }
         }
@@ -101,7 +108,7 @@ impl Language {
             ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
         ];
         environment.extend((self.environment)(config));
-        Ok(Launch { program, arguments, environment, script })
+        Ok(Launch { program, arguments, environment, files })
     }
 
     fn find_interpreter(&self, env: &Env) -> Result<PathBuf, StartError> {

@@ -23,8 +23,8 @@ use crate::reaper::Children;
 
 /// Where the shim finds its socket.
 const SOCKET_FD: i32 = 3;
-/// Where an embedded shim's text is.
-const SCRIPT_FD: i32 = 4;
+/// Where the files of an embedded shim begin.
+const FIRST_FILE_FD: i32 = 4;
 /// Descriptors of ours that go to a child are kept above those it will see.
 const FIRST_FREE_FD: i32 = 10;
 /// Bytes of each socket buffer.
@@ -43,21 +43,21 @@ pub struct Launch {
     pub arguments: Vec<OsString>,
     /// Added to the inherited environment.
     pub environment: Vec<(String, OsString)>,
-    /// Text of an embedded shim, given as descriptor 4.
-    pub script: Option<Arc<OwnedFd>>,
+    /// Files of an embedded shim, given as descriptors from 4 on; the first is the program.
+    pub files: Vec<Arc<OwnedFd>>,
 }
 
-/// An anonymous file holding the text of an embedded shim.
-pub fn script_file(name: &str, text: &str) -> io::Result<Arc<OwnedFd>> {
+/// An anonymous file holding a part of an embedded shim.
+pub fn anonymous_file(name: &str, text: &str) -> io::Result<Arc<OwnedFd>> {
     let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = std::fs::File::from(file);
     io::Write::write_all(&mut file, text.as_bytes())?;
     Ok(Arc::new(file.into()))
 }
 
-/// Path under which a child opens the embedded shim.
-pub fn script_path() -> String {
-    format!("/proc/self/fd/{SCRIPT_FD}")
+/// Path under which a child opens the program of an embedded shim.
+pub fn program_path() -> String {
+    format!("/proc/self/fd/{FIRST_FILE_FD}")
 }
 
 /// A running shim process.
@@ -80,14 +80,16 @@ impl Process {
         }
         ours.set_nonblocking(true)?;
         let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
-        let script = launch.script.as_ref();
-        let script =
-            script.map(|fd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), FIRST_FREE_FD)).transpose()?;
+        let dup = |file: &Arc<OwnedFd>| rustix::io::fcntl_dupfd_cloexec(file.as_fd(), FIRST_FREE_FD);
+        let files = launch.files.iter().map(dup).collect::<Result<Vec<OwnedFd>, _>>()?;
         let mut command = std::process::Command::new(&launch.program);
         command.args(&launch.arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
         command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
-        prepare_child(&mut command, socket.as_raw_fd(), script.as_ref().map(AsRawFd::as_raw_fd));
+        let targets = [(socket.as_raw_fd(), SOCKET_FD)].into_iter();
+        let targets =
+            targets.chain(files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD)).collect();
+        prepare_child(&mut command, targets);
         let spawn = || {
             let child = Command::from(command).spawn()?;
             Ok::<_, io::Error>((child.id().map_or(0, |id| id as i32), child))
@@ -151,15 +153,13 @@ impl Drop for Process {
 
 /// What the child does between fork and exec.
 #[expect(unsafe_code, reason = "descriptors have to be put in place between fork and exec")]
-fn prepare_child(command: &mut std::process::Command, socket: i32, script: Option<i32>) {
+fn prepare_child(command: &mut std::process::Command, descriptors: Vec<(i32, i32)>) {
     let parent = std::process::id();
     let prepare = move || {
-        for (from, to) in [(Some(socket), SOCKET_FD), (script, SCRIPT_FD)] {
+        for (from, to) in &descriptors {
             // SAFETY: dup2 is async-signal-safe and takes plain numbers; `from` stays open in the parent until the
             // spawn returned, and is not one of the targets because it is at least FIRST_FREE_FD.
-            if let Some(from) = from
-                && unsafe { libc::dup2(from, to) } < 0
-            {
+            if unsafe { libc::dup2(*from, *to) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
