@@ -251,7 +251,7 @@ fn a_shim_that_stops_reading_fails_the_event_at_its_deadline() {
         "hello()\nready()\nif start_number() == 1:\n    read(16)\n    time.sleep(60)\nserve(echo)\n",
     );
     let processor = setup.spec(json!({"eventTimeout": "300ms"})).start();
-    let body = "x".repeat(8 << 20);
+    let body = "x".repeat(4_000_000);
     let answer = processor.post("/", &body);
     assert_eq!(answer.status, 408, "{}", answer.text());
     wait_until("it is counted", || processor.restarts("timeout") == 1);
@@ -320,7 +320,7 @@ serve(each)
     let processor = Setup::fake_shim(script).start();
     let mut client = crate::harness::Client::connect(processor.http());
     client.send_post("/fault", b"");
-    client.read_head().unwrap();
+    drop(client.read_head()); // Cut off before or after it.
     wait_until("it is counted", || processor.restarts("protocol") == 1);
     assert_eq!(processor.post("/", "next").text(), "next");
 }
