@@ -32,7 +32,11 @@ pub struct Setup {
     pub directory: TempDir,
     /// Wait for `/ready` before [`Processor`] is handed out.
     pub wait: bool,
+    redirect: Option<Redirect>,
 }
+
+/// Changes the command just before it is spawned.
+type Redirect = Box<dyn FnOnce(&mut Command)>;
 
 impl Setup {
     /// The function of the vectors: one HTTP trigger with one worker.
@@ -50,7 +54,7 @@ impl Setup {
             },
         });
         let directory = tempfile::tempdir().unwrap();
-        Self { function, platform: json!({}), environment: Vec::new(), directory, wait: true }
+        Self { function, platform: json!({}), environment: Vec::new(), directory, wait: true, redirect: None }
     }
 
     /// The demonstration handler.
@@ -136,7 +140,10 @@ impl Setup {
         command.arg("--platform-config").arg(folder.join("platform.yaml"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let wait = self.wait;
-        let processor = Processor::spawn(command, ports, self.directory);
+        let processor = match self.redirect {
+            None => Processor::spawn(command, ports, self.directory),
+            Some(redirect) => Processor::spawn_redirected(command, ports, self.directory, redirect),
+        };
         if wait {
             processor.wait_ready();
         }
@@ -233,11 +240,22 @@ impl Output {
 
 impl Processor {
     /// Runs any command as the processor.
-    pub fn spawn(mut command: Command, ports: Ports, directory: TempDir) -> Self {
+    pub fn spawn(command: Command, ports: Ports, directory: TempDir) -> Self {
+        Self::spawn_redirected(command, ports, directory, |_| {})
+    }
+
+    /// The same; `redirect` may give it other streams.
+    pub fn spawn_redirected(
+        mut command: Command,
+        ports: Ports,
+        directory: TempDir,
+        redirect: impl FnOnce(&mut Command),
+    ) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        redirect(&mut command);
         let mut child = command.spawn().unwrap();
-        let stdout = Output::collect(child.stdout.take().unwrap());
-        let stderr = Output::collect(child.stderr.take().unwrap());
+        let stdout = child.stdout.take().map(Output::collect).unwrap_or_default();
+        let stderr = child.stderr.take().map(Output::collect).unwrap_or_default();
         Self { child, ports, directory, stdout, stderr }
     }
 
@@ -473,159 +491,6 @@ impl Client {
     }
 }
 
-/// What every scripted shim begins with: the frames of protocol 2, and a loop that answers events by their path.
-const FAKE_SHIM: &str = r#"# nuclio-shim-protocol: 2
-import os, signal, socket, struct, sys, time
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-S = socket.socket(fileno=int(os.environ["NUCLIO_SHIM_FD"]))
-
-
-def frame(kind, id=0, head=b"", body=b"", code=0, flags=0):
-    return struct.pack("<IBBHII", len(head) + len(body), kind, flags, code, id, len(head)) + head + body
-
-
-def send(data):
-    S.sendall(data)
-
-
-def read(count):
-    data = b""
-    while len(data) < count:
-        piece = S.recv(min(count - len(data), 1 << 20))
-        if not piece:
-            sys.stdout.flush()
-            os._exit(0)
-        data += piece
-    return data
-
-
-def receive():
-    size, kind, flags, code, id, head = struct.unpack("<IBBHII", read(16))
-    data = read(size)
-    return kind, code, id, data[:head], data[head:]
-
-
-def hello(capabilities="control", max_inflight="1", prefetch="8"):
-    pairs = ["protocol_min", "2", "protocol_max", "2", "language", "fake", "version", "1", "sdk", "none",
-             "capabilities", capabilities, "max_inflight", max_inflight, "prefetch", prefetch]
-    send(b"NSH2" + frame(0x81, head="\0".join(pairs).encode()))
-    return receive()
-
-
-def ready():
-    send(frame(0x82))
-
-
-def answer(id, body=b"", status=200, flags=0):
-    send(frame(0x83, id, struct.pack("<IHH", 0, 0, 0) + b"text/plain", body, status, flags))
-
-
-def log(text, level=1, id=0):
-    send(frame(0x86, id, struct.pack("<q", 0) + text.encode(), b"", level))
-
-
-def start_number():
-    number = 1
-    while True:
-        try:
-            os.close(os.open("%s/start-%d" % (HERE, number), os.O_CREAT | os.O_EXCL))
-            return number
-        except FileExistsError:
-            number += 1
-
-
-def wait_for(name):
-    while not os.path.exists(os.path.join(HERE, name)):
-        time.sleep(0.001)
-
-
-def serve(each):
-    while True:
-        kind, code, id, head, body = receive()
-        if kind == 2:
-            each(id, head[32:].split(b"\0")[2].decode(), body)
-        elif kind == 6:
-            send(frame(0x87, id))
-
-
-def echo(id, path, body):
-    answer(id, body or path.encode())
-
-
-"#;
-
-impl Setup {
-    /// A shim written by the test: what follows [`FAKE_SHIM`].
-    pub fn fake_shim(script: &str) -> Self {
-        let setup = Self::new("python", "main:handler");
-        setup.write("fake.py", &format!("{FAKE_SHIM}{script}"));
-        let path = setup.directory.path().join("fake.py").display().to_string();
-        setup.python_environment().env("NUCLIO_PYTHON_WRAPPER_PATH", &path)
-    }
-
-    /// Starts it expecting that it ends by itself: what is left to look at is its status and its last words.
-    pub fn start_and_end(self) -> Processor {
-        let mut processor = self.no_wait().start();
-        processor.wait();
-        processor
-    }
-}
-
-impl Processor {
-    /// Sends one request in the background.
-    pub fn send(&self, path: &str, body: &str) -> std::thread::JoinHandle<Answer> {
-        let (address, path, body) = (self.http(), path.to_owned(), body.to_owned());
-        std::thread::spawn(move || post(address, &path, &body))
-    }
-
-    /// One POST on a connection of its own.
-    pub fn post(&self, path: &str, body: &str) -> Answer {
-        post(self.http(), path, body)
-    }
-
-    /// Creates a file that the handler waits for.
-    pub fn touch(&self, name: &str) {
-        std::fs::write(self.directory.path().join(name), "").unwrap();
-    }
-
-    /// Waits until that many events wait for a worker.
-    pub fn wait_waiting(&self, count: usize) {
-        let name = "nuclio_processor_worker_pending_allocation_current";
-        wait_until("events wait", || self.metric(name, &[]) as usize == count);
-    }
-
-    /// Waits until that many events are with workers.
-    pub fn wait_in_flight(&self, count: usize) {
-        wait_until("events are in work", || {
-            self.metric("nuclio_processor_events_in_flight", &[]) as usize == count
-        });
-    }
-
-    /// How often workers were replaced for that reason.
-    pub fn restarts(&self, reason: &str) -> usize {
-        self.metric("nuclio_processor_worker_restarts_total", &[&format!("reason=\"{reason}\"")]) as usize
-    }
-
-    /// How often workers were replaced.
-    pub fn all_restarts(&self) -> usize {
-        ["exit", "signal", "oom", "timeout", "protocol"].iter().map(|reason| self.restarts(reason)).sum()
-    }
-
-    /// Waits until it has ended and reads everything it still had to say.
-    pub fn end(&mut self) -> ExitStatus {
-        let status = self.wait();
-        self.stdout.wait_closed();
-        self.stderr.wait_closed();
-        status
-    }
-
-    /// Status of a side server's page.
-    pub fn health(&self, path: &str) -> u16 {
-        get(self.ports.health, path).map_or(0, |answer| answer.status)
-    }
-}
-
 impl Output {
     /// Waits until the stream has ended, for a short time: a stray child may hold it.
     pub fn wait_closed(&self) {
@@ -636,19 +501,10 @@ impl Output {
     }
 }
 
-impl Client {
-    /// Sends a POST and does not wait for the answer.
-    pub fn send_post(&mut self, path: &str, body: &[u8]) {
-        let mut request =
-            format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len())
-                .into_bytes();
-        request.extend_from_slice(body);
-        self.send(&request);
+impl Setup {
+    /// Starts it with something else than pipes: `redirect` gets the command last.
+    pub fn start_redirected(mut self, redirect: impl FnOnce(&mut Command) + 'static) -> Processor {
+        self.redirect = Some(Box::new(redirect));
+        self.start()
     }
-}
-
-fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
-    let mut client = Client::connect(address);
-    client.send_post(path, body.as_bytes());
-    client.read_answer(false).unwrap()
 }

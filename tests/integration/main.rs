@@ -4,4 +4,8 @@
 
 mod faults;
 mod harness;
+mod lifecycle;
+mod plugin_faults;
 mod smoke;
+mod support;
+mod timeouts;
