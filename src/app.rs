@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::Readiness;
@@ -91,7 +93,8 @@ impl App {
         for trigger in &config.function.triggers {
             trigger::check(trigger).context("Failed to create triggers")?;
         }
-        tokio::spawn(reaper::run(children.clone()));
+        // Before a library is loaded, as every handler of signals must be.
+        reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let mut app =
@@ -117,7 +120,7 @@ impl App {
     ) -> anyhow::Result<()> {
         let plans = plan_pools(&self.config);
         let starts = plans.iter().map(|plan| {
-            let settings = plan.settings(&self.config, children);
+            let settings = plan.settings(&self.config, children, &self.events);
             Pool::start(runtime, settings, self.events.handle.clone(), &self.logger)
         });
         let mut pools = BTreeMap::new();
@@ -238,14 +241,16 @@ impl App {
                 pool.drained().await;
             }
         };
-        let finished = tokio::time::timeout(limit, finish).await.is_ok();
-        join_all(self.pools.iter().map(|pool| pool.stop())).await;
+        let deadline = Instant::now() + limit;
+        let finished = tokio::time::timeout_at(deadline, finish).await.is_ok();
+        let left = deadline.saturating_duration_since(Instant::now()).max(LAST_MOMENTS);
+        join_all(self.pools.iter().map(|pool| pool.stop(left))).await;
         finished
     }
 
     /// A start that failed leaves nothing behind.
     async fn abandon(self) {
-        let stops = join_all(self.pools.iter().map(|pool| pool.stop()));
+        let stops = join_all(self.pools.iter().map(|pool| pool.stop(LAST_MOMENTS)));
         drop(tokio::time::timeout(LAST_MOMENTS, stops).await);
         self.admin.stop();
         self.events.stop.cancel();
@@ -274,6 +279,8 @@ fn side_server(
 struct EventThreads {
     handle: Handle,
     stop: CancellationToken,
+    /// For in-process calls, when there may be more than threads.
+    calls: Option<Arc<Semaphore>>,
 }
 
 impl EventThreads {
@@ -281,9 +288,10 @@ impl EventThreads {
     /// second one only costs wake-ups.
     fn start(runtime: &Runtime, config: &Config) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
+        let workers: usize = plan_pools(config).iter().map(|plan| plan.trigger.workers).sum();
+        let calls = (workers > CALLS_MAX).then(|| Arc::new(Semaphore::new(CALLS_MAX)));
         let mut builder = match runtime {
             Runtime::InProcess(_) => {
-                let workers: usize = config.function.triggers.iter().map(|trigger| trigger.workers).sum();
                 // Calls that do not return keep their threads.
                 let stuck = config.function.event_timeout.map_or(0, |_| config.env.stuck_threads_max);
                 let mut builder = Builder::new_multi_thread();
@@ -302,7 +310,7 @@ impl EventThreads {
             runtime.shutdown_background(); // Calls that do not return are not waited for.
         };
         std::thread::Builder::new().name("events".into()).spawn(main)?;
-        Ok(Self { handle, stop })
+        Ok(Self { handle, stop, calls })
     }
 }
 
@@ -329,7 +337,7 @@ fn plan_pools(config: &Config) -> Vec<PoolPlan<'_>> {
 }
 
 impl PoolPlan<'_> {
-    fn settings(&self, config: &Config, children: &Children) -> pool::Settings {
+    fn settings(&self, config: &Config, children: &Children, events: &EventThreads) -> pool::Settings {
         let (function, env) = (&config.function, &config.env);
         let in_flight_per_worker = match &self.trigger.kind {
             TriggerKind::Http(http) => http.in_flight_per_worker,
@@ -341,12 +349,12 @@ impl PoolPlan<'_> {
             name: self.name.clone(),
             workers: self.trigger.workers,
             event_timeout: function.event_timeout,
-            termination_timeout: self.trigger.termination_timeout,
             in_flight_per_worker,
             ahead_max: env.shim_prefetch.unwrap_or(AHEAD_MAX),
             start_timeout: env.worker_start_timeout.unwrap_or(default_start),
             waiting_max: env.waiting_events_max,
             stuck_max: env.stuck_threads_max,
+            calls: events.calls.clone(),
             init: init_settings(config, self.trigger),
             children: children.clone(),
         }

@@ -23,10 +23,7 @@ const SKIPPED: &[&str] = &["__pycache__", "node_modules", "target", "venv"];
 
 /// Runs the handler until it is told to stop.
 pub fn run(arguments: &Dev) -> ExitCode {
-    let outcome = config(arguments).and_then(|config| {
-        let runtime = run::runtime()?;
-        runtime.block_on(serve(arguments, config))
-    });
+    let outcome = config(arguments).and_then(|config| run::block_on(serve(arguments, config)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

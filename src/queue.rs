@@ -2,7 +2,7 @@
 //! the order they became idle. It knows no runtime: a worker is whatever its pool lends out.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,9 @@ pub struct Queue<W> {
     waiting_max: usize,
     expiry_changed: Notify,
     closed: AtomicBool,
-    one_finished: Notify,
+    /// Jobs admitted that have not ended, wherever they are.
+    open: AtomicUsize,
+    all_ended: Notify,
 }
 
 struct State<W> {
@@ -97,7 +99,8 @@ impl<W: PartialEq> Queue<W> {
             waiting_max,
             expiry_changed: Notify::new(),
             closed: AtomicBool::new(false),
-            one_finished: Notify::new(),
+            open: AtomicUsize::new(0),
+            all_ended: Notify::new(),
         }
     }
 
@@ -114,8 +117,11 @@ impl<W: PartialEq> Queue<W> {
     /// the pool stops. A refused job has been answered.
     pub fn admit(&self, job: Job) -> Option<(W, Job)> {
         use std::sync::atomic::Ordering::Relaxed;
-        if self.closed.load(Ordering::Acquire) {
+        // Counted before the look at `closed`: whoever closes waits for it, or it is refused.
+        self.open.fetch_add(1, Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) {
             job.refuse(SubmitError::Stopping);
+            self.one_ended();
             return None;
         }
         let counters = &self.counters;
@@ -132,6 +138,7 @@ impl<W: PartialEq> Queue<W> {
             drop(state);
             counters.allocation_failures.fetch_add(1, Relaxed);
             job.refuse(SubmitError::NoWorkers);
+            self.one_ended();
             return None;
         }
         if let Some(worker) = state.hungry.pop_front() {
@@ -184,7 +191,8 @@ impl<W: PartialEq> Queue<W> {
         while let Some(job) = state.waiting.pop_front() {
             self.counters.waiting.fetch_sub(1, Relaxed);
             if job.reply.is_closed() {
-                continue; // The client left while it waited.
+                self.one_ended(); // The client left while it waited.
+                continue;
             }
             self.counters.allocated_after_wait.fetch_add(1, Relaxed);
             self.counters.wait_micros.fetch_add(job.submitted.elapsed().as_micros() as u64, Relaxed);
@@ -229,14 +237,23 @@ impl<W: PartialEq> Queue<W> {
     /// An event has left its worker, whatever came of it.
     pub fn finished(&self, worker: usize, taken: Duration) {
         self.counters.finished(worker, taken);
-        if self.closed.load(Ordering::Acquire) {
-            self.one_finished.notify_waiters();
+        self.one_ended();
+    }
+
+    /// An event has left a worker that never began it.
+    pub fn dropped(&self) {
+        self.one_ended();
+    }
+
+    fn one_ended(&self) {
+        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 && self.closed.load(Ordering::SeqCst) {
+            self.all_ended.notify_waiters();
         }
     }
 
     /// Refuses new events from now on.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     /// Whether new events are refused.
@@ -246,15 +263,14 @@ impl<W: PartialEq> Queue<W> {
 
     /// Lasts until no event waits or is with a worker. Call after [`Queue::close`].
     pub async fn drained(&self) {
-        use std::sync::atomic::Ordering::Relaxed;
         loop {
-            let finished = self.one_finished.notified();
-            tokio::pin!(finished);
-            finished.as_mut().enable();
-            if self.counters.waiting.load(Relaxed) <= 0 && self.counters.in_flight.load(Relaxed) <= 0 {
+            let ended = self.all_ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.open.load(Ordering::SeqCst) == 0 {
                 return;
             }
-            finished.await;
+            ended.await;
         }
     }
 
@@ -277,9 +293,7 @@ impl<W: PartialEq> Queue<W> {
                 self.counters.waiting.fetch_sub(1, Relaxed);
                 self.counters.allocation_failures.fetch_add(1, Relaxed);
                 job.refuse(SubmitError::NoWorkers);
-            }
-            if self.closed.load(Ordering::Acquire) {
-                self.one_finished.notify_waiters();
+                self.one_ended();
             }
         }
     }
@@ -422,5 +436,37 @@ mod tests {
             queue.finished(worker, Duration::ZERO);
         };
         tokio::join!(queue.drained(), finish);
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_drained_when_its_last_job_turns_out_to_be_nobodys() {
+        let queue = queue(1, 9);
+        let (held, _reply) = job("held", 1000);
+        let (gone, reply) = job("gone", 1000);
+        let (worker, _job) = queue.admit(held).unwrap();
+        assert!(queue.admit(gone).is_none());
+        drop(reply);
+        queue.close();
+        let finish = async {
+            queue.finished(worker, Duration::ZERO);
+            tokio::task::yield_now().await; // The waiting side has looked.
+            assert!(queue.next(worker).is_none());
+        };
+        tokio::join!(queue.drained(), finish);
+    }
+
+    #[tokio::test]
+    async fn a_job_between_queue_and_worker_keeps_the_queue_from_being_drained() {
+        let queue = queue(1, 9);
+        let (held, _reply) = job("held", 1000);
+        let (worker, _job) = queue.admit(held).unwrap();
+        queue.close(); // No worker has counted it as its own yet.
+        tokio::select! {
+            biased;
+            () = queue.drained() => panic!("drained with a job under way"),
+            () = tokio::task::yield_now() => {}
+        }
+        queue.finished(worker, Duration::ZERO);
+        queue.drained().await;
     }
 }

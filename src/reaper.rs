@@ -38,16 +38,18 @@ impl Children {
     }
 }
 
-/// Reaps strangers whenever a child ends. Returns at once unless we are process 1.
-pub async fn run(children: Children) {
+/// Reaps strangers whenever a child ends, from now on and for ever; does nothing unless we are process 1.
+pub fn start(children: Children) {
     if std::process::id() != 1 {
         return;
     }
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
-    children.reap_others();
-    while ended.recv().await.is_some() {
+    tokio::spawn(async move {
         children.reap_others();
-    }
+        while ended.recv().await.is_some() {
+            children.reap_others();
+        }
+    });
 }
 
 /// The pids of all our children.

@@ -20,8 +20,7 @@ pub fn run(function: &Path, platform: &Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let outcome = runtime().and_then(|runtime| runtime.block_on(serve(config)));
-    match outcome {
+    match block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             print_error(&error);
@@ -30,12 +29,16 @@ pub fn run(function: &Path, platform: &Path) -> ExitCode {
     }
 }
 
-/// The runtime of this thread: signals, keepers, processes. Events have threads of their own.
+/// Runs a future on the runtime of this thread: signals, keepers, processes. Events have threads of their own.
 ///
 /// # Errors
-/// It cannot be made.
-pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+/// There is no runtime, or what the future says.
+pub fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(future);
+    // A handler that does not return from its initialization or its end is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+use super::Stop;
 use super::backoff::Backoff;
 use super::status::{Status, WorkerState};
 use crate::event::{HandlerError, WorkerId};
 use crate::fields;
 use crate::metrics::{PoolCounters, RestartReason};
 use crate::runtime::StartError;
-use crate::runtime::inprocess::{Source, Workers};
+use crate::runtime::inprocess::{Broken, Source, Workers};
 use crate::runtime::shim::process::{Process, describe, oom_kills, restart_reason};
 use crate::runtime::shim::protocol::v2::ControlCode;
 use crate::runtime::shim::start::{Recipe, Running};
@@ -27,6 +27,8 @@ const ABORT_AFTER: Duration = Duration::from_millis(100);
 const KILL_AFTER: Duration = Duration::from_millis(400);
 /// How long a shim may take to exit once its connection is closed, and then after SIGTERM.
 const EXIT_GRACE: Duration = Duration::from_millis(1000);
+/// The same for a shim that has used up its time already.
+const LATE_GRACE: Duration = Duration::from_millis(100);
 
 /// What keeps one shim worker.
 pub(super) struct ShimKeeper {
@@ -35,10 +37,8 @@ pub(super) struct ShimKeeper {
     pub(super) status: Arc<Status>,
     /// Restarts at the same time are few.
     pub(super) restarts: Arc<Semaphore>,
-    /// Cancelled: end the worker and do not replace it.
-    pub(super) stop: CancellationToken,
-    /// How long it may take to end.
-    pub(super) allowed: Duration,
+    /// Asked for: end the worker and do not replace it.
+    pub(super) stop: Stop,
 }
 
 impl ShimKeeper {
@@ -46,13 +46,13 @@ impl ShimKeeper {
     pub(super) async fn keep(self, first: oneshot::Sender<Result<(), StartError>>) {
         let mut first = Some(first);
         let mut backoff = Backoff::default();
-        while !self.stop.is_cancelled() {
+        while !self.stop.asked.is_cancelled() {
             let restarting = first.is_none();
             let permit = if restarting { self.restarts.acquire().await.ok() } else { None };
             let begun = Instant::now();
             let started = tokio::select! {
                 started = self.recipe.start(&self.id) => started,
-                () = self.stop.cancelled() => break,
+                () = self.stop.asked.cancelled() => break,
             };
             drop(permit);
             let cause = match (started, first.take()) {
@@ -76,7 +76,7 @@ impl ShimKeeper {
             self.status.set(self.id.index, WorkerState::Restarting(cause));
             tokio::select! {
                 () = tokio::time::sleep(backoff.after(begun.elapsed())) => {}
-                () = self.stop.cancelled() => {}
+                () = self.stop.asked.cancelled() => {}
             }
         }
         self.status.set(self.id.index, WorkerState::Stopped);
@@ -87,7 +87,7 @@ impl ShimKeeper {
         let kills_before = oom_kills();
         let (ended, waiting) = tokio::select! {
             ended = &mut running.ended => ended.unwrap_or((Ended::Lost, Vec::new())),
-            () = self.stop.cancelled() => {
+            () = self.stop.asked.cancelled() => {
                 self.end(running).await;
                 return None;
             }
@@ -157,10 +157,12 @@ impl ShimKeeper {
 
     /// Ends a worker: termination callback, end of file, SIGTERM, SIGKILL; each with its time.
     async fn end(&self, mut running: Running) {
+        let allowed = self.stop.allowed();
         let (done, outcome) = oneshot::channel();
-        let terminate = Command::Control(ControlCode::Terminate, self.allowed, done);
+        let terminate = Command::Control(ControlCode::Terminate, allowed, done);
+        let mut grace = EXIT_GRACE;
         if running.commands.send(terminate).await.is_ok() {
-            match tokio::time::timeout(self.allowed, outcome).await {
+            match tokio::time::timeout(allowed, outcome).await {
                 Ok(Ok(Err(text))) => {
                     let fields = fields! {"worker" => self.id.index, "err" => text};
                     self.recipe.logger.warn("Termination callback failed", fields);
@@ -169,13 +171,14 @@ impl ShimKeeper {
                 Err(_) => {
                     let fields = fields! {"worker" => self.id.index, "pid" => running.process.pid()};
                     self.recipe.logger.warn("Termination callback took too long", fields);
+                    grace = LATE_GRACE;
                 }
             }
             drop(running.commands.send(Command::Close).await);
         }
-        if running.process.exited(EXIT_GRACE).await.is_none() {
+        if running.process.exited(grace).await.is_none() {
             running.process.signal(Signal::TERM);
-            if running.process.exited(EXIT_GRACE).await.is_none() {
+            if running.process.exited(grace).await.is_none() {
                 running.process.kill_group();
                 running.process.exited(EXIT_GRACE).await;
             }
@@ -199,29 +202,43 @@ pub(super) async fn keep_in_process(
     source: Source,
     pool: WorkerId,
     status: Arc<Status>,
-    stuck: impl Fn() -> usize,
-    stuck_max: usize,
-    mut broken: mpsc::Receiver<usize>,
+    too_many_stuck: impl Fn() -> bool,
+    mut broken: mpsc::Receiver<Broken>,
 ) {
     let counters: Arc<PoolCounters> = workers.queue().counters().clone();
-    while let Some(index) = broken.recv().await {
-        let timed_out = stuck() > 0;
-        let reason = if timed_out { RestartReason::Timeout } else { RestartReason::Protocol };
+    while let Some(Broken { index, reason }) = broken.recv().await {
         counters.restarted(index, reason);
-        if stuck() > stuck_max {
-            let cause =
-                format!("{} calls do not return, more than NUCLIO_STUCK_THREADS_MAX ({stuck_max})", stuck());
-            status.set(index, WorkerState::Restarting(cause));
+        let cause = match reason {
+            RestartReason::Timeout => "its call does not return",
+            _ => "it broke the handler ABI",
+        };
+        status.set(index, WorkerState::Restarting(cause.to_owned()));
+        if too_many_stuck() {
+            let cause = "more calls do not return than NUCLIO_STUCK_THREADS_MAX allows";
+            status.set(index, WorkerState::Restarting(cause.to_owned()));
             status.set_beyond_help(true);
             continue;
         }
         let id = WorkerId { index, ..pool.clone() };
-        let (workers, source) = (workers.clone(), source.clone());
-        let started = tokio::task::spawn_blocking(move || workers.start_worker(&source, &id)).await;
-        match started {
-            Ok(Ok(())) => status.set(index, WorkerState::Ready),
-            Ok(Err(error)) => status.set(index, WorkerState::Restarting(error.to_string())),
-            Err(error) => status.set(index, WorkerState::Restarting(error.to_string())),
-        }
+        // One that is slow to start does not delay the others.
+        tokio::spawn(replace(workers.clone(), source.clone(), id, status.clone()));
+    }
+}
+
+/// Starts an in-process worker in the place of another, however often that takes.
+async fn replace(workers: Arc<Workers>, source: Source, id: WorkerId, status: Arc<Status>) {
+    let mut backoff = Backoff::default();
+    backoff.after(Duration::ZERO); // Its predecessor was replaced at once.
+    loop {
+        let (starter, source, worker) = (workers.clone(), source.clone(), id.clone());
+        let started = tokio::task::spawn_blocking(move || starter.start_worker(&source, &worker)).await;
+        let error = match started {
+            Ok(Ok(())) => return status.set(id.index, WorkerState::Ready),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        workers.logger().error("Can't restart worker", fields! {"worker" => id.index, "err" => error});
+        status.set(id.index, WorkerState::Restarting(error));
+        tokio::time::sleep(backoff.after(Duration::ZERO)).await;
     }
 }

@@ -5,7 +5,7 @@ mod backoff;
 mod keeper;
 pub mod status;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -40,8 +40,6 @@ pub struct Settings {
     pub workers: usize,
     /// Longest time of one event.
     pub event_timeout: Option<Duration>,
-    /// How long a worker may take to end.
-    pub termination_timeout: Duration,
     /// Events in work at once, per worker.
     pub in_flight_per_worker: usize,
     /// Events written ahead to a busy shim, at most.
@@ -52,6 +50,8 @@ pub struct Settings {
     pub waiting_max: usize,
     /// In-process calls that may be stuck before the process is beyond help.
     pub stuck_max: usize,
+    /// Permits for in-process calls, shared by all pools; `None`: there are threads for all of them.
+    pub calls: Option<Arc<Semaphore>>,
     /// INIT settings that do not depend on the worker.
     pub init: Vec<(&'static str, String)>,
     /// Where processes are entered.
@@ -63,9 +63,27 @@ pub struct Pool {
     shape: Shape,
     counters: Arc<PoolCounters>,
     status: Arc<Status>,
-    stop: CancellationToken,
+    stop: Stop,
     keepers: Mutex<Vec<JoinHandle<()>>>,
-    termination_timeout: Duration,
+}
+
+/// Tells keepers to end their workers.
+#[derive(Debug, Clone, Default)]
+struct Stop {
+    asked: CancellationToken,
+    /// How long a worker may take to end.
+    allowed: Arc<OnceLock<Duration>>,
+}
+
+impl Stop {
+    fn ask(&self, allowed: Duration) {
+        self.allowed.get_or_init(|| allowed);
+        self.asked.cancel();
+    }
+
+    fn allowed(&self) -> Duration {
+        self.allowed.get().copied().unwrap_or_default()
+    }
 }
 
 enum Shape {
@@ -107,7 +125,7 @@ impl Pool {
                     let queue = queue.clone();
                     async move { queue.expire().await }
                 });
-                let pool = Self::new(Shape::Shim(queue), counters, status, &settings);
+                let pool = Self::new(Shape::Shim(queue), counters, status);
                 pool.start_shims(Arc::new(recipe), &settings).await?;
                 Ok(Arc::new(pool))
             }
@@ -117,15 +135,8 @@ impl Pool {
         }
     }
 
-    fn new(shape: Shape, counters: Arc<PoolCounters>, status: Arc<Status>, settings: &Settings) -> Self {
-        Self {
-            shape,
-            counters,
-            status,
-            stop: CancellationToken::new(),
-            keepers: Mutex::default(),
-            termination_timeout: settings.termination_timeout,
-        }
+    fn new(shape: Shape, counters: Arc<PoolCounters>, status: Arc<Status>) -> Self {
+        Self { shape, counters, status, stop: Stop::default(), keepers: Mutex::default() }
     }
 
     fn add_keeper(&self, keeper: JoinHandle<()>) {
@@ -142,7 +153,6 @@ impl Pool {
                 status: self.status.clone(),
                 restarts: restarts.clone(),
                 stop: self.stop.clone(),
-                allowed: settings.termination_timeout,
             };
             let (first, started) = oneshot::channel();
             self.add_keeper(tokio::spawn(keeper.keep(first)));
@@ -179,8 +189,7 @@ impl Pool {
             let queue = queue.clone();
             async move { queue.expire().await }
         });
-        let workers =
-            Workers::new(queue, monitor.clone(), events, settings.event_timeout, broken, logger.clone());
+        let workers = Workers::new(monitor.clone(), settings.calls.clone(), broken);
         let mut starts = Vec::new();
         for index in 0..settings.workers {
             let (workers, source, id) = (workers.clone(), source.clone(), settings.worker_id(index));
@@ -206,11 +215,10 @@ impl Pool {
             source.clone(),
             settings.worker_id(0),
             status.clone(),
-            move || monitor.stuck(),
-            settings.stuck_max,
+            move || monitor.stuck() > settings.stuck_max,
             replace,
         );
-        let pool = Self::new(Shape::InProcess(workers), counters, status, &settings);
+        let pool = Self::new(Shape::InProcess(workers), counters, status);
         drop(tokio::spawn(keeper)); // Ends with the pool.
         Ok(Arc::new(pool))
     }
@@ -256,13 +264,14 @@ impl Pool {
         }
     }
 
-    /// Ends all workers: termination callbacks, then the processes. Bounded by the termination timeout.
-    pub async fn stop(&self) {
-        self.stop.cancel();
+    /// Ends all workers: termination callbacks, then the processes. `allowed`: how long that may take; what takes
+    /// longer is killed.
+    pub async fn stop(&self, allowed: Duration) {
+        self.stop.ask(allowed);
         if let Shape::InProcess(workers) = &self.shape {
             let workers = workers.clone();
             let stop = tokio::task::spawn_blocking(move || workers.stop());
-            drop(tokio::time::timeout(self.termination_timeout, stop).await);
+            drop(tokio::time::timeout(allowed, stop).await);
         }
         let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
         for keeper in keepers {

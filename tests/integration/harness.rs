@@ -32,7 +32,11 @@ pub struct Setup {
     pub directory: TempDir,
     /// Wait for `/ready` before [`Processor`] is handed out.
     pub wait: bool,
+    redirect: Option<Redirect>,
 }
+
+/// Changes the command just before it is spawned.
+type Redirect = Box<dyn FnOnce(&mut Command)>;
 
 impl Setup {
     /// The function of the vectors: one HTTP trigger with one worker.
@@ -50,7 +54,7 @@ impl Setup {
             },
         });
         let directory = tempfile::tempdir().unwrap();
-        Self { function, platform: json!({}), environment: Vec::new(), directory, wait: true }
+        Self { function, platform: json!({}), environment: Vec::new(), directory, wait: true, redirect: None }
     }
 
     /// The demonstration handler.
@@ -136,7 +140,10 @@ impl Setup {
         command.arg("--platform-config").arg(folder.join("platform.yaml"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let wait = self.wait;
-        let processor = Processor::spawn(command, ports, self.directory);
+        let processor = match self.redirect {
+            None => Processor::spawn(command, ports, self.directory),
+            Some(redirect) => Processor::spawn_redirected(command, ports, self.directory, redirect),
+        };
         if wait {
             processor.wait_ready();
         }
@@ -233,11 +240,22 @@ impl Output {
 
 impl Processor {
     /// Runs any command as the processor.
-    pub fn spawn(mut command: Command, ports: Ports, directory: TempDir) -> Self {
+    pub fn spawn(command: Command, ports: Ports, directory: TempDir) -> Self {
+        Self::spawn_redirected(command, ports, directory, |_| {})
+    }
+
+    /// The same; `redirect` may give it other streams.
+    pub fn spawn_redirected(
+        mut command: Command,
+        ports: Ports,
+        directory: TempDir,
+        redirect: impl FnOnce(&mut Command),
+    ) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        redirect(&mut command);
         let mut child = command.spawn().unwrap();
-        let stdout = Output::collect(child.stdout.take().unwrap());
-        let stderr = Output::collect(child.stderr.take().unwrap());
+        let stdout = child.stdout.take().map(Output::collect).unwrap_or_default();
+        let stderr = child.stderr.take().map(Output::collect).unwrap_or_default();
         Self { child, ports, directory, stdout, stderr }
     }
 
@@ -470,5 +488,23 @@ impl Client {
         self.stream.read_exact(&mut piece)?;
         assert_eq!(self.line()?, "");
         Ok(if size == 0 { None } else { Some(piece) })
+    }
+}
+
+impl Output {
+    /// Waits until the stream has ended, for a short time: a stray child may hold it.
+    pub fn wait_closed(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Arc::strong_count(&self.0) > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Setup {
+    /// Starts it with something else than pipes: `redirect` gets the command last.
+    pub fn start_redirected(mut self, redirect: impl FnOnce(&mut Command) + 'static) -> Processor {
+        self.redirect = Some(Box::new(redirect));
+        self.start()
     }
 }

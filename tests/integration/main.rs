@@ -1,5 +1,12 @@
 //! The processor as a black box: the real binary, real interpreters, real sockets.
 #![allow(clippy::disallowed_methods, reason = "tests may read their environment")]
+#![allow(unreachable_pub, reason = "one program: what modules share is public")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
+mod faults;
 mod harness;
+mod lifecycle;
+mod plugin_faults;
 mod smoke;
+mod support;
+mod timeouts;

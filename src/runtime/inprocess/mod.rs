@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_core::Stream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::plugin;
 use super::plugin::worker::{CallOutcome, Control, Pull};
 use super::{StartError, builtin};
 use crate::event::{Body, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
+use crate::metrics::RestartReason;
 use crate::queue::{Job, Queue, ReplySender};
 use monitor::{Monitor, Slot};
 
@@ -47,13 +48,23 @@ impl PartialEq for Desk {
     }
 }
 
+/// A worker that has to be replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct Broken {
+    /// Its place in the pool.
+    pub index: usize,
+    /// What it is counted under.
+    pub reason: RestartReason,
+}
+
 /// The workers of one pool.
 pub struct Workers {
     queue: Arc<Queue<Box<Desk>>>,
     monitor: Monitor,
+    calls: Option<Arc<Semaphore>>,
     runtime: Handle,
     event_timeout: Option<Duration>,
-    broken: mpsc::Sender<usize>,
+    broken: mpsc::Sender<Broken>,
     logger: Logger,
 }
 
@@ -67,17 +78,18 @@ pub enum Source {
 }
 
 impl Workers {
-    /// A pool without workers. `runtime` is where calls run; `broken` is told the index of every worker that has to
-    /// be replaced.
-    pub fn new(
-        queue: Arc<Queue<Box<Desk>>>,
-        monitor: Monitor,
-        runtime: Handle,
-        event_timeout: Option<Duration>,
-        broken: mpsc::Sender<usize>,
-        logger: Logger,
-    ) -> Arc<Self> {
-        Arc::new(Self { queue, monitor, runtime, event_timeout, broken, logger })
+    /// A pool without workers, whose calls need permits of `calls`. `broken` is told of every worker that has to be
+    /// replaced; everything else is as the monitor has it.
+    pub fn new(monitor: Monitor, calls: Option<Arc<Semaphore>>, broken: mpsc::Sender<Broken>) -> Arc<Self> {
+        let watch = monitor.settings();
+        let (queue, runtime, logger) = (watch.queue.clone(), watch.runtime.clone(), watch.logger.clone());
+        let event_timeout = watch.event_timeout;
+        Arc::new(Self { queue, monitor, calls, runtime, event_timeout, broken, logger })
+    }
+
+    /// For what happens.
+    pub fn logger(&self) -> &Logger {
+        &self.logger
     }
 
     /// The queue.
@@ -125,6 +137,11 @@ impl Workers {
     fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
         let workers = self.clone();
         let task = async move {
+            // Threads are as many as permits: whoever has to wait for one blocks none.
+            let _permit = match &workers.calls {
+                Some(calls) => calls.acquire().await.ok(),
+                None => None,
+            };
             let Desk { callable, slot, .. } = &mut *desk;
             let outcome = workers.call(slot, job, |event, cancelled, deadline| match callable {
                 Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
@@ -179,7 +196,8 @@ impl Workers {
                     drop(reply.send(Err(error.into())));
                 }
                 self.monitor.forget(&desk.slot);
-                self.broken.try_send(index).unwrap_or_default(); // As many places as workers.
+                let broken = Broken { index, reason: RestartReason::Protocol };
+                self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
                 return;
             }
         };

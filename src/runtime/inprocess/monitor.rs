@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::{Desk, locked};
+use super::{Broken, Desk, locked};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
+use crate::metrics::RestartReason;
 use crate::queue::{Queue, ReplySender};
 use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 
@@ -119,8 +120,8 @@ pub struct Settings {
     pub runtime: Handle,
     /// Of the pool.
     pub queue: Arc<Queue<Box<Desk>>>,
-    /// Told the index of every worker given up.
-    pub given_up: mpsc::Sender<usize>,
+    /// Told of every worker given up.
+    pub given_up: mpsc::Sender<Broken>,
     /// For what happened.
     pub logger: Logger,
 }
@@ -144,6 +145,11 @@ impl Monitor {
         let thread = thread.spawn(move || shared.run())?;
         *locked(&monitor.0.thread) = Some(thread.thread().clone());
         Ok(monitor)
+    }
+
+    /// What it knows of its pool.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
     }
 
     /// Watches a worker from now on.
@@ -227,7 +233,7 @@ impl Shared {
                 continue;
             }
             long = true;
-            self.look_at(slot, age, &mut given_up);
+            self.look_at(slot, begun, age, &mut given_up);
         }
         for slot in given_up {
             self.give_up(&slot.0, slot.1);
@@ -235,9 +241,19 @@ impl Shared {
         (any, long)
     }
 
-    fn look_at(&self, slot: &Arc<Slot>, age: Duration, given_up: &mut Vec<(Arc<Slot>, Duration)>) {
+    /// `begun`, `age`: of the call that was seen.
+    fn look_at(
+        &self,
+        slot: &Arc<Slot>,
+        begun: u64,
+        age: Duration,
+        given_up: &mut Vec<(Arc<Slot>, Duration)>,
+    ) {
         let late = self.settings.event_timeout.filter(|limit| age >= *limit);
         let mut reply = locked(&slot.reply);
+        if slot.begun.load(Ordering::SeqCst) != begun + 1 {
+            return; // It has returned since, and what is there now may be the next call's.
+        }
         if let Some(limit) = late {
             if let Some(reply) = reply.take() {
                 slot.cancelled.store(CANCELLED_DEADLINE, Ordering::Relaxed);
@@ -246,8 +262,9 @@ impl Shared {
             } else {
                 slot.cut();
             }
-            if age >= limit + GRACE && slot.begun.load(Ordering::SeqCst) != 0 {
+            if age >= limit + GRACE {
                 slot.given_up.store(true, Ordering::SeqCst);
+                self.stuck.fetch_add(1, Ordering::Relaxed); // Before the call can return and take it back.
                 given_up.push((slot.clone(), age));
             }
         } else if reply.as_ref().is_some_and(|reply| reply.is_closed()) {
@@ -257,10 +274,44 @@ impl Shared {
 
     fn give_up(&self, slot: &Arc<Slot>, age: Duration) {
         locked(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
-        self.stuck.fetch_add(1, Ordering::Relaxed);
         self.settings.queue.finished(slot.index, age);
         let fields = fields! {"worker" => slot.index, "stuck" => self.stuck.load(Ordering::Relaxed)};
         self.settings.logger.error("Handler does not return; its thread is given up", fields);
-        self.settings.given_up.try_send(slot.index).unwrap_or_default(); // As many places as workers.
+        let broken = Broken { index: slot.index, reason: RestartReason::Timeout };
+        self.settings.given_up.try_send(broken).unwrap_or_default(); // As many places as workers.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::metrics::PoolCounters;
+
+    #[tokio::test]
+    async fn a_call_seen_late_is_not_taken_for_the_next_one() {
+        let (given_up, mut broken) = mpsc::channel(1);
+        let monitor = Monitor::start(Settings {
+            event_timeout: Some(Duration::from_secs(3600)),
+            runtime: Handle::current(),
+            queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
+            given_up,
+            logger: Logger::silent(),
+        });
+        let monitor = monitor.unwrap();
+        let slot = Arc::new(Slot::new(0));
+        let now = Instant::now();
+        let (reply, mut answer) = oneshot::channel();
+        monitor.open(&slot, reply, now);
+        let begun = slot.begun.load(Ordering::SeqCst) - 1;
+        let (age, mut given_up) = (Duration::from_secs(7200), Vec::new());
+        monitor.0.look_at(&slot, begun + 1, age, &mut given_up); // Of the call before.
+        assert!(given_up.is_empty() && answer.try_recv().is_err());
+        monitor.0.look_at(&slot, begun, age, &mut given_up);
+        assert!(matches!(answer.try_recv(), Ok(Err(_))));
+        assert_eq!((given_up.len(), monitor.stuck()), (1, 1));
+        monitor.0.give_up(&given_up[0].0, age);
+        assert_eq!(broken.try_recv().unwrap().index, 0);
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use nuclio_handler::abi;
 
+use super::crash;
 use super::ffi::{self, Answer, Home, RawWorker};
 use super::frame::Frame;
 use super::{CallOutcome, Library, Pull};
@@ -41,6 +42,7 @@ impl Direct {
         let home = Home::new(logger);
         let index = i32::try_from(id.index).unwrap_or(i32::MAX);
         let trigger = (id.trigger_kind.as_str(), id.trigger_name.as_str());
+        let _inside = crash::inside();
         let plugin = library.instance.worker_start(index, trigger, &home).map_err(|(code, answer)| {
             let found = format!("worker {index} of {} failed to start", library.path.display());
             StartError::new(found, failure_text(code, &answer))
@@ -52,7 +54,9 @@ impl Direct {
     pub(super) fn call(&mut self, event: Event, cancelled: &AtomicU8, deadline: Deadline) -> CallOutcome {
         let mut frame = self.frame.take().unwrap_or_default();
         frame.load(event, self.clock.nanoseconds(deadline), cancelled);
+        let inside = crash::inside();
         let (code, answer) = self.plugin.handle(frame.raw());
+        drop(inside);
         let outcome = match (answer.fault(), code) {
             (Some(fault), _) => self.broken(&format!("the handler answered with {fault}")),
             (None, abi::OK) => match self.head(&answer) {
@@ -68,6 +72,7 @@ impl Direct {
 
     /// Calls the control callback. Handlers without one agree.
     pub(super) fn control(&mut self, what: u32) -> Result<(), HandlerError> {
+        let _inside = crash::inside();
         match self.plugin.control(what) {
             abi::OK => Ok(()),
             abi::UNSUPPORTED => Err(HandlerError::Unsupported),
@@ -212,7 +217,9 @@ impl Pulled {
         if self.ended {
             return Ok(None);
         }
+        let inside = crash::inside();
         let (code, chunk) = self.answer.next();
+        drop(inside);
         match (code, chunk) {
             (abi::OK, Some(chunk)) => return Ok(Some(Bytes::copy_from_slice(chunk))),
             _ => self.ended = true,

@@ -4,6 +4,7 @@
 //! thread of its own (`fixed`). `elf` says what a file is before it is loaded, `frame` shows an event to the plugin,
 //! `ffi` makes the calls. Knows no triggers and no pools.
 
+mod crash;
 mod direct;
 mod elf;
 mod ffi;
@@ -110,11 +111,14 @@ impl Library {
     pub fn load(env_path: Option<&Path>, config: &PluginConfig) -> Result<Arc<Self>, StartError> {
         let path = find(env_path, &DEFAULT_PATHS.map(Path::new))?;
         elf::check(&path, config.form, elf::PROCESSOR)?;
+        crash::explain(&path);
+        let inside = crash::inside();
         let (table, features) = open(&path)?;
         let instance = ffi::Instance::start(table, config.clone()).map_err(|(code, answer)| {
             let found = format!("the handler library {} failed to start", path.display());
             StartError::new(found, direct::failure_text(code, &answer))
         })?;
+        drop(inside);
         Ok(Arc::new(Self {
             instance,
             path,

@@ -1,7 +1,5 @@
 //! What a shim's frames do: answers, streams, log records, acknowledgements.
 
-use std::sync::atomic::Ordering;
-
 use http::StatusCode;
 
 use super::connection::{Frame, Payload};
@@ -55,9 +53,9 @@ impl Worker {
             // No trigger of ours needs explicit acknowledgements or own metrics yet.
             kind::ACK | kind::METRIC | kind::PONG | kind::CREDIT_IN => Ok(()),
             kind::FAILED => {
-                let text = String::from_utf8_lossy(body.as_slice()).into_owned();
+                let text = v2::read_failed(head, body.as_slice());
                 self.logger.error("The shim cannot go on", fields! {"err" => text});
-                Err(ProtocolError::Unexpected(kind::FAILED))
+                Err(ProtocolError::Failed(text))
             }
             other if header.optional() => {
                 self.logger.debug("Skipped a frame of unknown kind", fields! {"kind" => other});
@@ -67,14 +65,12 @@ impl Worker {
         }
     }
 
-    /// The key of an open event.
-    fn key(&self, id: u32) -> Result<usize, ProtocolError> {
-        let key = (id as usize).checked_sub(1).filter(|key| self.in_flight.contains(*key));
-        key.ok_or(ProtocolError::UnknownEvent(id))
+    fn open_key(&self, id: u32) -> Result<usize, ProtocolError> {
+        self.key(id).ok_or(ProtocolError::UnknownEvent(id))
     }
 
     fn read_answer(&mut self, header: Header, head: &[u8], body: Payload<'_>) -> Result<(), ProtocolError> {
-        let key = self.key(header.id)?;
+        let key = self.open_key(header.id)?;
         if self.in_flight[key].stream.is_some() {
             return Err(ProtocolError::UnknownEvent(header.id));
         }
@@ -88,9 +84,10 @@ impl Worker {
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
         }
-        let (writer, reader) = pipe();
+        // The first piece comes on top of the shim's credit.
+        let (writer, reader) = pipe(body.as_slice().len() + v2::CREDIT_BYTES as usize);
         if !body.as_slice().is_empty() {
-            writer.push(body.into_bytes());
+            writer.push(body.into_bytes())?;
         }
         let event = &mut self.in_flight[key];
         event.stream = Some(writer);
@@ -103,12 +100,12 @@ impl Worker {
     }
 
     fn read_data(&mut self, header: Header, body: Payload<'_>) -> Result<(), ProtocolError> {
-        let key = self.key(header.id)?;
+        let key = self.open_key(header.id)?;
         let Some(stream) = &self.in_flight[key].stream else {
             return Err(ProtocolError::Unexpected(kind::DATA));
         };
         if header.flags & DATA_ABORT == 0 && !body.as_slice().is_empty() {
-            stream.push(body.into_bytes());
+            stream.push(body.into_bytes())?;
         } else if header.flags & DATA_ABORT != 0 {
             let text = String::from_utf8_lossy(body.as_slice()).into_owned();
             self.logger.error("A streamed answer failed", fields! {"err" => text});
@@ -118,8 +115,7 @@ impl Worker {
     }
 
     fn end_stream(&mut self, key: usize, result: Result<(), HandlerError>) -> Result<(), ProtocolError> {
-        let counters = self.counters().clone();
-        counters.streams[usize::from(result.is_err())].fetch_add(1, Ordering::Relaxed);
+        self.count_stream(result.is_ok());
         if let Some(stream) = self.remove(key).stream.take() {
             stream.end(result);
         }
@@ -128,9 +124,8 @@ impl Worker {
 
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
         let log = v2::read_log(header, head, body)?;
-        let key = (header.id as usize).checked_sub(1);
-        let buffer =
-            key.and_then(|key| self.in_flight.get(key)).and_then(|event| event.event.log_buffer.as_deref());
+        let event = self.key(header.id).map(|key| &self.in_flight[key].event);
+        let buffer = event.and_then(|event| event.log_buffer.as_deref());
         if self.logger.wants(log.level, buffer) {
             self.logger.record(log.level, &log.message, log_fields(log.fields), buffer);
         }

@@ -68,9 +68,7 @@ impl Link {
         loop {
             if let Some(frame) = self.reader.next_frame()? {
                 if frame.header.kind == kind::FAILED {
-                    let mut text = frame.head.to_vec();
-                    text.extend_from_slice(frame.body.as_slice());
-                    return Err(HandshakeError::Failed(String::from_utf8_lossy(&text).into_owned()));
+                    return Err(HandshakeError::Failed(v2::read_failed(frame.head, frame.body.as_slice())));
                 }
                 return Ok((frame.header.kind, frame.head.to_vec()));
             }

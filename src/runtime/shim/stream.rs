@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
+use super::protocol::v2::ProtocolError;
 use crate::event::HandlerError;
 
 /// Pieces below this size are gathered while nobody takes them.
@@ -20,6 +21,9 @@ struct State {
     gathered: BytesMut,
     end: Option<Result<(), HandlerError>>,
     passed_on: u32,
+    /// Bytes that have come and were not passed on yet, and how many there may be.
+    held: usize,
+    held_max: usize,
     reader_gone: bool,
     reader: Option<Waker>,
     worker: Option<Waker>,
@@ -33,9 +37,17 @@ pub struct PipeWriter(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub struct PipeReader(Arc<Mutex<State>>);
 
-/// Both ends of a new stream.
-pub fn pipe() -> (PipeWriter, PipeReader) {
-    let state = Arc::new(Mutex::new(State::default()));
+impl State {
+    /// So many bytes need not be held any more.
+    fn pass_on(&mut self, bytes: usize) {
+        self.held -= bytes;
+        self.passed_on += bytes as u32;
+    }
+}
+
+/// Both ends of a new stream, in which so many bytes may wait.
+pub fn pipe(held_max: usize) -> (PipeWriter, PipeReader) {
+    let state = Arc::new(Mutex::new(State { held_max, ..State::default() }));
     (PipeWriter(state.clone()), PipeReader(state))
 }
 
@@ -44,12 +56,19 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl PipeWriter {
-    /// Passes a piece on. The shim's credit bounds how much can wait here.
-    pub fn push(&self, piece: Bytes) {
+    /// Passes a piece on.
+    ///
+    /// # Errors
+    /// More than may wait here: the shim has not kept to its credit.
+    pub fn push(&self, piece: Bytes) -> Result<(), ProtocolError> {
         let mut state = lock(&self.0);
+        state.held += piece.len();
+        if state.held > state.held_max {
+            return Err(ProtocolError::Credit);
+        }
         if state.reader_gone {
-            state.passed_on += piece.len() as u32;
-            return;
+            state.pass_on(piece.len());
+            return Ok(());
         }
         if piece.len() < GATHERED_BYTES {
             state.gathered.extend_from_slice(&piece);
@@ -59,6 +78,7 @@ impl PipeWriter {
             state.pieces.push_back(piece);
         }
         wake(&mut state.reader);
+        Ok(())
     }
 
     /// The stream is over; an error cuts the client's connection.
@@ -103,7 +123,7 @@ impl Stream for PipeReader {
         let mut state = lock(&self.0);
         let piece = state.pieces.pop_front().unwrap_or_else(|| state.gathered.split().freeze());
         if !piece.is_empty() {
-            state.passed_on += piece.len() as u32;
+            state.pass_on(piece.len());
             if let Some(worker) = &state.worker {
                 worker.wake_by_ref();
             }
@@ -130,9 +150,10 @@ impl Drop for PipeReader {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
         state.reader_gone = true;
-        let waiting = state.pieces.drain(..).map(|piece| piece.len()).sum::<usize>() + state.gathered.len();
+        state.pieces.clear();
         state.gathered.clear();
-        state.passed_on += waiting as u32;
+        let waiting = state.held;
+        state.pass_on(waiting);
         wake(&mut state.worker);
     }
 }
@@ -153,13 +174,13 @@ mod tests {
 
     #[tokio::test]
     async fn small_pieces_are_gathered_and_all_bytes_counted() {
-        let (writer, mut reader) = pipe();
-        writer.push(Bytes::from_static(b"ab"));
-        writer.push(Bytes::from_static(b"cd"));
+        let (writer, mut reader) = pipe(1 << 20);
+        writer.push(Bytes::from_static(b"ab")).unwrap();
+        writer.push(Bytes::from_static(b"cd")).unwrap();
         assert_eq!(passed_on(&writer).await, (0, false));
         assert_eq!(next(&mut reader).await.unwrap().unwrap(), "abcd");
         assert_eq!(passed_on(&writer).await, (4, false));
-        writer.push(Bytes::from(vec![b'x'; GATHERED_BYTES]));
+        writer.push(Bytes::from(vec![b'x'; GATHERED_BYTES])).unwrap();
         writer.end(Ok(()));
         assert_eq!(next(&mut reader).await.unwrap().unwrap().len(), GATHERED_BYTES);
         assert!(next(&mut reader).await.is_none());
@@ -167,7 +188,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_ends_early_fails_the_stream() {
-        let (writer, mut reader) = pipe();
+        let (writer, mut reader) = pipe(1 << 20);
         drop(writer);
         assert!(matches!(next(&mut reader).await, Some(Err(HandlerError::Lost(_)))));
         assert!(next(&mut reader).await.is_none());
@@ -175,10 +196,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_reads_any_more_counts_as_passed_on() {
-        let (writer, reader) = pipe();
-        writer.push(Bytes::from_static(b"ab"));
+        let (writer, reader) = pipe(1 << 20);
+        writer.push(Bytes::from_static(b"ab")).unwrap();
         drop(reader);
-        writer.push(Bytes::from_static(b"c"));
+        writer.push(Bytes::from_static(b"c")).unwrap();
         assert_eq!(passed_on(&writer).await, (3, true));
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_is_refused() {
+        let (writer, mut reader) = pipe(4);
+        writer.push(Bytes::from_static(b"abcd")).unwrap();
+        assert_eq!(next(&mut reader).await.unwrap().unwrap(), "abcd");
+        writer.push(Bytes::from_static(b"efgh")).unwrap();
+        assert_eq!(writer.push(Bytes::from_static(b"i")), Err(ProtocolError::Credit));
     }
 }

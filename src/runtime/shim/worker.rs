@@ -22,8 +22,15 @@ use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
-use crate::metrics::PoolCounters;
 use crate::queue::{Job, Queue, Reply, ReplySender, SubmitError};
+
+/// Reads in a row after which everything else is looked at, however much the shim still says.
+const READS_IN_A_ROW: u32 = 16;
+/// Bits of an event's id on the wire that are its key; the rest counts up, so that a late second answer to one event
+/// is not taken for the answer to the next.
+const KEY_BITS: u32 = 16;
+/// Events that one worker may hold; their keys fit into [`KEY_BITS`].
+const HELD_MAX: usize = 1 << 15;
 
 /// What the pool asks of a worker beside events.
 #[derive(Debug)]
@@ -52,6 +59,8 @@ pub enum Ended {
 /// An event that the shim holds.
 #[derive(Debug)]
 pub(super) struct InFlight {
+    /// On the wire; never 0.
+    id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
@@ -93,6 +102,10 @@ pub struct Worker {
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
     alarm: Option<Pin<Box<Sleep>>>,
+    /// Reads since everything else was looked at.
+    reads: u32,
+    /// Events written so far.
+    written: u32,
     paused: bool,
     closing: bool,
     control: Option<PendingControl>,
@@ -139,7 +152,8 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         logger: Logger,
     ) -> Self {
-        let pace = Pace::new(settings.ahead_max.min(hello.prefetch));
+        let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
+        let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
             link,
             hello,
@@ -154,6 +168,8 @@ impl Worker {
             done: Vec::new(),
             pace,
             alarm: None,
+            reads: 0,
+            written: 0,
             paused: false,
             closing: false,
             control: None,
@@ -169,6 +185,11 @@ impl Worker {
             Ok(ended) | Err(ended) => ended,
         };
         let waiting = self.leave(&ended);
+        if matches!(ended, Ended::TimedOut) {
+            // The CANCEL goes out, as far as there is room.
+            let goodbye = poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream)));
+            drop(goodbye.await);
+        }
         (ended, waiting)
     }
 
@@ -205,9 +226,21 @@ impl Worker {
         {
             return Poll::Ready(Ok(Wake::Again));
         }
-        if let Poll::Ready(read) = self.link.reader.poll_fill(cx, &mut self.link.stream) {
-            return Poll::Ready(read.map(Wake::Read));
+        if self.reads < READS_IN_A_ROW {
+            self.reads += 1;
+            if let Poll::Ready(read) = self.link.reader.poll_fill(cx, &mut self.link.stream) {
+                return Poll::Ready(read.map(Wake::Read));
+            }
         }
+        self.reads = 0;
+        if let Poll::Ready(other) = self.poll_others(cx) {
+            return Poll::Ready(other);
+        }
+        self.link.reader.poll_fill(cx, &mut self.link.stream).map_ok(Wake::Read)
+    }
+
+    /// Everything but the connection.
+    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         if let Poll::Ready(job) = self.desk.poll_take(cx) {
             return Poll::Ready(Ok(Wake::Lent(job)));
         }
@@ -226,16 +259,16 @@ impl Worker {
     /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
     fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
-        for (key, event) in &mut self.in_flight {
+        for (_, event) in &mut self.in_flight {
             let Some(stream) = &event.stream else { continue };
             let (bytes, gone) = stream.poll_passed_on(cx);
             if bytes > 0 {
-                v2::write_credit(self.link.writer.frames(), wire_id(key), bytes);
+                v2::write_credit(self.link.writer.frames(), event.id, bytes);
                 wrote = true;
             }
             if gone && !event.cancelled && self.hello.cancel {
                 event.cancelled = true;
-                v2::write_cancel(self.link.writer.frames(), wire_id(key), CancelReason::ClientGone);
+                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
                 wrote = true;
             }
         }
@@ -269,11 +302,14 @@ impl Worker {
 
     fn write_job(&mut self, job: Job) {
         let Job { event, reply, submitted, .. } = job;
-        let in_flight =
-            InFlight { reply: Some(reply), event, submitted, begun: None, stream: None, cancelled: false };
-        let key = self.in_flight.insert(in_flight);
-        let event = &self.in_flight[key].event;
-        v2::write_event(self.link.writer.frames(), wire_id(key), event, self.settings.event_timeout);
+        let place = self.in_flight.vacant_entry();
+        let key = place.key();
+        self.written = self.written.wrapping_add(1);
+        let id = self.written << KEY_BITS | (key as u32 + 1);
+        let reply = Some(reply);
+        let held = InFlight { id, reply, event, submitted, begun: None, stream: None, cancelled: false };
+        let event = &place.insert(held).event;
+        v2::write_event(self.link.writer.frames(), id, event, self.settings.event_timeout);
         self.link.writer.body(event.body.len(), event.body.pieces());
         self.order.push_back(key);
         self.begin(Instant::now());
@@ -307,6 +343,8 @@ impl Worker {
         if let Some(taken) = taken {
             self.pace.observe(taken, now);
             self.queue.finished(self.settings.index, taken);
+        } else {
+            self.queue.dropped();
         }
         self.begin(now);
         event
@@ -326,10 +364,11 @@ impl Worker {
             drop(reply.send(Err(HandlerError::TimedOut.into())));
         }
         if let Some(stream) = event.stream.take() {
+            self.count_stream(false);
             stream.end(Err(HandlerError::TimedOut));
         }
         if self.hello.cancel {
-            v2::write_cancel(self.link.writer.frames(), wire_id(oldest), CancelReason::Deadline);
+            v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::Deadline);
         }
         Err(Ended::TimedOut)
     }
@@ -373,8 +412,16 @@ impl Worker {
         }
     }
 
-    pub(super) fn counters(&self) -> &Arc<PoolCounters> {
-        self.queue.counters()
+    /// A streamed answer has ended, well or not.
+    pub(super) fn count_stream(&self, well: bool) {
+        let result = usize::from(!well);
+        self.queue.counters().streams[result].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The key of an open event.
+    pub(super) fn key(&self, id: u32) -> Option<usize> {
+        let key = (id & ((1 << KEY_BITS) - 1)).checked_sub(1)? as usize;
+        self.in_flight.get(key).is_some_and(|event| event.id == id).then_some(key)
     }
 
     pub(super) fn take_control(&mut self, id: u32) -> Option<PendingControl> {
@@ -397,6 +444,9 @@ impl Worker {
                 continue;
             };
             self.queue.finished(self.settings.index, begun.elapsed());
+            if event.stream.is_some() {
+                self.count_stream(false);
+            }
             match ended {
                 Ended::TimedOut => {
                     let error = HandlerError::Lost("worker restarted".into());
@@ -430,11 +480,6 @@ impl Worker {
             self.done.push((reply, answer));
         }
     }
-}
-
-/// Event ids on the wire are never 0.
-pub(super) fn wire_id(key: usize) -> u32 {
-    key as u32 + 1
 }
 
 impl From<ProtocolError> for SubmitError {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 typedef struct worker {
     const nh_host *host;
@@ -50,11 +51,17 @@ static nh_result start(const nh_host *host, const nh_config *config, void **plug
 
 static nh_result worker_start(void *plugin, const nh_worker_config *config, void **out, nh_response *error) {
     (void)plugin;
+#ifndef TEST_ALL_WORKERS
     if (config->worker_id == 13) {
         char *message = strdup("no worker 13 today");
         own(error, message, strlen(message));
         return NH_ERROR;
     }
+#endif
+#ifdef TEST_SLOW_START
+    the_host->log(config->worker_ref, NULL, NH_LOG_INFO, text("starting slowly"), NULL, 0);
+    sleep(60);
+#endif
     worker *self = calloc(1, sizeof *self);
     self->host = the_host;
     self->ref = config->worker_ref;
@@ -185,11 +192,19 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
         return NH_OK;
     }
+    if (is(path, "/block")) { /* until there is a file of that name */
+        char name[512];
+        snprintf(name, sizeof name, "%.*s", (int)event->body.len, event->body.ptr);
+        self->host->log(self->ref, event, NH_LOG_INFO, text("blocking"), NULL, 0);
+        while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        return NH_OK;
+    }
     if (is(path, "/log")) return log_all(self, event, response);
     if (is(path, "/describe")) return describe(self, event, response);
     if (is(path, "/stream")) return stream(response, 0);
     if (is(path, "/stream-fails")) return stream(response, 1);
     if (is(path, "/crash")) *(volatile int *)0 = 1;
+    if (is(path, "/abort")) abort();
     if (starts(path, "/broken/")) return broken(path, response);
     if (is(path, "/thread")) {
         static _Thread_local char here;
@@ -209,8 +224,12 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
     return NH_ERROR;
 }
 
-static nh_result control(void *worker, uint32_t what) {
-    (void)worker;
+static nh_result control(void *state, uint32_t what) {
+    worker *self = state;
+    if (what == NH_TERMINATE) self->host->log(self->ref, NULL, NH_LOG_INFO, text("terminating"), NULL, 0);
+#ifdef TEST_SLOW_END
+    if (what == NH_TERMINATE) sleep(60);
+#endif
     return what == NH_CONTINUE ? NH_ERROR : NH_OK;
 }
 

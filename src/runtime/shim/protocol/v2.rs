@@ -104,6 +104,12 @@ pub enum ProtocolError {
     /// An answer to an event that is not open.
     #[error("answer to event {0}, which is not open")]
     UnknownEvent(u32),
+    /// More of a streamed answer than the shim had credit for.
+    #[error("the shim sent more of a streamed answer than its credit allows")]
+    Credit,
+    /// It said itself that it cannot go on.
+    #[error("the shim cannot go on: {0}")]
+    Failed(String),
 }
 
 /// A decoded frame header.
@@ -458,6 +464,11 @@ pub fn read_pairs(head: &[u8]) -> Vec<(String, String)> {
         pairs.push((name, value));
     }
     pairs
+}
+
+/// The text of a FAILED, wherever its shim put it.
+pub fn read_failed(head: &[u8], body: &[u8]) -> String {
+    String::from_utf8_lossy(&[head, body].concat()).into_owned()
 }
 
 /// The little-endian u32 at the start of a CREDIT's head.

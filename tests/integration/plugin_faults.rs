@@ -1,0 +1,189 @@
+//! Handlers in our own process: blocked, stuck, panicking, broken, crashing.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::harness::{Client, Processor, Setup, get, wait_until};
+use crate::support::{c_library, cpp_library, plain_c_library, rust_library};
+
+fn go(processor: &Processor) -> String {
+    processor.directory.path().join("go").display().to_string()
+}
+
+#[test]
+fn a_blocked_call_is_answered_408_while_others_are_served() {
+    let Some(library) = plain_c_library() else { return };
+    let setup =
+        Setup::library(&library).spec(json!({"eventTimeout": "300ms"})).trigger(json!({"numWorkers": 2}));
+    let processor = setup.start();
+    let blocked = processor.send("/block", &go(&processor));
+    processor.stdout.wait_for_record("blocking");
+    for n in 0..10 {
+        assert_eq!(processor.post("/echo", &n.to_string()).text(), n.to_string());
+    }
+    let blocked = blocked.join().unwrap();
+    assert_eq!((blocked.status, blocked.text().as_str()), (408, r#"{"error": "handler timed out"}"#));
+    processor.stdout.wait_for_record("Handler does not return; its thread is given up");
+    wait_until("it is replaced", || processor.restarts("timeout") == 1);
+    processor.wait_ready();
+    processor.wait_in_flight(0);
+    // Both places serve again, though the old call still blocks.
+    let again: Vec<_> = (0..2).map(|_| processor.send("/sleep", "")).collect();
+    again.into_iter().for_each(|again| assert_eq!(again.join().unwrap().status, 200));
+    processor.touch("go");
+    assert_eq!(processor.post("/echo", "after").text(), "after");
+    assert_eq!(processor.all_restarts(), 1);
+}
+
+#[test]
+fn a_call_that_returns_soon_after_its_deadline_keeps_its_worker() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = Setup::library(&library).spec(json!({"eventTimeout": "20ms"})).start();
+    for n in 0..5 {
+        assert_eq!(processor.get("/sleep").status, 408);
+        assert_eq!(processor.post("/echo", &n.to_string()).text(), n.to_string());
+    }
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn calls_stuck_beyond_the_limit_turn_liveness_false_and_the_rest_goes_on() {
+    let Some(library) = plain_c_library() else { return };
+    let setup = Setup::library(&library)
+        .spec(json!({"eventTimeout": "100ms"}))
+        .trigger(json!({"numWorkers": 3}))
+        .env("NUCLIO_STUCK_THREADS_MAX", "1");
+    let mut processor = setup.start();
+    for stuck in 1..=2 {
+        assert_eq!(processor.post("/block", &go(&processor)).status, 408);
+        wait_until("it is counted", || processor.restarts("timeout") == stuck);
+        if stuck == 1 {
+            processor.wait_ready();
+            assert_eq!(processor.health("/live"), 200);
+        }
+    }
+    wait_until("it says so", || processor.health("/live") == 503);
+    let reasons = get(processor.ports.health, "/live?verbose=1").unwrap().json();
+    assert_eq!(reasons["reasons"][0]["code"], "stuck", "{reasons}");
+    for n in 0..4 {
+        assert_eq!(processor.post("/echo", &n.to_string()).text(), n.to_string());
+    }
+    processor.signal(15);
+    assert_eq!(processor.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_leaves_a_blocked_call_shifts_no_answer() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = Setup::library(&library).start();
+    let mut client = Client::connect(processor.http());
+    client.send_post("/block", go(&processor).as_bytes());
+    processor.stdout.wait_for_record("blocking");
+    drop(client);
+    let others: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
+    processor.wait_waiting(4);
+    processor.touch("go");
+    for (n, other) in others.into_iter().enumerate() {
+        assert_eq!(other.join().unwrap().text(), n.to_string());
+    }
+    processor.wait_in_flight(0);
+}
+
+#[test]
+fn a_worker_that_breaks_the_abi_is_replaced() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = Setup::library(&library).start();
+    for (round, path) in
+        ["/broken/code", "/broken/body", "/broken/headers", "/broken/stream"].iter().enumerate()
+    {
+        let answer = processor.get(path);
+        assert_eq!(answer.status, 500, "{path}");
+        assert!(answer.text().contains("the handler"), "{path}: {}", answer.text());
+        wait_until("it is replaced", || processor.restarts("protocol") == round + 1);
+        assert_eq!(processor.post("/echo", path).text(), *path);
+    }
+    processor.wait_ready();
+    processor.wait_in_flight(0);
+}
+
+/// Every path, what comes of it, and that the worker is the same afterwards.
+fn check_contained(library: &Path, cases: &[(&str, u16, &str)]) {
+    let processor = Setup::library(library).start();
+    for (path, status, text) in cases {
+        let answer = processor.get(path);
+        assert_eq!(answer.status, *status, "{path}");
+        assert!(answer.text().contains(text), "{path}: {}", answer.text());
+    }
+    assert_eq!(processor.all_restarts(), 0);
+    assert_eq!(processor.post("/echo", "still here").text(), "still here");
+}
+
+#[test]
+fn exceptions_of_cpp_handlers_are_contained() {
+    let Some(library) = cpp_library() else { return };
+    let cases = [
+        ("/error", 500, "it broke"),
+        ("/error-status", 404, "no such thing"),
+        ("/panic", 500, "boom"),
+        ("/panic-int", 500, ""),
+        ("/stream", 200, "chunk3;chunk2;chunk1;"),
+    ];
+    check_contained(&library, &cases);
+}
+
+#[test]
+fn panics_of_rust_handlers_are_contained() {
+    let Some(library) = rust_library() else { return };
+    let processor = Setup::library(&library).start();
+    let panic = r#"{"kind": "panic", "message": "all is lost"}"#;
+    let answer = processor.request(&format!("GET / HTTP/1.1\r\nX-Behaviour: {panic}\r\n\r\n"), b"");
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().contains("all is lost"), "{}", answer.text());
+    assert_eq!(processor.post("/echo", "still here").text(), "still here");
+    assert_eq!(processor.get("/stream").text(), "chunk3;chunk2;chunk1;");
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn a_stream_that_fails_cuts_the_connection_and_keeps_the_worker() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = Setup::library(&library).start();
+    for _ in 0..3 {
+        let mut client = Client::connect(processor.http());
+        client.send_post("/stream-fails", b"");
+        assert!(client.read_answer(false).is_err(), "no end of the chunks");
+        assert_eq!(processor.get("/stream").text(), "chunk3;chunk2;chunk1;");
+    }
+    assert_eq!(processor.metric("nuclio_processor_streams_total", &["failure"]), 3.0);
+    processor.wait_in_flight(0);
+}
+
+/// A fault ends the processor; it says of what, where and what would help.
+fn check_crash(library: &Path, path: &str, signal: i32, name: &str) {
+    let mut processor = Setup::library(library).start();
+    let mut client = Client::connect(processor.http());
+    client.send_post(path, b"");
+    assert!(client.read_answer(false).is_err());
+    let status = processor.end();
+    assert_eq!(status.signal(), Some(signal), "{status}");
+    let text = processor.stderr.text();
+    for part in [name, "in the handler", &library.display().to_string(), "exec"] {
+        assert!(text.contains(part), "no {part} in {text:?}");
+    }
+}
+
+#[test]
+fn a_memory_fault_of_a_handler_ends_the_processor_which_says_why() {
+    let Some(library) = plain_c_library() else { return };
+    check_crash(&library, "/crash", 11, "SIGSEGV");
+    let Some(library) = c_library("fixed", &["-DTEST_FEATURES=NH_FEATURE_FIXED_THREAD"]) else { return };
+    check_crash(&library, "/crash", 11, "SIGSEGV");
+}
+
+#[test]
+fn an_abort_of_a_handler_ends_the_processor_which_says_why() {
+    let Some(library) = plain_c_library() else { return };
+    check_crash(&library, "/abort", 6, "SIGABRT");
+}
