@@ -277,13 +277,17 @@ impl Worker {
 
     /// Takes jobs while the shim may have more; otherwise the queue lists the worker.
     fn refill(&mut self) {
+        let mut bunch = false;
         while !self.paused {
             let room = self.in_flight.len() < self.settings.in_flight_max;
             let taken = match self.listed {
                 Listed::Idle => return,
                 Listed::No | Listed::Hungry if room => self.queue.next(self.desk.clone()).map(|(_, job)| job),
                 Listed::Hungry => return,
-                Listed::No if self.wants_ahead() => self.queue.take_ahead(self.desk.clone()),
+                Listed::No if self.wants_ahead(bunch) => {
+                    bunch = true;
+                    self.queue.take_ahead(self.desk.clone())
+                }
                 Listed::No => return,
             };
             match taken {
@@ -296,8 +300,10 @@ impl Worker {
         }
     }
 
-    fn wants_ahead(&self) -> bool {
-        self.in_flight.len() < self.settings.in_flight_max + self.pace.ahead(Instant::now())
+    /// Events are written ahead in bunches: not before half of them are used up, but then all in one write.
+    fn wants_ahead(&self, begun_to: bool) -> bool {
+        let ahead = self.pace.ahead(Instant::now());
+        self.in_flight.len() < self.settings.in_flight_max + if begun_to { ahead } else { ahead.div_ceil(2) }
     }
 
     fn write_job(&mut self, job: Job) {
