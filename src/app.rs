@@ -54,13 +54,13 @@ pub struct App {
     events: EventThreads,
 }
 
-/// How strictly side servers are taken.
+/// Whom the processor runs for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SideServers {
-    /// A health port that cannot be bound ends the start.
-    Required,
-    /// Ports that cannot be bound are only warned about.
-    Optional,
+pub enum Purpose {
+    /// A container: a health port that cannot be bound ends the start.
+    Service,
+    /// A person who tries a handler: side servers are a bonus, and nobody asked about configuration or metrics.
+    Trial,
 }
 
 impl App {
@@ -72,14 +72,16 @@ impl App {
     pub async fn start(
         config: Config,
         writer: Writer,
-        side: SideServers,
+        purpose: Purpose,
         children: &Children,
     ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
         let logger = Logger::new(config.function.log_sinks.clone(), !config.env.no_color, writer);
         let version = serde_json::json!({"label": env!("CARGO_PKG_VERSION"), "os": "linux", "arch": std::env::consts::ARCH});
         logger.info("Starting processor", fields! {"version" => version});
-        logger.debug("Read configuration", fields! {"config" => config.redacted()});
+        if purpose == Purpose::Service {
+            logger.debug("Read configuration", fields! {"config" => config.redacted()});
+        }
         for warning in &config.warnings {
             logger.warn(warning, fields! {});
         }
@@ -88,7 +90,7 @@ impl App {
         let admin = Admin::start().context("Failed to start the side servers")?;
         if let Some(address) = &config.platform.health {
             let started = admin.health(address, readiness.clone());
-            side_server(started, "health", "healthCheck.listenAddress", address, side, &logger)?;
+            side_server(started, "health", "healthCheck.listenAddress", address, purpose, &logger)?;
         }
         for trigger in &config.function.triggers {
             trigger::check(trigger).context("Failed to create triggers")?;
@@ -99,7 +101,7 @@ impl App {
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let mut app =
             Self { config, logger, shutdown, admin, pools: Vec::new(), triggers: Vec::new(), events };
-        match app.start_triggers(&runtime, &readiness, children).await {
+        match app.start_triggers(&runtime, &readiness, children, purpose).await {
             Ok(()) => {
                 readiness.started();
                 app.logger.debug("Processor started", fields! {});
@@ -117,6 +119,7 @@ impl App {
         runtime: &Runtime,
         readiness: &Readiness,
         children: &Children,
+        purpose: Purpose,
     ) -> anyhow::Result<()> {
         let plans = plan_pools(&self.config);
         let starts = plans.iter().map(|plan| {
@@ -154,11 +157,11 @@ impl App {
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
         self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
-        self.start_side_servers(views, sources);
+        self.start_side_servers(views, sources, purpose);
         Ok(())
     }
 
-    fn start_side_servers(&self, views: Vec<TriggerView>, sources: Vec<Source>) {
+    fn start_side_servers(&self, views: Vec<TriggerView>, sources: Vec<Source>, purpose: Purpose) {
         if let Some(address) = &self.config.platform.web_admin {
             let started = self.admin.web_admin(address, views);
             drop(side_server(
@@ -166,7 +169,7 @@ impl App {
                 "web admin",
                 "webAdmin.listenAddress",
                 address,
-                SideServers::Optional,
+                Purpose::Trial,
                 &self.logger,
             ));
         }
@@ -176,7 +179,7 @@ impl App {
                 MetricSinkKind::PrometheusPull { listen } => {
                     let started = self.admin.metrics(listen, exposition.clone(), &sink.instance);
                     let key = format!("metrics.sinks.{}.url", sink.name);
-                    drop(side_server(started, "metrics", &key, listen, SideServers::Optional, &self.logger));
+                    drop(side_server(started, "metrics", &key, listen, Purpose::Trial, &self.logger));
                 }
                 MetricSinkKind::PrometheusPush { .. } => {
                     let fields = fields! {"sink" => sink.name};
@@ -185,7 +188,7 @@ impl App {
                 }
             }
         }
-        if self.config.platform.metric_sinks.is_empty() {
+        if self.config.platform.metric_sinks.is_empty() && purpose == Purpose::Service {
             self.logger.warn("No metric sinks configured, metrics will not be published", fields! {});
         }
     }
@@ -263,12 +266,12 @@ fn side_server(
     name: &str,
     key: &str,
     address: &str,
-    side: SideServers,
+    purpose: Purpose,
     logger: &Logger,
 ) -> anyhow::Result<()> {
     let Err(error) = started else { return Ok(()) };
     let message = format!("cannot listen on {address} for {name}: {error}; free the port or change {key}");
-    if side == SideServers::Required {
+    if purpose == Purpose::Service {
         return Err(anyhow::anyhow!(message).context("Failed to start the side servers"));
     }
     logger.error("Side server does not run", fields! {"err" => message});

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use crate::app::{App, SideServers};
+use crate::app::{App, Purpose};
 use crate::cli::Dev;
 use crate::config::{Config, Env, LogEncoding, RuntimeKind};
 use crate::fields;
@@ -104,7 +104,7 @@ async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
     let children = Children::default();
     let watched = Watched::new(arguments.file.as_deref());
     let started = tokio::select! {
-        started = App::start(config, writer, SideServers::Optional, &children) => started,
+        started = App::start(config, writer, Purpose::Trial, &children) => started,
         _ = stops.next() => return Ok(()),
     };
     let app = match started {

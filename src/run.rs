@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, SideServers};
+use crate::app::{App, Purpose};
 use crate::config::{self, Config, ConfigError, Env};
 use crate::fields;
 use crate::logging::sink::Writer;
@@ -46,7 +46,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let writer = Writer::start()?;
     let children = Children::default();
     let app = tokio::select! {
-        app = App::start(config, writer, SideServers::Required, &children) => app?,
+        app = App::start(config, writer, Purpose::Service, &children) => app?,
         // Children end with us.
         _ = stops.next() => return Ok(()),
     };

@@ -53,6 +53,14 @@ pub struct Recipe {
     pub children: Children,
 }
 
+/// Why a worker did not become ready.
+enum Failure {
+    /// In the shim's words.
+    Said(String),
+    /// In ours.
+    Seen(String),
+}
+
 /// A worker that serves.
 pub struct Running {
     /// Its process.
@@ -83,19 +91,25 @@ impl Recipe {
                 logger.debug("Worker is ready", fields);
                 Ok(Running { process, commands, ended })
             }
-            Err(found) => {
-                let exited = process.exited(REAP).await;
-                process.kill_group();
-                let mut advice = exited.map_or_else(String::new, |status| describe(status, false));
-                let words = process.last_words();
-                if advice.is_empty() {
-                    advice = "see the log".to_owned();
-                }
-                if !words.is_empty() && !found.contains(words.trim()) {
-                    advice = format!("{advice}; its last words:\n{words}");
-                }
-                Err(StartError::new(format!("{} worker {}: {found}", self.language.name, id.index), advice))
-            }
+            Err(failure) => Err(self.explain(id, &mut process, failure).await),
+        }
+    }
+
+    /// A shim that failed to load its handler has said all there is to say; of others the end and the last words are
+    /// told.
+    async fn explain(&self, id: &WorkerId, process: &mut Process, failure: Failure) -> StartError {
+        let found = format!("{} worker {}", self.language.name, id.index);
+        let exited = process.exited(REAP).await;
+        process.kill_group();
+        let text = match failure {
+            Failure::Said(text) => return StartError::new(found, text.trim_end()),
+            Failure::Seen(text) => text,
+        };
+        let status = exited.map_or_else(|| "see the log".to_owned(), |status| describe(status, false));
+        let advice = if text.contains(&status) { text } else { format!("{text} ({status})") };
+        match process.last_words().trim_end() {
+            "" => StartError::new(found, advice),
+            words => StartError::new(found, format!("{advice}; its last words:\n{words}")),
         }
     }
 
@@ -140,7 +154,7 @@ impl Recipe {
         process: &mut Process,
         readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
         logger: &Logger,
-    ) -> Result<Hello, String> {
+    ) -> Result<Hello, Failure> {
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS, PROGRESS);
         let limit = tokio::time::sleep(self.start_timeout);
         tokio::pin!(readied, limit);
@@ -148,15 +162,16 @@ impl Recipe {
             tokio::select! {
                 ready = &mut readied => return match ready {
                     Ok(Ok(hello)) => Ok(hello),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("its task ended".to_owned()),
+                    Ok(Err(HandshakeError::Failed(text))) => Err(Failure::Said(text)),
+                    Ok(Err(error)) => Err(Failure::Seen(error.to_string())),
+                    Err(_) => Err(Failure::Seen("its task ended".to_owned())),
                 },
                 // The socket may outlive the process: something it forked holds it.
                 status = process.exit() => {
                     // What it said before it ended counts more than its status.
                     return match tokio::time::timeout(REAP, &mut readied).await {
-                        Ok(Ok(Err(error @ HandshakeError::Failed(_)))) => Err(error.to_string()),
-                        _ => Err(format!("{} before it was ready", describe(status, false))),
+                        Ok(Ok(Err(HandshakeError::Failed(text)))) => Err(Failure::Said(text)),
+                        _ => Err(Failure::Seen(format!("{} before it was ready", describe(status, false)))),
                     };
                 }
                 _ = progress.tick() => {
@@ -165,10 +180,10 @@ impl Recipe {
                 }
                 () = &mut limit => {
                     process.signal(Signal::ABORT); // Shows where it is.
-                    return Err(format!(
+                    return Err(Failure::Seen(format!(
                         "not ready within {:?}; NUCLIO_WORKER_START_TIMEOUT sets how long loading may take",
                         self.start_timeout
-                    ));
+                    )));
                 }
             }
         }
