@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::Readiness;
-use crate::admin::{Admin, TriggerView};
+use crate::admin::{Admin, Push, TriggerView};
 use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
@@ -181,10 +181,10 @@ impl App {
                     let key = format!("metrics.sinks.{}.url", sink.name);
                     drop(side_server(started, "metrics", &key, listen, Purpose::Trial, &self.logger));
                 }
-                MetricSinkKind::PrometheusPush { .. } => {
-                    let fields = fields! {"sink" => sink.name};
-                    self.logger
-                        .warn("Metric sinks of kind prometheusPush are not served by this build yet", fields);
+                MetricSinkKind::PrometheusPush { url, job, interval } => {
+                    let (sink, instance) = (sink.name.clone(), sink.instance.clone());
+                    let push = Push { sink, url: url.clone(), job: job.clone(), instance, interval: *interval };
+                    self.admin.push(push, exposition.clone(), self.logger.clone());
                 }
             }
         }
@@ -221,7 +221,7 @@ impl App {
         self.shutdown.kill.cancel();
         self.logger.info("All triggers are terminated", fields! {});
         self.logger.info("Processor quitting", fields! {});
-        self.admin.stop();
+        self.admin.stop().await;
         self.events.stop.cancel();
         self.logger.writer().flush(LAST_MOMENTS);
     }
@@ -255,7 +255,7 @@ impl App {
     async fn abandon(self) {
         let stops = join_all(self.pools.iter().map(|pool| pool.stop(LAST_MOMENTS)));
         drop(tokio::time::timeout(LAST_MOMENTS, stops).await);
-        self.admin.stop();
+        self.admin.stop().await;
         self.events.stop.cancel();
     }
 }

@@ -3,6 +3,7 @@
 
 mod health;
 mod metrics;
+mod push;
 pub mod readiness;
 mod webadmin;
 
@@ -14,10 +15,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
 
+use crate::logging::Logger;
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use crate::shutdown::Shutdown;
 use readiness::Readiness;
+pub use push::Push;
 pub use webadmin::TriggerView;
 
 use crate::metrics::text::Exposition;
@@ -26,6 +30,9 @@ use crate::metrics::text::Exposition;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time for a head, and longest time without progress.
 const STALL: Duration = Duration::from_secs(30);
+
+/// Time for the last push of metrics.
+const LAST_PUSH: Duration = Duration::from_secs(1);
 
 type Page = Response<Full<Bytes>>;
 
@@ -41,6 +48,7 @@ enum Service {
 pub struct Admin {
     runtime: tokio::runtime::Handle,
     shutdown: Shutdown,
+    pushes: TaskTracker,
 }
 
 impl Admin {
@@ -55,7 +63,7 @@ impl Admin {
         let end = shutdown.kill.clone();
         let thread = std::thread::Builder::new().name("admin".into()).stack_size(512 << 10);
         thread.spawn(move || runtime.block_on(end.cancelled()))?;
-        Ok(Self { runtime: handle, shutdown })
+        Ok(Self { runtime: handle, shutdown, pushes: TaskTracker::new() })
     }
 
     /// `/ready` and `/live`.
@@ -97,8 +105,17 @@ impl Admin {
         Ok(())
     }
 
-    /// Ends the thread.
-    pub fn stop(&self) {
+    /// Pushes metrics from now on.
+    pub fn push(&self, push: Push, exposition: Arc<Exposition>, logger: Logger) {
+        let pushing = push::run(push, exposition, logger, self.shutdown.draining.clone());
+        self.pushes.spawn_on(pushing, &self.runtime);
+    }
+
+    /// Pushes metrics once more, then ends the thread.
+    pub async fn stop(&self) {
+        self.shutdown.draining.cancel();
+        self.pushes.close();
+        drop(tokio::time::timeout(LAST_PUSH, self.pushes.wait()).await);
         self.shutdown.kill.cancel();
     }
 }
