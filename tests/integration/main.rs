@@ -3,9 +3,12 @@
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
+mod clients;
 mod faults;
 mod harness;
+mod kills;
 mod lifecycle;
+mod outputs;
 mod plugin_faults;
 mod smoke;
 mod support;
