@@ -3,12 +3,16 @@
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
+mod cli;
 mod clients;
+mod dev;
 mod faults;
 mod harness;
 mod kills;
+mod layout;
 mod lifecycle;
 mod outputs;
+mod pid1;
 mod plugin_faults;
 mod smoke;
 mod support;
