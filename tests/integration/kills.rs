@@ -36,7 +36,7 @@ def handler(context, event):
     let mut random = fastrand::Rng::with_seed(7);
     let end = Instant::now() + LASTS;
     while Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(random.u64(50..400)));
+        std::thread::sleep(Duration::from_millis(random.u64(200..600)));
         let children: Vec<i32> =
             processor.children().into_iter().filter(|pid| !killed.contains(pid)).collect();
         if let Some(pid) = random.choice(&children).copied()
@@ -89,7 +89,7 @@ fn load(address: std::net::SocketAddr, id: usize, stop: &AtomicBool) -> (usize, 
                 assert!(answer.text().contains("killed by signal 9"), "{}", answer.text());
                 failed += 1;
             }
-            other => panic!("{other}: {}", answer.text()),
+            other => panic!("{other}: {:?}", answer.lines),
         }
     }
     (answered, failed)
