@@ -387,3 +387,31 @@ serve(lambda id, path, body: os._exit(6))
     assert!(reason["cause"].as_str().unwrap().contains("exited with code 7"), "{reason}");
     assert_eq!(processor.health("/live"), 200);
 }
+
+#[test]
+fn a_shim_that_dies_as_soon_as_it_is_ready_loses_no_caller() {
+    // Whether its death or its readiness is seen first is a matter of luck, so there are several of them.
+    let script = "
+number = start_number()
+hello()
+ready()
+if number > 2 and number < 8:
+    os._exit(3)
+serve(lambda id, path, body: os._exit(4) if path == '/fault' else echo(id, path, body))
+";
+    let processor = Setup::fake_shim(script).trigger(json!({"numWorkers": 2})).start();
+    let faults: Vec<_> = (0..2).map(|_| processor.send("/fault", "")).collect();
+    faults.into_iter().for_each(|fault| assert_eq!(fault.join().unwrap().status, 500));
+    let waiting: Vec<_> = (0..12).map(|n| (n, processor.send("/", &n.to_string()))).collect();
+    for (n, answer) in waiting {
+        let answer = answer.join().unwrap();
+        match answer.status {
+            200 => assert_eq!(answer.text(), n.to_string()),
+            500 => assert!(answer.text().contains("exited with code 3"), "{}", answer.text()),
+            other => panic!("{other}: {:?}", answer.lines),
+        }
+    }
+    processor.wait_ready();
+    processor.wait_in_flight(0);
+    processor.wait_waiting(0);
+}

@@ -1,11 +1,19 @@
 //! The processor as a black box: the real binary, real interpreters, real sockets.
 #![allow(clippy::disallowed_methods, reason = "tests may read their environment")]
+#![allow(clippy::print_stdout, reason = "a test that cannot run says so")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
+mod cli;
+mod clients;
+mod dev;
 mod faults;
 mod harness;
+mod kills;
+mod layout;
 mod lifecycle;
+mod outputs;
+mod pid1;
 mod plugin_faults;
 mod smoke;
 mod support;

@@ -108,6 +108,18 @@ fn a_worker_that_breaks_the_abi_is_replaced() {
     processor.wait_in_flight(0);
 }
 
+#[test]
+fn a_worker_whose_replacement_fails_to_start_is_replaced_later() {
+    let Some(library) = c_library("second-start", &["-DTEST_SECOND_START_FAILS"]) else { return };
+    let processor = Setup::library(&library).start();
+    assert_eq!(processor.get("/broken/code").status, 500);
+    let record = processor.stdout.wait_for_record("Can't restart worker");
+    assert!(record["more"]["err"].as_str().unwrap().contains("not this time"), "{record}");
+    assert_eq!(processor.post("/echo", "waited for it").text(), "waited for it");
+    processor.wait_ready();
+    assert_eq!(processor.restarts("protocol"), 1);
+}
+
 /// Every path, what comes of it, and that the worker is the same afterwards.
 fn check_contained(library: &Path, cases: &[(&str, u16, &str)]) {
     let processor = Setup::library(library).start();

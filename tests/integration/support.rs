@@ -100,13 +100,6 @@ impl Setup {
         let path = setup.directory.path().join("fake.py").display().to_string();
         setup.python_environment().env("NUCLIO_PYTHON_WRAPPER_PATH", &path)
     }
-
-    /// Starts it expecting that it ends by itself: what is left to look at is its status and its last words.
-    pub fn start_and_end(self) -> Processor {
-        let mut processor = self.no_wait().start();
-        processor.wait();
-        processor
-    }
 }
 
 impl Processor {

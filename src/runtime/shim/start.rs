@@ -15,7 +15,7 @@ use super::handshake::{HandshakeError, Hello, Link};
 use super::languages::Language;
 use super::process::{Launch, Process, describe};
 use super::worker::{Command, Ended, Settings, Worker};
-use crate::event::WorkerId;
+use crate::event::{HandlerError, WorkerId};
 use crate::fields;
 use crate::logging::Logger;
 use crate::queue::{Queue, ReplySender};
@@ -142,7 +142,16 @@ impl Recipe {
                 Ok((link, hello)) => {
                     if ready.send(Ok(hello.clone())).is_ok() {
                         let worker = Worker::new(link, hello, settings, queue, commands, logger);
-                        drop(end.send(worker.serve().await)); // Its keeper may be gone at the very end.
+                        if let Err((_, waiting)) = end.send(worker.serve().await) {
+                            // Its keeper is gone: the processor ends.
+                            for reply in waiting {
+                                drop(
+                                    reply.send(Err(
+                                        HandlerError::Lost("the worker was stopped".into()).into()
+                                    )),
+                                );
+                            }
+                        }
                     }
                 }
             }
@@ -152,14 +161,15 @@ impl Recipe {
     async fn wait_ready(
         &self,
         process: &mut Process,
-        readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
+        mut readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
         logger: &Logger,
     ) -> Result<Hello, Failure> {
         let mut progress = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS, PROGRESS);
         let limit = tokio::time::sleep(self.start_timeout);
-        tokio::pin!(readied, limit);
+        tokio::pin!(limit);
         loop {
             tokio::select! {
+                biased; // A worker that is ready has taken events already, so that counts before everything else.
                 ready = &mut readied => return match ready {
                     Ok(Ok(hello)) => Ok(hello),
                     Ok(Err(HandshakeError::Failed(text))) => Err(Failure::Said(text)),
@@ -169,8 +179,9 @@ impl Recipe {
                 // The socket may outlive the process: something it forked holds it.
                 status = process.exit() => {
                     // What it said before it ended counts more than its status.
-                    return match tokio::time::timeout(REAP, &mut readied).await {
-                        Ok(Ok(Err(HandshakeError::Failed(text)))) => Err(Failure::Said(text)),
+                    return match close(&mut readied, REAP).await {
+                        Some(Ok(hello)) => Ok(hello),
+                        Some(Err(HandshakeError::Failed(text))) => Err(Failure::Said(text)),
                         _ => Err(Failure::Seen(format!("{} before it was ready", describe(status, false)))),
                     };
                 }
@@ -179,6 +190,9 @@ impl Recipe {
                     logger.info("Still waiting for the handler to be loaded and its init_context to end", fields);
                 }
                 () = &mut limit => {
+                    if let Some(Ok(hello)) = close(&mut readied, Duration::ZERO).await {
+                        return Ok(hello);
+                    }
                     process.signal(Signal::ABORT); // Shows where it is.
                     return Err(Failure::Seen(format!(
                         "not ready within {:?}; NUCLIO_WORKER_START_TIMEOUT sets how long loading may take",
@@ -186,6 +200,17 @@ impl Recipe {
                     )));
                 }
             }
+        }
+    }
+}
+
+/// What arrives within `limit`; nothing can be sent any more after that, so nothing is lost.
+async fn close<T>(receiver: &mut oneshot::Receiver<T>, limit: Duration) -> Option<T> {
+    match tokio::time::timeout(limit, &mut *receiver).await {
+        Ok(received) => received.ok(),
+        Err(_) => {
+            receiver.close();
+            receiver.try_recv().ok()
         }
     }
 }

@@ -58,6 +58,13 @@ static nh_result worker_start(void *plugin, const nh_worker_config *config, void
         return NH_ERROR;
     }
 #endif
+#ifdef TEST_SECOND_START_FAILS
+    static int starts;
+    if (__atomic_add_fetch(&starts, 1, __ATOMIC_SEQ_CST) == 2) {
+        error->body = text("not this time");
+        return NH_ERROR;
+    }
+#endif
 #ifdef TEST_SLOW_START
     the_host->log(config->worker_ref, NULL, NH_LOG_INFO, text("starting slowly"), NULL, 0);
     sleep(60);

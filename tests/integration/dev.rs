@@ -1,0 +1,115 @@
+//! `processor dev`: from a file to a URL, and again when the file changes.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::harness::{Client, Ports, Processor, free_port, get, processor_bin, python, wait_until};
+
+const FIRST: &str = "def handler(context, event):\n    return 'first'\n";
+const SECOND: &str = "def handler(context, event):\n    return 'second'\n";
+
+fn dev(source: &str) -> Processor {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("hello.py");
+    std::fs::write(&file, source).unwrap();
+    let port = free_port();
+    let ports = Ports { http: port, health: free_port(), admin: 0, metrics: 0 };
+    let mut command = Command::new(processor_bin());
+    command.args(["dev", "--port", &port.to_string()]).arg(&file);
+    command.env("NUCLIO_PYTHON_EXE_PATH", python());
+    Processor::spawn(command, ports, directory)
+}
+
+fn answers(processor: &Processor, text: &str) {
+    wait_until(text, || get(processor.ports.http, "/").is_ok_and(|answer| answer.text() == text));
+}
+
+fn change(processor: &Processor, name: &str, source: &str) {
+    // Written aside and moved, as editors do: there is no moment with half a file.
+    let path = processor.directory.path().join(name);
+    std::fs::write(path.with_extension("new"), source).unwrap();
+    std::fs::rename(path.with_extension("new"), path).unwrap();
+}
+
+fn count(processor: &Processor, part: &str) -> usize {
+    processor.stderr.lines().iter().filter(|line| line.contains(part)).count()
+}
+
+#[test]
+fn dev_prints_the_url_and_a_command_that_works() {
+    let mut processor = dev(FIRST);
+    let url = format!("http://127.0.0.1:{}", processor.ports.http);
+    processor.stderr.wait_for("the URL", |line| line.contains(&url) && !line.contains("curl"));
+    processor.stderr.wait_for("the command", |line| line.contains(&format!("curl -i {url}/")));
+    assert_eq!(processor.get("/").text(), "first");
+    processor.signal(2);
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
+fn dev_starts_again_when_a_source_changes_and_says_so() {
+    let mut processor = dev(FIRST);
+    answers(&processor, "first");
+    let pid = processor.child.id();
+    change(&processor, "hello.py", SECOND);
+    processor.stderr.wait_for("the change", |line| line.contains("hello.py has changed"));
+    answers(&processor, "second");
+    change(&processor, "other.py", "x = 1\n");
+    processor.stderr.wait_for("the change", |line| line.contains("other.py has changed"));
+    wait_until("it says the URL for the third time", || count(&processor, "curl -i") == 3);
+    answers(&processor, "second");
+    assert_eq!(processor.child.id(), pid);
+    assert_eq!(processor.children().len(), 1, "no shim is left of the starts before");
+    processor.signal(2);
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
+fn dev_waits_for_a_change_while_the_source_is_broken() {
+    let mut processor = dev("def handler(:\n");
+    processor.stderr.wait_for("the fault", |line| line.contains("SyntaxError"));
+    processor.stderr.wait_for("what to do", |line| line.contains("waiting for its source to change"));
+    change(&processor, "hello.py", FIRST);
+    answers(&processor, "first");
+    change(&processor, "hello.py", "import absent_module\n");
+    processor.stderr.wait_for("the fault", |line| line.contains("absent_module"));
+    wait_until("it waits again", || count(&processor, "waiting for its source to change") == 2);
+    processor.signal(2);
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
+fn dev_finishes_the_event_in_work_on_ctrl_c() {
+    let source = "
+import os, time
+def handler(context, event):
+    context.logger.warn('holding')
+    while not os.path.exists(os.path.dirname(__file__) + '/go'):
+        time.sleep(0.002)
+    return 'done'
+";
+    let mut processor = dev(source);
+    processor.stderr.wait_for("the URL", |line| line.contains("http://"));
+    let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], processor.ports.http)));
+    client.send_post("/", b"");
+    processor.stdout.wait_for("the record", |line| line.contains("holding"));
+    processor.signal(2);
+    processor.stdout.wait_for("the signal", |line| line.contains("Got system signal"));
+    processor.touch("go");
+    assert_eq!(client.read_answer(false).unwrap().text(), "done");
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
+fn dev_refuses_what_it_cannot_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("main.go");
+    std::fs::write(&go, "package main\n").unwrap();
+    for (file, text) in
+        [("/nowhere/a.py", "/nowhere/a.py is not a file"), (go.to_str().unwrap(), "build it into")]
+    {
+        let output = Command::new(processor_bin()).args(["dev", file]).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && err.contains(text), "{err}");
+    }
+}
