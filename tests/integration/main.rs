@@ -1,5 +1,8 @@
 //! The processor as a black box: the real binary, real interpreters, real sockets.
 #![allow(clippy::disallowed_methods, reason = "tests may read their environment")]
+#![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod conformance;
 mod harness;
+mod library;
 mod smoke;
