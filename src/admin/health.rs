@@ -8,8 +8,10 @@ use super::{Page, not_found, refusal};
 
 const JSON: &str = "application/json; charset=utf-8";
 
+type Reasons = fn(&Readiness) -> Vec<Reason>;
+
 pub(super) fn page(method: &Method, uri: &Uri, readiness: &Readiness) -> Page {
-    let (key, ok, reasons): (&str, bool, fn(&Readiness) -> Vec<Reason>) = match uri.path() {
+    let (key, ok, reasons): (&str, bool, Reasons) = match uri.path() {
         "/ready" => ("ready", readiness.ready(), Readiness::reasons),
         "/live" => ("live", readiness.live(), Readiness::dead_reasons),
         _ => return not_found(),

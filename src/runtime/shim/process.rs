@@ -155,11 +155,10 @@ fn prepare_child(command: &mut std::process::Command, socket: i32, script: Optio
     let parent = std::process::id();
     let prepare = move || {
         for (from, to) in [(Some(socket), SOCKET_FD), (script, SCRIPT_FD)] {
+            let Some(from) = from else { continue };
             // SAFETY: dup2 is async-signal-safe and takes plain numbers; `from` stays open in the parent until the
             // spawn returned, and is not one of the targets because it is at least FIRST_FREE_FD.
-            if let Some(from) = from
-                && unsafe { libc::dup2(from, to) } < 0
-            {
+            if unsafe { libc::dup2(from, to) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
