@@ -22,7 +22,29 @@ use exchange::{Observed, timed_out};
 use vectors::{Step, Vector};
 
 /// Vectors of areas that the processor does not serve yet: name, runtime (or `*`), reason. One that passes must go.
-const NOT_SERVED: &[(&str, &str, &str)] = &[];
+const NOT_SERVED: &[(&str, &str, &str)] = &[
+    ("batch-full", "*", BATCH),
+    ("batch-timeout-flush", "*", BATCH),
+    ("batch-response-missing", "*", BATCH),
+    ("batch-handler-raises", "*", BATCH),
+    ("batch-answer-too-late", "*", BATCH),
+    ("batch-unsupported-runtime", "*", BATCH),
+    ("cloudevent-structured-string", "*", CLOUD_EVENTS),
+    ("cloudevent-structured-object", "*", CLOUD_EVENTS),
+    ("cloudevent-structured-array", "*", CLOUD_EVENTS),
+    ("cloudevent-structured-invalid", "*", CLOUD_EVENTS),
+    ("cloudevent-structured-no-leftovers", "*", CLOUD_EVENTS),
+    ("cloudevent-binary", "*", CLOUD_EVENTS),
+    ("file-stream", "*", FILES),
+    ("file-stream-ignores-body", "*", FILES),
+    ("file-stream-missing", "*", FILES),
+    ("file-stream-delete", "*", FILES),
+    ("body-over-limit-chunked", "*", "a chunk's announced size is not seen before its bytes come"),
+];
+
+const BATCH: &str = "batches are not served yet";
+const CLOUD_EVENTS: &str = "cloud events are not unwrapped yet";
+const FILES: &str = "files are not streamed yet";
 
 macro_rules! areas {
     ($($name:ident $area:literal)*) => { $(mod $name {
@@ -118,7 +140,7 @@ fn run(area: &str, runtime: Runtime) {
                 "{} is served now: take it off the list",
                 vector.name
             );
-            eprintln!("skipped: {}: {reason}", vector.name);
+            println!("skipped: {}: {reason}", vector.name);
             continue;
         }
         match outcome {
@@ -128,14 +150,14 @@ fn run(area: &str, runtime: Runtime) {
             }
             Outcome::Quirk(differences) => {
                 quirks += 1;
-                eprintln!("quirk: {}: neither form, but sane: {}", vector.name, differences.join("; "));
+                println!("quirk: {}: neither form, but sane: {}", vector.name, differences.join("; "));
             }
             Outcome::Failed(differences) => failed.push((&vector.name, differences)),
         }
     }
     let total = chosen.len();
     let runtime = runtime.name();
-    eprintln!(
+    println!(
         "{area}, {runtime}: {passed} of {total} vectors pass, {better} in a better form, {quirks} quirks"
     );
     let report: Vec<String> =

@@ -11,6 +11,9 @@ use crate::harness::{Answer, Client, Ports};
 const KEYS: &[&str] =
     &["method", "path", "headers", "body", "raw", "concurrent", "repeat", "same_connection", "port"];
 
+/// Longest wait for an answer: all vectors have theirs within three seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Everything seen of one request.
 #[derive(Debug)]
 pub struct Reply {
@@ -55,7 +58,7 @@ pub fn exchange(request: &Value, ports: Ports, answers: usize) -> Observed {
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         })
     } else if request["same_connection"] == true {
-        let mut client = Client::connect(address);
+        let mut client = connect(address);
         (1..=count("repeat"))
             .map(|number| one(&mut client, request, number, number == count("repeat")))
             .collect()
@@ -76,8 +79,15 @@ fn address(request: &Value, ports: Ports) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
+/// A client that does not wait as long as others.
+fn connect(address: SocketAddr) -> Client {
+    let client = Client::connect(address);
+    client.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
 fn on_own_connection(request: &Value, address: SocketAddr, number: usize, answers: usize) -> Vec<Reply> {
-    let mut client = Client::connect(address);
+    let mut client = connect(address);
     let mut replies = vec![one(&mut client, request, number, answers == 1)];
     for left in (1..answers).rev() {
         let start = Instant::now();
