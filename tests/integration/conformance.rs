@@ -130,6 +130,10 @@ fn run(area: &str, runtime: Runtime) {
     let all = vectors::load();
     let chosen: Vec<&Vector> =
         all.iter().filter(|vector| vector.area == area && vector.applies_to(runtime.name())).collect();
+    if chosen.is_empty() {
+        println!("skipped: no vector of {area} applies to {}", runtime.name());
+        return;
+    }
     let mut processors = HashMap::new();
     let (mut passed, mut better, mut quirks, mut failed) = (0, 0, 0, Vec::new());
     for vector in &chosen {

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
 mod conformance;
+mod handlers;
 mod harness;
 mod library;
 mod smoke;
