@@ -17,6 +17,10 @@ const EXCLUDED: &[(&str, &str)] = &[
     ("cloud-event-structured", "cloud events are not unwrapped yet"),
 ];
 
+/// Cases of which a newer rule of the reference holds: generators are streamed.
+const NEWER: &[(&str, &str)] =
+    &[("generator", r#"{"status": 200, "body_utf8": "x", "headers": {"Transfer-Encoding": "chunked"}}"#)];
+
 /// What a client does not see over HTTP, so that nothing is said about it here.
 const NOT_SHOWN: &[&str] = &["control", "no_ack"];
 
@@ -131,6 +135,9 @@ fn play(case: &Value, interpreter: &str) -> Vec<String> {
     };
     let mut expect = case["expect"].as_object().unwrap().clone();
     expect.extend(case["ours"].as_object().cloned().unwrap_or_default());
+    if let Some((_, newer)) = NEWER.iter().find(|(name, _)| case["name"] == *name) {
+        expect = serde_json::from_str(newer).unwrap();
+    }
     let asked = case["request"]["headers"].get("X-Nuclio-Log-Level").is_some();
     let mut found = of_answer(&expect, &answer);
     if let Some(logs) = expect.get("logs") {
