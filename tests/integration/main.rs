@@ -8,4 +8,5 @@ mod conformance;
 mod handlers;
 mod harness;
 mod library;
+mod samples;
 mod smoke;
