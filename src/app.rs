@@ -420,6 +420,7 @@ fn view(
         configuration["readBufferSize"] = http.head_bytes_max.into();
         configuration["maxRequestBodySize"] = http.body_bytes_max.into();
         configuration["reduceMemoryUsage"] = http.reduce_memory.into();
+        configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
     }
     TriggerView {
         name: trigger.name.clone(),

@@ -599,7 +599,9 @@ def convert_response(response):
     flags, pairs, table = 0, 0, b""
     if response.headers:
         flags, pairs, table = convert_headers(response.headers)
-    return checked(response.status_code), flags, header_text(content_type) if content_type else TEXT, pairs, table, body
+    # An empty type is the handler's way to leave it to the headers, or to the trigger's default.
+    content_type = header_text(content_type) if content_type else b""
+    return checked(response.status_code), flags, content_type, pairs, table, body
 
 
 def convert_headers(headers):

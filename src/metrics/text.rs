@@ -178,7 +178,10 @@ fn family(name: &str, help: &str, kind: MetricType) -> MetricFamily {
 
 fn label_pairs(labels: &Labels, more: &[(&str, &str)]) -> Vec<LabelPair> {
     let base = labels.iter().map(|(name, value)| (*name, value.as_str()));
-    base.chain(more.iter().copied())
+    let mut all: Vec<(&str, &str)> = base.chain(more.iter().copied()).collect();
+    // compat: the Go processor's client library sorts them, and people match lines with patterns.
+    all.sort_unstable();
+    all.into_iter()
         .map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name(name.to_owned());
@@ -244,15 +247,17 @@ mod tests {
             Function { name: "f".into(), namespace: "n".into(), project: "p".into(), ..Function::default() };
         let text = Exposition::new(&function, vec![source], Logger::silent()).text("i");
         let text = String::from_utf8(text).unwrap();
-        let labels =
-            r#"instance="i",trigger_kind="http",trigger_id="web",namespace="n",function="f",project="p""#;
+        let (before, after) = (
+            r#"function="f",instance="i",namespace="n",project="p""#,
+            r#"trigger_id="web",trigger_kind="http""#,
+        );
         for line in [
-            format!("nuclio_processor_handled_events_total{{{labels},result=\"success\"}} 1"),
-            format!("nuclio_processor_handled_events_total{{{labels},result=\"failure\"}} 0"),
+            format!("nuclio_processor_handled_events_total{{{before},result=\"success\",{after}}} 1"),
+            format!("nuclio_processor_handled_events_total{{{before},result=\"failure\",{after}}} 0"),
             format!(
-                "nuclio_processor_handled_events_duration_milliseconds_sum{{{labels},worker_index=\"1\"}} 2.5"
+                "nuclio_processor_handled_events_duration_milliseconds_sum{{{before},{after},worker_index=\"1\"}} 2.5"
             ),
-            format!("nuclio_processor_worker_restarts_total{{{labels},reason=\"oom\"}} 0"),
+            format!("nuclio_processor_worker_restarts_total{{{before},reason=\"oom\",{after}}} 0"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }

@@ -127,11 +127,16 @@ impl Setup {
                 "functions": [{"level": "debug", "sink": "out"}],
             },
             "metrics": {
-                "sinks": {"pull": {"kind": "prometheusPull", "url": format!("127.0.0.1:{}", ports.metrics)}},
+                "sinks": {"pull": {"kind": "prometheusPull"}},
                 "functions": ["pull"],
             },
         });
         merge(&mut platform, self.platform.take());
+        for (_, sink) in platform["metrics"]["sinks"].as_object_mut().into_iter().flatten() {
+            if sink["kind"] == "prometheusPull" && sink.get("url").is_none() {
+                sink["url"] = json!(format!("127.0.0.1:{}", ports.metrics));
+            }
+        }
         self.write("processor.yaml", &self.function.to_string());
         self.write("platform.yaml", &platform.to_string());
         let folder = self.directory.path().to_owned();
@@ -239,6 +244,14 @@ impl Output {
 }
 
 impl Processor {
+    /// Writes a file into the test's folder, in one step.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.directory.path().join(name);
+        let new = path.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
     /// Runs any command as the processor.
     pub fn spawn(command: Command, ports: Ports, directory: TempDir) -> Self {
         Self::spawn_redirected(command, ports, directory, |_| {})

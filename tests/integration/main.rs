@@ -6,15 +6,19 @@
 
 mod cli;
 mod clients;
+mod conformance;
 mod dev;
 mod faults;
+mod handlers;
 mod harness;
 mod kills;
 mod layout;
+mod library;
 mod lifecycle;
 mod outputs;
 mod pid1;
 mod plugin_faults;
+mod samples;
 mod smoke;
 mod support;
 mod timeouts;

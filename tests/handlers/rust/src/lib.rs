@@ -1,7 +1,9 @@
 //! Test handler in Rust: does what the request header `X-Behaviour` says, one of the `handler_behaviour` kinds of the
-//! HTTP vectors as JSON. Without that header the path chooses among what the vectors do not need.
+//! HTTP vectors as JSON; without it, what the file named by `BEHAVIOUR_FILE` says, which is read for every event.
+//! Without either the path chooses among what the vectors do not need.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,6 +17,9 @@ struct TestHandler {
 
 impl Handler for TestHandler {
     fn init(context: &Context) -> Result<Self, Error> {
+        if let Ok(delay) = std::env::var("INIT_DELAY_MS") {
+            std::thread::sleep(Duration::from_millis(delay.parse()?));
+        }
         match context.worker_id() {
             13 => Err(Error::new("no worker 13 today")),
             14 => panic!("odd worker"),
@@ -24,9 +29,12 @@ impl Handler for TestHandler {
 
     fn handle(&mut self, context: &Context, event: Event<'_>) -> Result<Response, Error> {
         self.calls += 1;
-        match event.header("X-Behaviour") {
-            Some(behaviour) => behave(context, &event, &serde_json::from_slice(behaviour)?),
-            None => self.by_path(&event),
+        if let Some(behaviour) = event.header("X-Behaviour") {
+            return behave(context, &event, &serde_json::from_slice(behaviour)?);
+        }
+        match std::env::var("BEHAVIOUR_FILE") {
+            Ok(path) => behave(context, &event, &serde_json::from_slice(&std::fs::read(path)?)?),
+            Err(_) => self.by_path(&event),
         }
     }
 
@@ -79,6 +87,7 @@ fn behave(context: &Context, event: &Event<'_>, behaviour: &Json) -> Result<Resp
         "error_status" => Err(Error::with_status(behaviour["status"].as_u64().unwrap_or(0) as u16, text("message"))),
         "panic" => panic!("{}", text("message")),
         "sleep" => {
+            mark(".sleeping")?;
             std::thread::sleep(Duration::from_millis(behaviour["ms"].as_u64().unwrap_or(0)));
             behave(context, event, &behaviour["then"])
         }
@@ -87,8 +96,20 @@ fn behave(context: &Context, event: &Event<'_>, behaviour: &Json) -> Result<Resp
             behave(context, event, &behaviour["then"])
         }
         "file" => file(event, behaviour),
+        "not_called" => {
+            mark(".called")?;
+            Ok(Response::text("the handler was called"))
+        }
         other => Err(Error::with_status(404, format!("unknown behaviour {other}"))),
     }
+}
+
+/// Tells the test how far the handler is, by a file beside the one it reads.
+fn mark(what: &str) -> Result<(), Error> {
+    if let Ok(path) = std::env::var("BEHAVIOUR_FILE") {
+        std::fs::write(path + what, "")?;
+    }
+    Ok(())
 }
 
 fn log(context: &Context, entry: &Json) {
@@ -135,7 +156,11 @@ fn respond(behaviour: &Json) -> Result<Response, Error> {
 
 /// Answers with a file's name; the processor sends the file.
 fn file(event: &Event<'_>, behaviour: &Json) -> Result<Response, Error> {
-    let path = std::env::temp_dir().join(format!("handler-file-{}", event.id()));
+    let folder = match std::env::var("BEHAVIOUR_FILE") {
+        Ok(path) => Path::new(&path).parent().map(Path::to_owned).unwrap_or_default(),
+        Err(_) => std::env::temp_dir(),
+    };
+    let path = folder.join(format!("streamed-{}", event.id()));
     if behaviour["directory"] == true {
         std::fs::create_dir_all(&path)?;
     } else if behaviour["missing"] != true {

@@ -1,0 +1,301 @@
+//! Runs the handler cases in Python through the whole processor: a minimal handler, one request, what the client sees
+//! and what is logged. Without the published SDK, and with it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use crate::harness::{Answer, Client, Processor, Setup, python};
+
+/// Cases that do not run here: name and reason.
+const EXCLUDED: &[(&str, &str)] = &[
+    ("batch", "batches are not served yet"),
+    ("cloud-event-structured", "cloud events are not unwrapped yet"),
+];
+
+/// Cases of which a newer rule of the reference holds: generators are streamed.
+const NEWER: &[(&str, &str)] =
+    &[("generator", r#"{"status": 200, "body_utf8": "x", "headers": {"Transfer-Encoding": "chunked"}}"#)];
+
+/// What a client does not see over HTTP, so that nothing is said about it here.
+const NOT_SHOWN: &[&str] = &["control", "no_ack"];
+
+/// What a case may hold; anything else is a mistake.
+const KEYS: &[&str] = &[
+    "language",
+    "name",
+    "handler_behaviour",
+    "handler_spec",
+    "handler",
+    "request",
+    "expect",
+    "checked",
+    "quirk",
+    "reference",
+    "reference_expect",
+    "requests_before",
+    "env",
+    "ours",
+    "trigger_name",
+    "file",
+    "event_override",
+    "note",
+    "batch",
+];
+
+/// How long a record may take to the log.
+const LOGGED_WITHIN: Duration = Duration::from_secs(5);
+const SDK: &str = "nuclio-sdk==0.6.3";
+
+#[test]
+fn python_cases_hold_without_the_sdk() {
+    run(python());
+}
+
+#[test]
+fn python_cases_hold_with_the_sdk() {
+    match sdk_python() {
+        Ok(python) => run(&python.display().to_string()),
+        Err(reason) => println!("skipped: {reason}"),
+    }
+}
+
+/// An interpreter that has the SDK.
+fn sdk_python() -> &'static Result<PathBuf, String> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/nuclio-sdk"));
+        let (interpreter, complete) = (folder.join("bin/python3"), folder.join(SDK));
+        if !complete.exists() {
+            drop(std::fs::remove_dir_all(&folder));
+            succeeds(Command::new(python()).args(["-m", "venv"]).arg(&folder))?;
+            let mut pip = Command::new(&interpreter);
+            succeeds(pip.args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--retries",
+                "1",
+                "--timeout",
+                "20",
+                SDK,
+            ]))?;
+            std::fs::write(complete, "").unwrap();
+        }
+        Ok(interpreter)
+    })
+}
+
+fn succeeds(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let reason =
+        || format!("{SDK} cannot be had: {}", String::from_utf8_lossy(&output.stderr).replace('\n', " "));
+    if output.status.success() { Ok(()) } else { Err(reason()) }
+}
+
+fn run(interpreter: &str) {
+    let file: Value = serde_json::from_str(include_str!("../vectors/handlers.json")).unwrap();
+    let cases = file["cases"].as_array().unwrap().iter().filter(|case| case["language"] == "python");
+    let (mut passed, mut failed) = (0, Vec::new());
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        for key in case.as_object().unwrap().keys() {
+            assert!(KEYS.contains(&key.as_str()), "{name}: unknown key {key}");
+        }
+        if let Some((_, reason)) = EXCLUDED.iter().find(|(other, _)| *other == name) {
+            println!("skipped: {name}: {reason}");
+            continue;
+        }
+        let differences = play(case, interpreter);
+        passed += usize::from(differences.is_empty());
+        if !differences.is_empty() {
+            failed.push(format!("{name}:\n    {}", differences.join("\n    ")));
+        }
+    }
+    println!("{passed} handler cases pass");
+    assert!(failed.is_empty(), "{} handler cases fail ({interpreter}):\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Starts the handler of a case and sends its requests; returns what is not as expected.
+fn play(case: &Value, interpreter: &str) -> Vec<String> {
+    let processor = start(case, interpreter);
+    let mut client = Client::connect(processor.http());
+    for request in case["requests_before"].as_array().into_iter().flatten() {
+        client.send(&bytes(request));
+        client.read_answer(false).unwrap();
+    }
+    client.send(&bytes(&case["request"]));
+    let Ok(answer) = client.read_answer(false) else {
+        return vec![format!("no answer; the processor says:\n{}", processor.stdout.text())];
+    };
+    let mut expect = case["expect"].as_object().unwrap().clone();
+    expect.extend(case["ours"].as_object().cloned().unwrap_or_default());
+    if let Some((_, newer)) = NEWER.iter().find(|(name, _)| case["name"] == *name) {
+        expect = serde_json::from_str(newer).unwrap();
+    }
+    let asked = case["request"]["headers"].get("X-Nuclio-Log-Level").is_some();
+    let mut found = of_answer(&expect, &answer);
+    if let Some(logs) = expect.get("logs") {
+        found.extend(of_log(logs.as_array().unwrap(), &processor));
+        found.extend(asked.then(|| of_log_header(logs.as_array().unwrap(), &answer)).flatten());
+    } else if asked {
+        found.push("logs are asked for, none expected".to_owned());
+    }
+    found
+}
+
+fn start(case: &Value, interpreter: &str) -> Processor {
+    let text = |key: &str, default: &str| case[key].as_str().unwrap_or(default).to_owned();
+    let mut setup = Setup::new("python", &text("handler_spec", "main:handler"));
+    setup.function["metadata"] = json!({"name": "fn", "namespace": "nuclio"});
+    setup.function["spec"]["triggers"] =
+        json!({text("trigger_name", "http"): {"kind": "http", "numWorkers": 1}});
+    let file = text("file", "main.py");
+    setup.write(&file, &text("handler", ""));
+    if let Some((package, _)) = file.split_once('/') {
+        setup.write(&format!("{package}/__init__.py"), "");
+    }
+    let mut setup = setup.python_environment().env("NUCLIO_PYTHON_EXE_PATH", interpreter);
+    for (name, value) in case["env"].as_object().into_iter().flatten() {
+        setup = setup.env(name, value.as_str().unwrap());
+    }
+    setup.start()
+}
+
+/// Bytes given as text, in hexadecimal or as one byte often. `None`: not given.
+fn content(of: &Map<String, Value>, prefix: &str) -> Option<Vec<u8>> {
+    let get = |kind: &str| of.get(&format!("{prefix}{kind}"));
+    if let Some(text) = get("_utf8") {
+        return Some(text.as_str().unwrap().as_bytes().to_vec());
+    }
+    if let Some(hex) = get("_hex") {
+        return Some(from_hex(hex.as_str().unwrap()));
+    }
+    get("_repeat").map(|repeat| {
+        let number = |key: &str| usize::try_from(repeat[key].as_u64().unwrap()).unwrap();
+        vec![u8::try_from(number("byte")).unwrap(); number("count")]
+    })
+}
+
+fn from_hex(hex: &str) -> Vec<u8> {
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+fn bytes(request: &Value) -> Vec<u8> {
+    let request = request.as_object().unwrap();
+    let known = ["method", "path", "headers", "body_utf8", "body_hex", "body_repeat"];
+    for key in request.keys() {
+        assert!(known.contains(&key.as_str()), "unknown key {key} of a request");
+    }
+    let (method, path) = (request["method"].as_str().unwrap(), request["path"].as_str().unwrap());
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\nHost: fn\r\n").into_bytes();
+    for (name, value) in request["headers"].as_object().unwrap() {
+        bytes.extend(format!("{name}: ").bytes());
+        match value {
+            Value::String(text) => bytes.extend(text.bytes()),
+            raw => bytes.extend(from_hex(raw["$raw_str_hex"].as_str().unwrap())),
+        }
+        bytes.extend(b"\r\n");
+    }
+    let body = content(request, "body");
+    if let Some(body) = &body {
+        bytes.extend(format!("Content-Length: {}\r\n", body.len()).bytes());
+    }
+    bytes.extend(b"\r\n");
+    bytes.extend(body.unwrap_or_default());
+    bytes
+}
+
+fn of_answer(expect: &Map<String, Value>, answer: &Answer) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut differ = |what: String| found.push(what);
+    for (key, wanted) in expect {
+        match key.as_str() {
+            "status" if json!(answer.status) != *wanted => {
+                differ(format!("status {}, wanted {wanted}", answer.status))
+            }
+            "content_type" => {
+                let values = answer.values("Content-Type");
+                if values != wanted.as_str().into_iter().collect::<Vec<_>>() {
+                    differ(format!("content type {values:?}, wanted {wanted}"));
+                }
+            }
+            "headers" => {
+                for (name, wanted) in wanted.as_object().unwrap() {
+                    if answer.values(name) != [wanted.as_str().unwrap()] {
+                        differ(format!("header {name} {:?}, wanted {wanted}", answer.values(name)));
+                    }
+                }
+            }
+            "absent_headers" => {
+                for name in wanted.as_array().unwrap().iter().filter_map(Value::as_str) {
+                    if answer.header(name).is_some() {
+                        differ(format!("header {name} {:?}, wanted none", answer.values(name)));
+                    }
+                }
+            }
+            "body" if wanted == "any" => {}
+            "body_regex" => {
+                if !Regex::new(wanted.as_str().unwrap()).unwrap().is_match(&answer.text()) {
+                    differ(format!("body {:?}, wanted {wanted}", answer.text()));
+                }
+            }
+            "status" | "body_utf8" | "body_hex" | "body_repeat" | "logs" => {}
+            other if NOT_SHOWN.contains(&other) => {}
+            other => differ(format!("unknown expectation {other}: {wanted}")),
+        }
+    }
+    if content(expect, "body").is_some_and(|wanted| wanted != answer.body) {
+        let text: String = answer.text().chars().take(300).collect();
+        found.push(format!(
+            "body {text:?} ({} bytes), wanted {:?}",
+            answer.body.len(),
+            expect.get("body_utf8")
+        ));
+    }
+    found
+}
+
+/// The wanted records must come in this order, others may stand between them.
+fn of_log(wanted: &[Value], processor: &Processor) -> Option<String> {
+    let deadline = Instant::now() + LOGGED_WITHIN;
+    loop {
+        let records = processor.stdout.records();
+        let in_order = in_order(wanted, &records, |record, name| record["more"].get(name).cloned());
+        if in_order {
+            return None;
+        }
+        if Instant::now() > deadline {
+            return Some(format!("log {}, wanted {}", processor.stdout.text(), json!(wanted)));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn of_log_header(wanted: &[Value], answer: &Answer) -> Option<String> {
+    let header = answer.header("X-Nuclio-Logs").unwrap_or_default();
+    let records: Vec<Value> = serde_json::from_str(header).unwrap_or_default();
+    let same =
+        records.len() == wanted.len() && in_order(wanted, &records, |record, name| record.get(name).cloned());
+    (!same).then(|| format!("X-Nuclio-Logs {header}, wanted {}", json!(wanted)))
+}
+
+fn in_order(wanted: &[Value], records: &[Value], field: impl Fn(&Value, &str) -> Option<Value>) -> bool {
+    let mut records = records.iter();
+    wanted.iter().all(|wanted| {
+        records.any(|record| {
+            let fields = wanted["with"].as_object().into_iter().flatten();
+            record["level"] == wanted["level"]
+                && record["message"] == wanted["message"]
+                && fields.into_iter().all(|(name, value)| field(record, name).as_ref() == Some(value))
+        })
+    })
+}
