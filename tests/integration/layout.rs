@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dispatch", &["pool", "queue", "metrics", "event"]),
     ("net", &["shutdown"]),
     ("trigger", &["dispatch", "config", "event", "net", "shutdown", "logging", "metrics", "queue"]),
-    ("admin", &["pool", "net", "shutdown", "metrics", "config"]),
+    ("admin", &["pool", "net", "shutdown", "metrics", "config", "logging"]),
     (
         "app",
         &[
