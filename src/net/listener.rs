@@ -9,6 +9,8 @@ use std::time::Duration;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -127,7 +129,11 @@ where
         let mut draining = false;
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => self.take(accepted, draining).await,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => self.take(stream, draining),
+                    // Out of descriptors, or the client left already.
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                },
                 _ = tick.tick() => self.sweep(),
                 () = shutdown.draining.cancelled(), if !draining => {
                     draining = true;
@@ -137,8 +143,8 @@ where
             }
         }
         // Whoever has connected by now is served.
-        while let Some(accepted) = now_or_never(self.listener.accept()) {
-            self.take(accepted, true).await;
+        while let Some(stream) = self.accept_now() {
+            self.take(stream, true);
         }
         let Self { listener, shared, .. } = self;
         drop(listener);
@@ -149,11 +155,19 @@ where
         }
     }
 
-    async fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>, closing: bool) {
-        let Ok((stream, _)) = accepted else {
-            // Out of descriptors, or the client left already.
-            return tokio::time::sleep(ACCEPT_PAUSE).await;
-        };
+    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet.
+    fn accept_now(&self) -> Option<TcpStream> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            match accept_with(&self.listener, flags) {
+                Ok(fd) => return TcpStream::from_std(fd.into()).ok(),
+                Err(Errno::INTR | Errno::CONNABORTED) => {} // That one left already.
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, closing: bool) {
         let activity = Arc::new(Activity::new(self.shared.clock.clone()));
         if closing {
             activity.close_after_answer();
@@ -228,11 +242,38 @@ impl Drop for Entry {
     }
 }
 
-/// The result of a future that is ready at once.
-fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    let future = std::pin::pin!(future);
-    match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(value) => Some(value),
-        std::task::Poll::Pending => None,
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::net::Phase;
+
+    #[tokio::test]
+    async fn whoever_has_connected_is_served_even_if_the_runtime_has_not_heard_of_it() {
+        let listener = bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { head_bytes_max: 4096, stall: Duration::from_secs(60) };
+        let service = |_, activity: Arc<Activity>| async move {
+            activity.set_phase(Phase::Idle);
+            http::Response::new(Full::new(Bytes::from_static(b"served")))
+        };
+        let server = Server::new(listener, limits, service).unwrap();
+        let shutdown = Shutdown::default();
+        let running = tokio::spawn(server.run(shutdown.clone()));
+        tokio::time::sleep(Duration::from_millis(1)).await; // It waits for connections.
+        // From here on the runtime gets no chance to look at its sockets before the server closes.
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        shutdown.draining.cancel();
+        shutdown.closing.cancel();
+        running.await.unwrap();
+        let mut answer = String::new();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let read = tokio::task::spawn_blocking(move || client.read_to_string(&mut answer).map(|_| answer));
+        assert!(read.await.unwrap().unwrap().ends_with("served"));
     }
 }

@@ -226,16 +226,19 @@ impl Worker {
         {
             return Poll::Ready(Ok(Wake::Again));
         }
-        if self.reads < READS_IN_A_ROW {
+        let others_first = self.reads >= READS_IN_A_ROW;
+        if !others_first && let Poll::Ready(read) = self.poll_read(cx) {
             self.reads += 1;
-            if let Poll::Ready(read) = self.link.reader.poll_fill(cx, &mut self.link.stream) {
-                return Poll::Ready(read.map(Wake::Read));
-            }
+            return Poll::Ready(read);
         }
         self.reads = 0;
-        if let Poll::Ready(other) = self.poll_others(cx) {
-            return Poll::Ready(other);
+        match self.poll_others(cx) {
+            Poll::Pending if others_first => self.poll_read(cx),
+            other => other,
         }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         self.link.reader.poll_fill(cx, &mut self.link.stream).map_ok(Wake::Read)
     }
 
