@@ -102,6 +102,9 @@ impl ShimKeeper {
                 }
             }
         };
+        if matches!(ended, Ended::TimedOut { ahead: true }) {
+            running.process.signal(Signal::ABORT); // Before it gets to events that others have now.
+        }
         let (reason, cause) = self.explain(&ended, &mut running.process, kills_before).await;
         self.recipe.queue.counters().restarted(self.id.index, reason);
         for reply in waiting {
@@ -109,7 +112,7 @@ impl ShimKeeper {
             drop(reply.send(Err(error.into()))); // The client may have left.
         }
         match ended {
-            Ended::TimedOut => drop(tokio::spawn(retire(running.process))),
+            Ended::TimedOut { ahead } => drop(tokio::spawn(retire(running.process, ahead))),
             _ => running.process.kill_group(),
         }
         Some(cause)
@@ -125,7 +128,7 @@ impl ShimKeeper {
         let logger = &self.recipe.logger;
         let (pid, worker, trigger) = (process.pid(), self.id.index, &self.id.trigger_name);
         match ended {
-            Ended::TimedOut => {
+            Ended::TimedOut { .. } => {
                 let elapsed = self.recipe.event_timeout.unwrap_or_default().as_secs_f64();
                 let fields =
                     fields! {"trigger" => trigger, "worker" => worker, "elapsed" => elapsed, "pid" => pid};
@@ -187,8 +190,9 @@ impl ShimKeeper {
 }
 
 /// Ends a process whose handler does not return, and lets it show where it is.
-async fn retire(mut process: Process) {
-    if process.exited(ABORT_AFTER).await.is_none() {
+async fn retire(mut process: Process, at_once: bool) {
+    let grace = if at_once { Duration::ZERO } else { ABORT_AFTER };
+    if process.exited(grace).await.is_none() {
         process.signal(Signal::ABORT);
         process.exited(KILL_AFTER).await;
     }

@@ -50,6 +50,39 @@ def hang_here():
 }
 
 #[test]
+fn events_written_ahead_of_one_that_times_out_are_handled_once_by_the_replacement() {
+    let source = "
+import time
+def handler(context, event):
+    if event.path == '/hang':
+        time.sleep(1000)
+    if event.body:
+        with open('handled', 'a') as file:
+            file.write(event.body.decode() + ' ')
+    return event.body
+";
+    let setup = Setup::python(source).spec(json!({"eventTimeout": "400ms"}));
+    let handled = setup.directory.path().join("handled");
+    setup.write("main.py", &source.replace("'handled'", &format!("{:?}", handled.display().to_string())));
+    let processor = setup.start();
+    (0..50).for_each(|_| assert_eq!(processor.get("/").status, 200)); // Fast: events are written ahead from now on.
+    let mut hanging = Client::connect(processor.http());
+    hanging.send_post("/hang", b"");
+    processor.wait_in_flight(1);
+    let behind: Vec<_> = (0..6).map(|n| processor.send("/", &n.to_string())).collect();
+    assert_eq!(hanging.read_answer(false).unwrap().status, 408);
+    for (n, answer) in behind.into_iter().enumerate() {
+        let answer = answer.join().unwrap();
+        assert_eq!((answer.status, answer.text()), (200, n.to_string()));
+    }
+    let text = std::fs::read_to_string(&handled).unwrap();
+    let mut seen: Vec<&str> = text.split_whitespace().collect();
+    seen.sort_unstable();
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+    processor.wait_in_flight(0);
+}
+
+#[test]
 fn a_handler_that_blocks_every_signal_it_can_is_killed_after_its_deadline() {
     let script = "
 def each(id, path, body):

@@ -53,7 +53,10 @@ pub enum Ended {
     /// It broke the protocol.
     Protocol(ProtocolError),
     /// An event passed its deadline; its caller has been answered.
-    TimedOut,
+    TimedOut {
+        /// Events had been written ahead, which go to other workers now: the shim must not get to them.
+        ahead: bool,
+    },
 }
 
 /// An event that the shim holds.
@@ -107,6 +110,8 @@ pub struct Worker {
     /// Events written so far.
     written: u32,
     paused: bool,
+    /// The connection is given up.
+    leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
     next_control: u32,
@@ -171,6 +176,7 @@ impl Worker {
             reads: 0,
             written: 0,
             paused: false,
+            leaving: false,
             closing: false,
             control: None,
             next_control: 0,
@@ -185,7 +191,7 @@ impl Worker {
             Ok(ended) | Err(ended) => ended,
         };
         let waiting = self.leave(&ended);
-        if matches!(ended, Ended::TimedOut) {
+        if matches!(ended, Ended::TimedOut { .. }) {
             // The CANCEL goes out, as far as there is room.
             let goodbye = poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream)));
             drop(goodbye.await);
@@ -326,7 +332,7 @@ impl Worker {
 
     /// Starts the clock of the events that the shim works on from now on.
     fn begin(&mut self, now: Instant) {
-        while self.begun < self.settings.in_flight_max.min(self.order.len()) {
+        while !self.leaving && self.begun < self.settings.in_flight_max.min(self.order.len()) {
             let event = &mut self.in_flight[self.order[self.begun]];
             event.begun = Some(now);
             self.queue.counters().started(now.duration_since(event.submitted));
@@ -368,6 +374,8 @@ impl Worker {
             return Ok(());
         }
         self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let ahead = self.order.len() > self.begun;
+        self.leaving = true; // What was written ahead does not begin here any more.
         let mut event = self.remove(oldest);
         if let Some(reply) = event.reply.take() {
             drop(reply.send(Err(HandlerError::TimedOut.into())));
@@ -379,7 +387,7 @@ impl Worker {
         if self.hello.cancel {
             v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::Deadline);
         }
-        Err(Ended::TimedOut)
+        Err(Ended::TimedOut { ahead })
     }
 
     fn obey(&mut self, command: Command) {
@@ -457,7 +465,7 @@ impl Worker {
                 self.count_stream(false);
             }
             match ended {
-                Ended::TimedOut => {
+                Ended::TimedOut { .. } => {
                     let error = HandlerError::Lost("worker restarted".into());
                     if let Some(reply) = event.reply.take() {
                         drop(reply.send(Err(error.into())));
