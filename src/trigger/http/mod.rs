@@ -1,5 +1,5 @@
-//! The HTTP trigger: the order of decisions for one request. Reading it is [`request`]'s business, answering
-//! [`response`]'s.
+//! The HTTP trigger: the order of decisions for one request. Reading it is `request`'s business, answering
+//! `response`'s.
 
 mod cors;
 mod request;
