@@ -183,7 +183,8 @@ impl App {
                 }
                 MetricSinkKind::PrometheusPush { url, job, interval } => {
                     let (sink, instance) = (sink.name.clone(), sink.instance.clone());
-                    let push = Push { sink, url: url.clone(), job: job.clone(), instance, interval: *interval };
+                    let push =
+                        Push { sink, url: url.clone(), job: job.clone(), instance, interval: *interval };
                     self.admin.push(push, exposition.clone(), self.logger.clone());
                 }
             }

@@ -20,8 +20,8 @@ use tokio_util::task::TaskTracker;
 use crate::logging::Logger;
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use crate::shutdown::Shutdown;
-use readiness::Readiness;
 pub use push::Push;
+use readiness::Readiness;
 pub use webadmin::TriggerView;
 
 use crate::metrics::text::Exposition;

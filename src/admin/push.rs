@@ -44,7 +44,9 @@ pub(super) async fn run(push: Push, exposition: Arc<Exposition>, logger: Logger,
         ended = tokio::time::timeout(push.interval, end.cancelled()).await.is_ok();
         let text = Bytes::from(exposition.text(&push.instance));
         let pushed = tokio::time::timeout(PUSH_TIMEOUT, push.once(text)).await;
-        if let Err(error) = pushed.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PUSH_TIMEOUT:?}"))) {
+        if let Err(error) =
+            pushed.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PUSH_TIMEOUT:?}")))
+        {
             let fields = fields! {"sink" => push.sink, "err" => format!("{error:#}")};
             logger.warn("Failed to push metrics", fields);
         }
@@ -70,7 +72,8 @@ impl Push {
         let uri: Uri = format!("{}{}", self.url, self.path()).parse()?;
         anyhow::ensure!(uri.scheme_str() == Some("http"), "{}: only http:// can be pushed to", self.url);
         let host = uri.host().unwrap_or_default();
-        let stream = TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80))).await?;
+        let stream =
+            TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80))).await?;
         let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::builder()
@@ -82,7 +85,8 @@ impl Push {
         let answer = client.send_request(request).await?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::ACCEPTED) {
-            let complaint = http_body_util::Limited::new(answer.into_body(), COMPLAINT_BYTES_MAX).collect().await;
+            let complaint =
+                http_body_util::Limited::new(answer.into_body(), COMPLAINT_BYTES_MAX).collect().await;
             let complaint = complaint.map(http_body_util::Collected::to_bytes).unwrap_or_default();
             anyhow::bail!("the gateway answered {status}: {}", String::from_utf8_lossy(&complaint).trim());
         }
