@@ -1,8 +1,8 @@
 //! The processor as a black box: the real binary, real interpreters, real sockets.
 #![allow(clippy::disallowed_methods, reason = "tests may read their environment")]
 #![allow(clippy::print_stdout, reason = "a test that cannot run says so")]
-#![allow(unreachable_pub, reason = "one program: what modules share is public")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
+#![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
 mod cli;
 mod clients;
@@ -11,6 +11,7 @@ mod dev;
 mod faults;
 mod handlers;
 mod harness;
+mod hostile;
 mod kills;
 mod layout;
 mod library;

@@ -74,6 +74,9 @@ impl Http {
     async fn answer(&self, request: http::Request<Incoming>, activity: &Activity) -> Answer {
         let (mut parts, body) = request.into_parts();
         let mut answer = Answer::to(&parts);
+        if !request::host_is_sound(&parts.headers) {
+            return answer.malformed();
+        }
         if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(&parts)) {
             let accepted = cors::preflight(cors, &parts, &mut answer);
             self.cx.events.count(accepted);

@@ -84,6 +84,21 @@ fn clean(path: &[u8]) -> Vec<u8> {
     joined
 }
 
+/// Whether the host, where one is named, has no blank, a port of digits, and brackets in pairs: everything else is a
+/// mistake or an attempt to be routed by one reading and served by another.
+pub(super) fn host_is_sound(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).map(HeaderValue::as_bytes) else { return true };
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => match rest.iter().position(|byte| *byte == b']') {
+            Some(end) => (&rest[..end], &rest[end + 1..]),
+            None => return false,
+        },
+        None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
+    };
+    let sound_port = port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
+    sound_port && !name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']'))
+}
+
 /// What the caller asked to be told of the handler's log.
 pub(super) fn log_buffer(headers: &HeaderMap, trigger: &str) -> Option<Arc<LogBuffer>> {
     let wanted = headers.get(LOG_LEVEL)?.as_bytes();
@@ -233,6 +248,32 @@ mod tests {
         ] {
             check_path(raw, expected);
         }
+    }
+
+    #[test]
+    fn hosts_need_digits_behind_their_colon_and_no_blank() {
+        for (host, sound) in [
+            ("x", true),
+            ("", true),
+            ("A.Example:80", true),
+            ("x:", true),
+            ("my_host.é", true),
+            ("[::1]", true),
+            ("[::1]:8080", true),
+            ("x y", false),
+            ("x\ty", false),
+            ("x:8o", false),
+            ("x:80:80", false),
+            ("::1", false),
+            ("[::1", false),
+            ("[::1]8080", false),
+            ("x]", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
+            assert_eq!(host_is_sound(&headers), sound, "{host}");
+        }
+        assert!(host_is_sound(&HeaderMap::new()));
     }
 
     #[test]

@@ -1,0 +1,340 @@
+//! Requests that nobody should send: each has its answer, and afterwards the processor serves as before.
+
+use std::net::Shutdown;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::json;
+
+use crate::harness::{Client, Processor, Setup};
+use crate::library::rust_library;
+
+/// What becomes of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Serves,
+    Closes,
+}
+use Then::{Closes, Serves};
+
+/// Longest wait for an answer or the end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A processor whose handler answers `/echo` with the body.
+fn start(attributes: serde_json::Value) -> Processor {
+    Setup::library(rust_library()).trigger(json!({"numWorkers": 2, "attributes": attributes})).start()
+}
+
+fn client(processor: &Processor) -> Client {
+    let client = Client::connect(processor.http());
+    client.stream().set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// One whole exchange on a connection of its own.
+fn serves(processor: &Processor) -> bool {
+    let mut client = client(processor);
+    client.send(b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nalive");
+    client.read_answer(false).is_ok_and(|answer| (answer.status, answer.body.as_slice()) == (200, b"alive"))
+}
+
+/// Sends bytes and expects that answer; `None`: an end without one.
+fn check(
+    processor: &Processor,
+    name: &str,
+    bytes: &[u8],
+    status: Option<u16>,
+    body: Option<&[u8]>,
+    then: Then,
+) {
+    let mut client = client(processor);
+    client.send(bytes);
+    match (client.read_answer(false), status) {
+        (Ok(answer), Some(status)) => {
+            assert_eq!(answer.status, status, "{name}: {}", answer.text());
+            if let Some(body) = body {
+                assert_eq!(answer.text(), String::from_utf8_lossy(body), "{name}");
+            }
+        }
+        (Err(error), None) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{name}"),
+        (other, status) => panic!("{name}: {other:?}, wanted {status:?}"),
+    }
+    match then {
+        Closes => assert!(client.is_closed(), "{name}: the connection stays open"),
+        Serves => {
+            client.send(b"POST /echo HTTP/1.1\r\nContent-Length: 4\r\n\r\nnext");
+            let next =
+                client.read_answer(false).unwrap_or_else(|error| panic!("{name}: no next answer: {error}"));
+            assert_eq!(next.text(), "next", "{name}");
+        }
+    }
+    assert!(serves(processor), "{name}: nobody is served afterwards");
+}
+
+/// A POST to `/echo` with these header lines and this body.
+fn post(headers: &str, body: &str) -> Vec<u8> {
+    format!("POST /echo HTTP/1.1\r\nHost: x\r\n{headers}\r\n{body}").into_bytes()
+}
+
+#[test]
+fn heads_that_cannot_be_read_are_answered_and_end_the_connection() {
+    let processor = start(json!({}));
+    for (name, line) in [
+        ("folded line", "X-Fold: a\r\n b\r\n"),
+        ("no colon", "X-Fold\r\n"),
+        ("empty name", ": x\r\n"),
+        ("blank before the colon", "X-A : b\r\n"),
+        ("blank in the name", "X A: b\r\n"),
+        ("NUL in a name", "X\0A: b\r\n"),
+        ("NUL in a value", "X-A: a\0b\r\n"),
+        ("CR in a value", "X-A: a\rb\r\n"),
+        ("control byte in a value", "X-A: a\x01b\r\n"),
+        ("conflicting lengths", "Content-Length: 3\r\nContent-Length: 5\r\n"),
+        ("length in a list", "Content-Length: 3, 3\r\n"),
+        ("length with a sign", "Content-Length: +3\r\n"),
+        ("length below zero", "Content-Length: -3\r\n"),
+        ("length in words", "Content-Length: abc\r\n"),
+        ("no length", "Content-Length:\r\n"),
+        ("endless length", "Content-Length: 99999999999999999999999\r\n"),
+        ("unknown transfer encoding", "Transfer-Encoding: gzip\r\n"),
+        ("chunked is not the last", "Transfer-Encoding: chunked, gzip\r\n"),
+    ] {
+        check(&processor, name, &post(line, "abcde"), Some(400), None, Closes);
+    }
+    for (name, bytes) in [
+        ("blank in the host", "GET /echo HTTP/1.1\r\nHost: x y\r\n\r\n"),
+        ("port in words", "GET /echo HTTP/1.1\r\nHost: x:http\r\n\r\n"),
+        ("open bracket", "GET /echo HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+        ("blank before the first name", "GET /echo HTTP/1.1\r\n Host: x\r\n\r\n"),
+        ("NUL in the target", "GET /e\0cho HTTP/1.1\r\n\r\n"),
+        ("empty target", "GET  HTTP/1.1\r\n\r\n"),
+        ("blank in the target", "GET /e cho HTTP/1.1\r\n\r\n"),
+        ("no version", "GET /echo\r\n\r\n"),
+        ("another protocol", "GET /echo FOO/1.1\r\n\r\n"),
+        ("a version to come", "GET /echo HTTP/3.7\r\n\r\n"),
+        ("method that is no token", "G(T /echo HTTP/1.1\r\n\r\n"),
+        ("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n"),
+    ] {
+        check(&processor, name, bytes.as_bytes(), Some(400), None, Closes);
+    }
+    check(&processor, "HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None, None, Closes);
+}
+
+#[test]
+fn odd_heads_that_can_be_read_are_served() {
+    let processor = start(json!({}));
+    let many: String = (0..97).map(|number| format!("X-{number}: {number}\r\n")).collect();
+    for (name, line) in [
+        ("the same length twice", "Content-Length: 5\r\nContent-Length: 5\r\n"),
+        ("blanks round the length", "Content-Length:  5  \r\n"),
+        ("bytes that are no UTF-8", "X-A: \u{ff}\u{fe}\r\nContent-Length: 5\r\n"),
+        ("a tab in a value", "X-A: a\tb\r\nContent-Length: 5\r\n"),
+        ("an unknown expectation", "Expect: 200-ok\r\nContent-Length: 5\r\n"),
+        ("an upgrade", "Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n"),
+        ("two hosts", "Host: y\r\nContent-Length: 5\r\n"),
+        ("many headers", &format!("{many}Content-Length: 5\r\n")),
+    ] {
+        let latin: Vec<u8> =
+            String::from_utf8(post(line, "abcde")).unwrap().chars().map(|c| c as u8).collect();
+        check(&processor, name, &latin, Some(200), Some(b"abcde"), Serves);
+    }
+    let plain = String::from_utf8(post("Content-Length: 5\r\n", "abcde")).unwrap();
+    check(&processor, "bare LF", plain.replace("\r\n", "\n").as_bytes(), Some(200), Some(b"abcde"), Serves);
+    check(
+        &processor,
+        "empty lines first",
+        format!("\r\n\r\n{plain}").as_bytes(),
+        Some(200),
+        Some(b"abcde"),
+        Serves,
+    );
+    check(&processor, "no host", b"GET /echo HTTP/1.1\r\n\r\n", Some(200), Some(b""), Serves);
+    check(&processor, "any method", b"M-SEARCH /echo HTTP/1.1\r\n\r\n", Some(200), Some(b""), Serves);
+    check(&processor, "HTTP/1.0", b"GET /echo HTTP/1.0\r\n\r\n", Some(200), Some(b""), Closes);
+    let kept = b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    check(&processor, "HTTP/1.0 kept alive", kept, Some(200), Some(b""), Serves);
+}
+
+#[test]
+fn chunks_are_read_strictly() {
+    let processor = start(json!({"maxRequestBodySize": 1000}));
+    let chunked = |body: &str| post("Transfer-Encoding: chunked\r\n", body);
+    for (name, body) in [
+        ("no size", "zz\r\nhi\r\n0\r\n\r\n"),
+        ("a size with a sign", "-2\r\nhi\r\n0\r\n\r\n"),
+        ("a size with a prefix", "0x2\r\nhi\r\n0\r\n\r\n"),
+        ("an endless size", "ffffffffffffffffff\r\nhi\r\n0\r\n\r\n"),
+        ("no end of line", "2\r\nhiXX0\r\n\r\n"),
+        ("bare LF", "2\nhi\n0\n\n"),
+    ] {
+        check(&processor, name, &chunked(body), Some(400), Some(b"Error when parsing request"), Closes);
+    }
+    for (name, extra) in [
+        ("a long extension", format!("2;{}\r\nhi\r\n0\r\n\r\n", "e".repeat(20_000))),
+        ("a long trailer", format!("2\r\nhi\r\n0\r\nX: {}\r\n\r\n", "t".repeat(20_000))),
+    ] {
+        check(&processor, name, &chunked(&extra), Some(400), None, Closes);
+    }
+    let extended = chunked("2;a=b;c=\"d\"\r\nhi\r\n0;x\r\n\r\n");
+    check(&processor, "extensions", &extended, Some(200), Some(b"hi"), Serves);
+    let both = post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "5\r\nabcde\r\n0\r\n\r\n");
+    check(&processor, "length and chunks", &both, Some(200), Some(b"abcde"), Closes);
+    let piece = format!("1f4\r\n{}\r\n", "b".repeat(500));
+    let at_limit = chunked(&format!("{piece}{piece}0\r\n\r\n"));
+    check(&processor, "at the limit", &at_limit, Some(200), Some("b".repeat(1000).as_bytes()), Serves);
+    let over = chunked(&format!("{piece}{piece}1\r\nb\r\n0\r\n\r\n"));
+    check(&processor, "over the limit", &over, Some(413), None, Closes);
+}
+
+/// A head of exactly so many bytes.
+fn head_of(bytes: usize) -> Vec<u8> {
+    let frame = "GET /echo HTTP/1.1\r\nX: \r\n\r\n".len();
+    format!("GET /echo HTTP/1.1\r\nX: {}\r\n\r\n", "h".repeat(bytes - frame)).into_bytes()
+}
+
+#[test]
+fn the_limits_hold_to_the_byte() {
+    let limits = json!({"readBufferSize": 8192, "maxRequestBodySize": 100_000});
+    for (processor, head, body) in [(start(json!({})), 16_384, 4_194_304), (start(limits), 8192, 100_000)] {
+        check(&processor, "head at the limit", &head_of(head), Some(200), None, Serves);
+        check(&processor, "head over the limit", &head_of(head + 1), Some(431), None, Closes);
+        check(&processor, "head far over the limit", &head_of(head * 20), Some(431), None, Closes);
+        let of = |bytes: usize| post(&format!("Content-Length: {bytes}\r\n"), &"b".repeat(bytes));
+        check(
+            &processor,
+            "body at the limit",
+            &of(body),
+            Some(200),
+            Some("b".repeat(body).as_bytes()),
+            Serves,
+        );
+        check(&processor, "body over the limit", &of(body + 1), Some(413), None, Closes);
+        check(&processor, "body far over the limit", &of(body * 3), Some(413), None, Closes);
+        // The head comes in two pieces, so that the limit is not that of one read.
+        let mut client = client(&processor);
+        let bytes = head_of(head);
+        client.send(&bytes[..head / 2]);
+        std::thread::sleep(Duration::from_millis(20));
+        client.send(&bytes[head / 2..]);
+        assert_eq!(client.read_answer(false).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_slow_sender_is_served() {
+    let processor = start(json!({}));
+    let mut client = client(&processor);
+    for byte in post("Content-Length: 5\r\n", "abcde") {
+        client.send(&[byte]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(client.read_answer(false).unwrap().text(), "abcde");
+    assert!(serves(&processor));
+}
+
+#[test]
+fn a_hundred_requests_in_a_row_are_answered_in_order() {
+    let processor = start(json!({}));
+    let mut client = client(&processor);
+    let requests: Vec<u8> =
+        (100..200).flat_map(|number| post("Content-Length: 3\r\n", &number.to_string())).collect();
+    client.send(&requests);
+    for number in 100..200 {
+        assert_eq!(client.read_answer(false).unwrap().text(), number.to_string());
+    }
+    // What follows a request and is none ends the connection, after the answer.
+    client.send(&[post("Content-Length: 2\r\n", "hi"), b"\0\0\0 what\r\n\r\n".to_vec()].concat());
+    assert_eq!(client.read_answer(false).unwrap().text(), "hi");
+    assert_eq!(client.read_answer(false).unwrap().status, 400);
+    assert!(client.is_closed() && serves(&processor));
+}
+
+/// A client that closes its half has left, as far as the processor can know: it may be answered or not.
+#[test]
+fn an_early_half_close_ends_in_an_answer_or_an_end() {
+    let processor = start(json!({}));
+    let whole = post("Content-Length: 2\r\n", "hi");
+    for cut in [whole.len(), whole.len() - 1, 20, 3, 0] {
+        let mut client = client(&processor);
+        client.send(&whole[..cut]);
+        client.stream().shutdown(Shutdown::Write).unwrap();
+        match client.read_answer(false) {
+            Ok(answer) => {
+                assert_eq!(answer.status, if cut == whole.len() { 200 } else { 400 }, "cut at {cut}")
+            }
+            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "cut at {cut}"),
+        }
+        assert!(client.is_closed() && serves(&processor), "cut at {cut}");
+    }
+}
+
+/// Answers that the trigger gives by itself bring the logs that were asked for.
+#[test]
+fn logs_come_with_refusals_too() {
+    let processor = start(json!({"maxRequestBodySize": 10}));
+    let answer = processor
+        .request("POST /echo HTTP/1.1\r\nX-Nuclio-Log-Level: info\r\nContent-Length: 11\r\n\r\n", b"");
+    assert_eq!((answer.status, answer.header("X-Nuclio-Logs")), (413, Some("[]")));
+}
+
+/// Shared by the generated cases: one start.
+fn shared() -> &'static Processor {
+    static SHARED: OnceLock<Processor> = OnceLock::new();
+    SHARED.get_or_init(|| start(json!({"maxRequestBodySize": 4096})))
+}
+
+/// Sends bytes that may be anything, ends the sending half, reads to the end: the processor must be there afterwards.
+fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let processor = shared();
+    let mut client = client(processor);
+    client.send(bytes);
+    drop(client.stream().shutdown(Shutdown::Write));
+    let mut rest = Vec::new();
+    let read = std::io::Read::read_to_end(&mut client.stream(), &mut rest);
+    let waits = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    prop_assert!(!waits, "the connection does not end");
+    prop_assert!(rest.is_empty() || rest.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&rest));
+    prop_assert!(serves(processor));
+    Ok(())
+}
+
+fn generate<S: Strategy<Value = Vec<u8>>>(cases: u32, bytes: S) {
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    runner.run(&bytes, |bytes| survives(&bytes)).unwrap();
+}
+
+#[test]
+fn any_bytes_leave_the_processor_serving() {
+    generate(300, prop::collection::vec(any::<u8>(), 0..2000));
+}
+
+#[test]
+fn requests_with_a_few_bytes_changed_leave_the_processor_serving() {
+    let seeds = [
+        post("Content-Length: 5\r\nCookie: a=b\r\nX-Nuclio-Log-Level: debug\r\n", "abcde"),
+        post(
+            "Transfer-Encoding: chunked\r\nTrailer: X-T\r\n",
+            "3;e=f\r\nabc\r\n2\r\nde\r\n0\r\nX-T: t\r\n\r\n",
+        ),
+        post("Content-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 2\r\n", "{}"),
+        b"OPTIONS http://h.example:80/a/../%2e/%00?a=%zz&b#c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+            .to_vec(),
+    ];
+    let changed =
+        (0..seeds.len(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3u8), 1..8));
+    let changed = changed.prop_map(move |(seed, changes)| {
+        let mut bytes = seeds[seed].clone();
+        for (at, byte, how) in changes {
+            let at = at.index(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        bytes
+    });
+    generate(500, changed);
+}
