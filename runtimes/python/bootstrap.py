@@ -22,8 +22,11 @@ def compile_shim():
         fcntl.flock(file, fcntl.LOCK_EX)  # workers start side by side
         if not file.read(len(TAG)) == TAG:
             code = marshal.dumps(compile(read(SOURCE), "<nuclio shim>", "exec"))
+            # The tag comes last: who reads it, without the lock, reads the whole code behind it.
+            file.seek(len(TAG))
+            file.write(code)
             file.seek(0)
-            file.write(TAG + code)
+            file.write(TAG)
 
 
 def load():

@@ -8,7 +8,9 @@ SHIM_TEST_PYTHON is the interpreter the shim runs under (default: the one that r
 """
 
 import fcntl
+import io
 import json
+import marshal
 import os
 import re
 import select
@@ -951,6 +953,33 @@ def handler(context, event):
         for handler, file in (("time-since:run", "time-since.py"), ("a.b_1.func:run", "a/b_1/func.py")):
             with Shim("", handler, files={file: "def run(c, e): return __name__"}) as shim:
                 self.assertEqual(shim.call().body.decode(), handler.partition(":")[0])
+
+
+class Bootstrap(unittest.TestCase):
+    def test_a_reader_in_the_middle_of_writing_sees_no_code_or_all_of_it(self):
+        seen = []
+
+        class File(io.FileIO):
+            def write(self, data):
+                for part in data[:len(data) // 2], data[len(data) // 2:]:
+                    super().write(part)
+                    seen.append(names["read"](names["CODE"]))
+
+        with open(os.path.join(HERE, "bootstrap.py"), encoding="utf-8") as file:
+            functions, _ = file.read().split("\ncode = load()\n")
+        with tempfile.TemporaryDirectory() as folder:
+            names = {}
+            exec(functions, names)
+            names["SOURCE"], names["CODE"] = os.path.join(folder, "source"), os.path.join(folder, "code")
+            for name, text in (("SOURCE", "x = 1\n" * 1000), ("CODE", "")):
+                with open(names[name], "w", encoding="ascii") as file:
+                    file.write(text)
+            names["open"] = lambda path, mode, buffering: File(path, mode.replace("b", ""))
+            names["compile_shim"]()
+        whole = [data for data in seen if data.startswith(names["TAG"])]
+        self.assertEqual(len(whole), 1)
+        for data in whole:
+            marshal.loads(data[len(names["TAG"]):])
 
 
 class Examples(unittest.TestCase):
