@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,21 @@ pub fn processor_bin() -> PathBuf {
     std::env::var_os("PROCESSOR_BIN").map_or_else(|| env!("CARGO_BIN_EXE_processor").into(), PathBuf::from)
 }
 
-/// A free port of the loopback interface.
+/// Ports below those that the kernel gives to clients: a port of that range could be taken between the look and the
+/// processor's start.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// A port of the loopback interface that is free, and that no other test of this run gets.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Runs at the same time begin at different places.
+        let number = std::process::id().wrapping_mul(1009).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + number % (PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// What to run.
