@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -53,6 +53,43 @@ pub struct Activity {
     last_answer: AtomicBool,
     closing: AtomicBool,
     waker: OnceLock<Waker>,
+    tail: Tail,
+}
+
+/// The last bytes that arrived of a request's head and what came with it.
+#[derive(Debug, Default)]
+struct Tail([AtomicU64; TAIL_WORDS]);
+
+/// Enough for the end of a head and a chunk's size line.
+const TAIL_WORDS: usize = 4;
+
+impl Tail {
+    fn keep(&self, bytes: &[u8]) {
+        let mut last = [0; TAIL_WORDS * 8];
+        let kept = bytes.len().min(last.len());
+        last[TAIL_WORDS * 8 - kept..].copy_from_slice(&bytes[bytes.len() - kept..]);
+        for (word, bytes) in self.0.iter().zip(last.chunks_exact(8)) {
+            word.store(u64::from_le_bytes(bytes.try_into().unwrap_or_default()), Relaxed);
+        }
+    }
+
+    fn take(&self) -> [u8; TAIL_WORDS * 8] {
+        let mut last = [0; TAIL_WORDS * 8];
+        for (word, bytes) in self.0.iter().zip(last.chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.load(Relaxed).to_le_bytes());
+            word.store(0, Relaxed); // Only the connection's task comes here.
+        }
+        last
+    }
+}
+
+/// The number in `…CRLF CRLF <hex digits> [; extension] CRLF…`.
+fn first_chunk_size(tail: &[u8]) -> Option<u64> {
+    let head_end = tail.windows(4).rposition(|bytes| bytes == b"\r\n\r\n")? + 4;
+    let line = &tail[head_end..];
+    let line = &line[..line.windows(2).position(|bytes| bytes == b"\r\n")?];
+    let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 impl Activity {
@@ -67,6 +104,7 @@ impl Activity {
             last_answer: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             waker: OnceLock::new(),
+            tail: Tail::default(),
         }
     }
 
@@ -94,13 +132,25 @@ impl Activity {
         self.last_answer.store(true, Relaxed);
     }
 
-    pub(super) fn read(&self) {
+    /// Bytes have arrived.
+    pub(super) fn read(&self, bytes: &[u8]) {
         match self.phase() {
-            phase if phase == Phase::Idle as u8 => self.set_phase(Phase::Head),
-            phase if phase == Phase::Body as u8 => self.touch(),
+            phase if phase == Phase::Idle as u8 => {
+                self.set_phase(Phase::Head);
+                self.tail.keep(bytes);
+            }
             // The head has its time as a whole, however slowly its bytes come.
+            phase if phase == Phase::Head as u8 => self.tail.keep(bytes),
+            phase if phase == Phase::Body as u8 => self.touch(),
             _ => {}
         }
+    }
+
+    /// The size of a request's first chunk, when its size line arrived together with the end of the head and nothing
+    /// of the chunk itself has come yet. hyper knows it, but says nothing before the bytes are there. Asking a second
+    /// time gives nothing.
+    pub fn take_first_chunk_size(&self) -> Option<u64> {
+        first_chunk_size(&self.tail.take())
     }
 
     pub(super) fn wrote(&self, blocked: bool) -> io::Result<()> {
@@ -204,4 +254,27 @@ fn unread(fd: std::os::fd::RawFd) -> bool {
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     let mut byte = [0];
     matches!(recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_first_chunk_is_seen_only_right_behind_a_head() {
+        for (tail, expected) in [
+            (&b"chunked\r\n\r\n401\r\n"[..], Some(0x401)),
+            (b"\r\n\r\n401;a=b\r\nxy", Some(0x401)),
+            (b"\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", None),
+            (b"\r\n\r\n401", None),
+            (b"401\r\n", None),
+            (b"\r\n\r\n", None),
+            (b"\r\n\r\nzz\r\n", None),
+        ] {
+            let activity = Activity::new(Arc::default());
+            activity.read(tail);
+            assert_eq!(activity.take_first_chunk_size(), expected, "{}", tail.escape_ascii());
+            assert_eq!(activity.take_first_chunk_size(), None);
+        }
+    }
 }

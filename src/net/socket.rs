@@ -56,7 +56,7 @@ impl AsyncRead for Socket {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 => self.closing = Closing::Done, // The client's end is closed: nothing to linger for.
-            _ => self.activity.read(),
+            _ => self.activity.read(&buffer.filled()[before..]),
         }
         Poll::Ready(Ok(()))
     }

@@ -39,7 +39,6 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     ("file-stream-ignores-body", "*", FILES),
     ("file-stream-missing", "*", FILES),
     ("file-stream-delete", "*", FILES),
-    ("body-over-limit-chunked", "*", "a chunk's announced size is not seen before its bytes come"),
 ];
 
 const BATCH: &str = "batches are not served yet";

@@ -95,7 +95,8 @@ impl Http {
         let logs = request::log_buffer(&parts.headers, &self.cx.info.name);
         answer.logs.clone_from(&logs);
         activity.set_phase(Phase::Body);
-        let body = request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies).await;
+        let body =
+            request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {

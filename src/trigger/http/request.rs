@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use http::request::Parts;
@@ -14,6 +15,7 @@ use super::{LOG_LEVEL, bodiless};
 use crate::config::Level;
 use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, decode_escape};
 use crate::logging::LogBuffer;
+use crate::net::Activity;
 
 /// Why a request gets no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +124,7 @@ pub(super) async fn read_body(
     mut body: Incoming,
     bytes_max: usize,
     budget: &BodyBudget,
+    activity: &Activity,
 ) -> Result<EventBody, Refusal> {
     let mut read = EventBody::none();
     if body.is_end_stream() {
@@ -133,7 +136,21 @@ pub(super) async fn read_body(
     }
     let announced = announced.unwrap_or(0) as usize;
     let mut permit = budget.take(announced).ok_or(Refusal::NoRoom)?;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    // Taken for every body: it belongs to this request or to none.
+    let first_chunk = activity.take_first_chunk_size();
+    let mut first_chunk = first_chunk.filter(|_| parts.headers.contains_key(header::TRANSFER_ENCODING));
+    let mut poll_frame = |cx: &mut Context<'_>| {
+        let frame = Pin::new(&mut body).poll_frame(cx);
+        // A chunk that is announced too large is refused without waiting for it.
+        if let Some(size) = first_chunk.take()
+            && frame.is_pending()
+            && size > bytes_max as u64
+        {
+            return Poll::Ready(Err(Refusal::TooLarge));
+        }
+        frame.map(Ok)
+    };
+    while let Some(frame) = poll_fn(&mut poll_frame).await? {
         match frame.map_err(|_| Refusal::Broken)?.into_data() {
             Ok(piece) => {
                 if read.len() + piece.len() > bytes_max {
