@@ -143,7 +143,7 @@ fn run(area: &str, runtime: Runtime) {
                 "{} is served now: take it off the list",
                 vector.name
             );
-            println!("skipped: {}: {reason}", vector.name);
+            println!("not served yet: {}: {reason}", vector.name);
             continue;
         }
         match outcome {

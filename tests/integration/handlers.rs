@@ -108,7 +108,7 @@ fn run(interpreter: &str) {
             assert!(KEYS.contains(&key.as_str()), "{name}: unknown key {key}");
         }
         if let Some((_, reason)) = EXCLUDED.iter().find(|(other, _)| *other == name) {
-            println!("skipped: {name}: {reason}");
+            println!("not served yet: {name}: {reason}");
             continue;
         }
         let differences = play(case, interpreter);
