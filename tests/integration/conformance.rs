@@ -35,16 +35,11 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     ("cloudevent-structured-invalid", "*", CLOUD_EVENTS),
     ("cloudevent-structured-no-leftovers", "*", CLOUD_EVENTS),
     ("cloudevent-binary", "*", CLOUD_EVENTS),
-    ("file-stream", "*", FILES),
-    ("file-stream-ignores-body", "*", FILES),
-    ("file-stream-missing", "*", FILES),
-    ("file-stream-delete", "*", FILES),
     ("body-over-limit-chunked", "*", "a chunk's announced size is not seen before its bytes come"),
 ];
 
 const BATCH: &str = "batches are not served yet";
 const CLOUD_EVENTS: &str = "cloud events are not unwrapped yet";
-const FILES: &str = "files are not streamed yet";
 
 macro_rules! areas {
     ($($name:ident $area:literal)*) => { $(mod $name {

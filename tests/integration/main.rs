@@ -9,6 +9,7 @@ mod clients;
 mod conformance;
 mod dev;
 mod faults;
+mod files;
 mod handlers;
 mod harness;
 mod hostile;

@@ -2,6 +2,7 @@
 //! `response`'s.
 
 mod cors;
+mod file;
 mod request;
 mod response;
 
@@ -100,7 +101,12 @@ impl Http {
         match body {
             Ok(body) => {
                 let event = request::event(parts, path, body, logs, self.cx.info.clone());
-                let reply = self.cx.events.submit(event).await;
+                let mut reply = self.cx.events.submit(event).await;
+                if let Ok(response) = &mut reply
+                    && let Some(file) = file::wanted(&mut response.headers)
+                {
+                    answer.length = file.send(response, &self.cx.logger).await;
+                }
                 answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
             }
             Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),
