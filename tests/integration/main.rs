@@ -6,6 +6,7 @@
 
 mod cli;
 mod clients;
+mod cloudevents;
 mod conformance;
 mod dev;
 mod faults;

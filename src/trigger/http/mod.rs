@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::HttpTrigger;
+use crate::event::cloudevent;
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use request::Refusal;
 use response::{Answer, HttpBody};
@@ -100,7 +101,14 @@ impl Http {
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                if let Err(error) = cloudevent::unwrap(&mut event) {
+                    self.cx
+                        .logger
+                        .debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+                    self.cx.events.count(false);
+                    return answer.bad_cloud_event();
+                }
                 let mut reply = self.cx.events.submit(event).await;
                 if let Ok(response) = &mut reply
                     && let Some(file) = file::wanted(&mut response.headers)

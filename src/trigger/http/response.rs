@@ -168,6 +168,11 @@ impl Answer {
         self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
     }
 
+    /// A structured cloud event that cannot be unwrapped.
+    pub(super) fn bad_cloud_event(self) -> Self {
+        self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event")
+    }
+
     pub(super) fn is_streamed(&self) -> bool {
         matches!(self.body, Body::Stream(_))
     }
