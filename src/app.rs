@@ -33,6 +33,8 @@ use crate::trigger::{self, TriggerContext};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
 const SPARE_THREADS: usize = 2;
+/// Files to send that are read at the same moment.
+const BLOCKING_THREADS_MAX: usize = 32;
 /// Longest wait for a shim to become ready, unless the configuration asks for more.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Events written ahead to a busy shim.
@@ -306,6 +308,7 @@ impl EventThreads {
             }
             Runtime::Shim(..) => Builder::new_current_thread(),
         };
+        builder.max_blocking_threads(BLOCKING_THREADS_MAX);
         let runtime = builder.enable_all().thread_name("events").build()?;
         let handle = runtime.handle().clone();
         let end = stop.clone();

@@ -1,7 +1,11 @@
 //! The vocabulary: what came in ([`Event`]) and what goes back ([`Response`]). No I/O, no workers, no triggers.
 //!
+//! [`cloudevent`] makes of an HTTP event what it carries.
+//!
 //! An event owns its bytes, but copies none: an HTTP event keeps the parsed head as hyper made it and hands out
 //! views of it. Everything an HTTP event leaves empty lives in [`Extra`], which most events do not have.
+
+pub mod cloudevent;
 
 use std::fmt;
 use std::pin::Pin;
@@ -77,6 +81,8 @@ pub enum Target {
 pub struct Extra {
     /// Replaces the header `Content-Type`.
     pub content_type: Option<String>,
+    /// Replaces the headers that handlers see; names stay as they are.
+    pub headers: Option<Vec<(String, String)>>,
     /// Event type.
     pub event_type: String,
     /// Event type version.
@@ -91,12 +97,28 @@ pub struct Extra {
     pub shard_id: i32,
     /// Number of shards.
     pub num_shards: i32,
+    /// It says that it is the last of a batch.
+    pub last_in_batch: bool,
     /// Replaces kind and name of the trigger (cloud events).
     pub trigger: Option<(String, String)>,
     /// The body is the JSON text of a structured cloud event's data.
     pub body_is_json: bool,
     /// Structured or binary cloud event.
     pub cloud: bool,
+}
+
+impl Extra {
+    /// Its texts that others chose, in which any character may stand.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let trigger = self.trigger.iter().flat_map(|(kind, name)| [kind, name]);
+        let headers = self.headers.iter().flatten().flat_map(|(name, value)| [name, value]);
+        [&self.event_type, &self.type_version, &self.version, &self.topic]
+            .into_iter()
+            .chain(&self.content_type)
+            .chain(trigger)
+            .chain(headers)
+            .map(String::as_str)
+    }
 }
 
 /// Text id of an event: a UUID kept in place, or a text of any length.
@@ -189,6 +211,17 @@ impl Event {
         }
     }
 
+    /// Class of the trigger. Cloud events come from another source than the trigger, whose class nobody knows.
+    pub fn trigger_class(&self) -> &str {
+        let replaced = self.extra.as_deref().is_some_and(|extra| extra.trigger.is_some());
+        if replaced { "unsupported" } else { self.trigger.class }
+    }
+
+    /// Headers in place of those of HTTP, if the event brought its own; their names are shown as they are.
+    pub fn own_headers(&self) -> Option<&[(String, String)]> {
+        self.extra.as_deref()?.headers.as_deref()
+    }
+
     /// Headers in order with repeats; write a name with [`write_canonical`] to show it as handlers know it.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.header_map.iter()
@@ -199,18 +232,18 @@ impl Event {
     pub fn fields(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
         self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode_form(name.as_bytes()), decode_form(value.as_bytes()))
+            (unescape(name.as_bytes(), true), unescape(value.as_bytes(), true))
         })
     }
 }
 
-/// Decodes `+` and `%XX`; bad escapes stay as they are.
-fn decode_form(text: &[u8]) -> Vec<u8> {
+/// Decodes `%XX`, and `+` where it is a blank; bad escapes stay as they are.
+fn unescape(text: &[u8], plus_is_blank: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;
     while at < text.len() {
         match text[at] {
-            b'+' => out.push(b' '),
+            b'+' if plus_is_blank => out.push(b' '),
             b'%' => match decode_escape(&text[at..]) {
                 Some(byte) => {
                     out.push(byte);

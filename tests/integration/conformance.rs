@@ -29,21 +29,9 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     ("batch-handler-raises", "*", BATCH),
     ("batch-answer-too-late", "*", BATCH),
     ("batch-unsupported-runtime", "*", BATCH),
-    ("cloudevent-structured-string", "*", CLOUD_EVENTS),
-    ("cloudevent-structured-object", "*", CLOUD_EVENTS),
-    ("cloudevent-structured-array", "*", CLOUD_EVENTS),
-    ("cloudevent-structured-invalid", "*", CLOUD_EVENTS),
-    ("cloudevent-structured-no-leftovers", "*", CLOUD_EVENTS),
-    ("cloudevent-binary", "*", CLOUD_EVENTS),
-    ("file-stream", "*", FILES),
-    ("file-stream-ignores-body", "*", FILES),
-    ("file-stream-missing", "*", FILES),
-    ("file-stream-delete", "*", FILES),
 ];
 
 const BATCH: &str = "batches are not served yet";
-const CLOUD_EVENTS: &str = "cloud events are not unwrapped yet";
-const FILES: &str = "files are not streamed yet";
 
 macro_rules! areas {
     ($($name:ident $area:literal)*) => { $(mod $name {

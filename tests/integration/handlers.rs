@@ -12,10 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::harness::{Answer, Client, Processor, Setup, python};
 
 /// Cases that do not run here: name and reason.
-const EXCLUDED: &[(&str, &str)] = &[
-    ("batch", "batches are not served yet"),
-    ("cloud-event-structured", "cloud events are not unwrapped yet"),
-];
+const EXCLUDED: &[(&str, &str)] = &[("batch", "batches are not served yet")];
 
 /// Cases of which a newer rule of the reference holds: generators are streamed.
 const NEWER: &[(&str, &str)] =

@@ -445,6 +445,11 @@ impl Client {
         self.stream.get_ref()
     }
 
+    /// What comes after a head that was read.
+    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+        &mut self.stream
+    }
+
     /// Whether the server has closed: the next read finds the end (or a reset) and no byte.
     pub fn is_closed(&mut self) -> bool {
         self.stream

@@ -6,9 +6,11 @@
 
 mod cli;
 mod clients;
+mod cloudevents;
 mod conformance;
 mod dev;
 mod faults;
+mod files;
 mod handlers;
 mod harness;
 mod hostile;

@@ -76,7 +76,7 @@ impl Frame {
             query: text(event.query()),
             url: text(event.url()),
             content_type: abi::Str::new(event.content_type()),
-            trigger_class: text(event.trigger.class),
+            trigger_class: text(event.trigger_class()),
             trigger_kind: text(kind),
             trigger_name: text(name),
             body,
@@ -204,10 +204,15 @@ fn text(text: &str) -> abi::Str {
     abi::Str::new(text.as_bytes())
 }
 
-/// Names in canonical form into `names`, and pairs that point there and into the event.
+/// Names in canonical form into `names`, and pairs that point there and into the event. Headers that the event
+/// brought itself need no other form.
 fn write_headers(event: &Event, names: &mut Vec<u8>, pairs: &mut Vec<abi::Pair>) {
     names.clear();
     pairs.clear();
+    if let Some(own) = event.own_headers() {
+        pairs.extend(own.iter().map(|(name, value)| abi::Pair { name: text(name), value: text(value) }));
+        return;
+    }
     // All at once: pointers into `names` must stay good.
     names.reserve(event.headers().map(|(name, _)| name.as_str().len()).sum());
     pairs.reserve(event.header_map.len());
@@ -232,6 +237,9 @@ fn write_extra(extra: &Extra, raw: &mut abi::Event) {
     }
     if extra.cloud {
         raw.flags |= abi::EVENT_CLOUD;
+    }
+    if extra.last_in_batch {
+        raw.flags |= abi::EVENT_LAST_IN_BATCH;
     }
 }
 

@@ -2,6 +2,7 @@
 //! `response`'s.
 
 mod cors;
+mod file;
 mod request;
 mod response;
 
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::HttpTrigger;
+use crate::event::cloudevent;
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use request::Refusal;
 use response::{Answer, HttpBody};
@@ -100,8 +102,20 @@ impl Http {
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let event = request::event(parts, path, body, logs, self.cx.info.clone());
-                let reply = self.cx.events.submit(event).await;
+                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                if let Err(error) = cloudevent::unwrap(&mut event) {
+                    self.cx
+                        .logger
+                        .debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+                    self.cx.events.count(false);
+                    return answer.bad_cloud_event();
+                }
+                let mut reply = self.cx.events.submit(event).await;
+                if let Ok(response) = &mut reply
+                    && let Some(file) = file::wanted(&mut response.headers)
+                {
+                    answer.length = file.send(response, &self.cx.logger).await;
+                }
                 answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
             }
             Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),

@@ -28,6 +28,8 @@ pub(super) struct Answer {
     status: StatusCode,
     pub(super) headers: HeaderMap,
     body: Body,
+    /// Of a streamed body, where it is known.
+    pub(super) length: Option<u64>,
     /// Returned to a caller who asked for them.
     pub(super) logs: Option<Arc<LogBuffer>>,
     version: Version,
@@ -46,6 +48,7 @@ impl Answer {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             body: Body::Empty,
+            length: None,
             logs: None,
             version: request.version,
             closes,
@@ -115,10 +118,14 @@ impl Answer {
             self.headers.insert(header::CONTENT_TYPE, content_type);
         }
         self.body = response.body;
-        if let Body::Bytes(bytes) = &self.body {
-            counters.response_bytes.count(bytes.len() as u64);
-        } else if matches!(self.body, Body::Empty) {
-            counters.response_bytes.count(0);
+        match &self.body {
+            Body::Bytes(bytes) => counters.response_bytes.count(bytes.len() as u64),
+            Body::Empty => counters.response_bytes.count(0),
+            Body::Stream(_) => {
+                if let Some(length) = self.length {
+                    counters.response_bytes.count(length);
+                }
+            }
         }
         self
     }
@@ -161,6 +168,11 @@ impl Answer {
         self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
     }
 
+    /// A structured cloud event that cannot be unwrapped.
+    pub(super) fn bad_cloud_event(self) -> Self {
+        self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event")
+    }
+
     pub(super) fn is_streamed(&self) -> bool {
         matches!(self.body, Body::Stream(_))
     }
@@ -186,7 +198,7 @@ impl Answer {
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        let mut response = http::Response::new(HttpBody { body: self.body, activity });
+        let mut response = http::Response::new(HttpBody { body: self.body, length: self.length, activity });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
@@ -214,6 +226,8 @@ fn merge(headers: &mut HeaderMap, handlers: HeaderMap) {
 /// A body as hyper takes it.
 pub(super) struct HttpBody {
     body: Body,
+    /// Bytes to come of a streamed body, where that is known.
+    length: Option<u64>,
     activity: Option<Arc<Activity>>,
 }
 
@@ -228,6 +242,9 @@ impl http_body::Body for HttpBody {
         let this = self.get_mut();
         if let Body::Stream(stream) = &mut this.body {
             let piece = std::task::ready!(stream.as_mut().poll_next(cx));
+            if let (Some(length), Some(Ok(piece))) = (&mut this.length, &piece) {
+                *length = length.saturating_sub(piece.len() as u64);
+            }
             return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
         }
         match std::mem::take(&mut this.body) {
@@ -244,7 +261,7 @@ impl http_body::Body for HttpBody {
         match &self.body {
             Body::Empty => SizeHint::with_exact(0),
             Body::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Stream(_) => SizeHint::default(),
+            Body::Stream(_) => self.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

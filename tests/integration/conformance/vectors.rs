@@ -44,6 +44,10 @@ const DECIDED: &[(&str, &str)] = &[
         "multipart-body-malformed",
         r#"{"headers": {"Content-Type": "application/json", "Server": "nuclio"}, "connection": "keep-alive"}"#,
     ),
+    (
+        "file-stream-directory",
+        r#"{"dropped_connection": false, "body": {"empty": true}, "connection": "keep-alive"}"#,
+    ),
     ("expect-100-over-limit", r#"{"body": {"regex": "\\b4194304\\b"}}"#),
 ];
 

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::Level;
-use crate::event::{Event, HeaderFault, append_header, header_value, write_canonical};
+use crate::event::{Event, Extra, HeaderFault, append_header, header_value, write_canonical};
 
 /// The shim's first bytes.
 pub const MAGIC: [u8; 4] = *b"NSH2";
@@ -235,6 +235,7 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         event.fields().take(usize::from(u16::MAX)).collect()
     };
     let plain = !event.path().contains(&0)
+        && !event.extra.as_deref().is_some_and(|extra| holds_nul(event, extra))
         && !fields.iter().any(|(name, value)| name.contains(&0) || value.contains(&0));
     let mut table = Table { out, typed: !plain, utf8: true };
     let (headers, field_count) = write_texts(&mut table, event, &fields);
@@ -244,7 +245,10 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
     }
 
     let extra = event.extra.as_deref();
-    let timestamp = event.timestamp.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+    let timestamp = match event.timestamp.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_micros() as i64,
+        Err(before) => -(before.duration().as_micros() as i64),
+    };
     let millis = timeout.map_or(0, |left| u32::try_from(left.as_millis().max(1)).unwrap_or(u32::MAX));
     let fixed = &mut out[start + HEADER_BYTES..start + HEADER_BYTES + EVENT_FIXED_BYTES];
     fixed[0..8].copy_from_slice(&timestamp.to_le_bytes());
@@ -265,6 +269,11 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         head,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+}
+
+/// Whether a text that the sender of a cloud event chose holds what separates texts.
+fn holds_nul(event: &Event, extra: &Extra) -> bool {
+    event.id.as_str().contains('\0') || extra.texts().any(|text| text.contains('\0'))
 }
 
 fn event_flags(event: &Event, plain: bool, utf8: bool) -> u8 {
@@ -290,7 +299,7 @@ fn event_level(event: &Event) -> u16 {
 /// The twelve texts, the headers, the fields. Returns how many headers and fields were written.
 fn write_texts(table: &mut Table<'_>, event: &Event, fields: &[(Vec<u8>, Vec<u8>)]) -> (u16, u16) {
     let extra = event.extra.as_deref();
-    let text = |pick: fn(&crate::event::Extra) -> &str| extra.map_or("", pick).as_bytes();
+    let text = |pick: fn(&Extra) -> &str| extra.map_or("", pick).as_bytes();
     let (trigger_kind, trigger_name) =
         extra.and_then(|extra| extra.trigger.as_ref()).map_or(("", ""), |(kind, name)| (kind, name));
     table.push(event.id.as_str().as_bytes());
@@ -305,17 +314,30 @@ fn write_texts(table: &mut Table<'_>, event: &Event, fields: &[(Vec<u8>, Vec<u8>
     table.push(text(|extra| &extra.version));
     table.push(trigger_kind.as_bytes());
     table.push(trigger_name.as_bytes());
-    let mut headers = 0;
-    for (name, value) in event.headers().take(usize::from(u16::MAX)) {
-        table.push_name(name.as_str());
-        table.push(value.as_bytes());
-        headers += 1;
-    }
+    let headers = write_headers(table, event);
     for (name, value) in fields {
         table.push(name);
         table.push(value);
     }
     (headers, fields.len() as u16)
+}
+
+fn write_headers(table: &mut Table<'_>, event: &Event) -> u16 {
+    let mut headers = 0;
+    if let Some(own) = event.own_headers() {
+        for (name, value) in own.iter().take(usize::from(u16::MAX)) {
+            table.push(name.as_bytes());
+            table.push(value.as_bytes());
+            headers += 1;
+        }
+        return headers;
+    }
+    for (name, value) in event.headers().take(usize::from(u16::MAX)) {
+        table.push_name(name.as_str());
+        table.push(value.as_bytes());
+        headers += 1;
+    }
+    headers
 }
 
 /// A run of texts: separated by NULs, or typed items where a text may hold a NUL.

@@ -137,3 +137,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn headers_that_an_event_brought_keep_their_names() {
+    let mut event = event("/", &[("x-http", "h")], "");
+    let headers = Some(vec![("comExample".to_owned(), "v".to_owned())]);
+    event.extra = Some(Box::new(Extra { headers, ..Extra::default() }));
+    event.timestamp = SystemTime::UNIX_EPOCH - Duration::from_secs(62_135_596_800);
+    let mut out = Vec::new();
+    write_event(&mut out, 1, &event, None);
+    assert!(out.ends_with(b"\0comExample\0v"));
+    assert_eq!(out[16..24], (-62_135_596_800_000_000_i64).to_le_bytes());
+    assert_eq!(out[44..46], 1_u16.to_le_bytes());
+}
+
+#[test]
+fn a_nul_in_what_a_cloud_event_says_makes_the_texts_typed() {
+    for extra in [
+        Extra { event_type: "a\0b".to_owned(), ..Extra::default() },
+        Extra { content_type: Some("a\0b".to_owned()), ..Extra::default() },
+        Extra { trigger: Some(("a\0b".to_owned(), String::new())), ..Extra::default() },
+        Extra { headers: Some(vec![("a\0b".to_owned(), String::new())]), ..Extra::default() },
+    ] {
+        let mut event = event("/", &[], "");
+        event.extra = Some(Box::new(extra));
+        let mut out = Vec::new();
+        write_event(&mut out, 1, &event, None);
+        assert_ne!(out[5] & event_flag::TYPED, 0);
+        assert!(out.windows(8).any(|item| item == b"s\x03\0\0\0a\0b"));
+    }
+}
