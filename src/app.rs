@@ -44,6 +44,9 @@ const KUBE_LINGER: Duration = Duration::from_secs(5);
 /// Time for what is left once a drain has run out of time.
 const LAST_MOMENTS: Duration = Duration::from_millis(500);
 
+/// Where `/__internal/health` is served when the function has no HTTP trigger and wants none.
+const INTERNAL_HEALTH: &str = ":8080";
+
 /// A running processor.
 pub struct App {
     config: Arc<Config>,
@@ -119,7 +122,7 @@ impl App {
     async fn start_triggers(
         &mut self,
         runtime: &Runtime,
-        readiness: &Readiness,
+        readiness: &Arc<Readiness>,
         children: &Children,
         purpose: Purpose,
     ) -> anyhow::Result<()> {
@@ -158,9 +161,20 @@ impl App {
             views.push(view(trigger, &self.config, &counters, pool));
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
+        self.start_internal_health(readiness)?;
         self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
         self.start_side_servers(views, sources, purpose);
         Ok(())
+    }
+
+    /// Kubernetes probes port 8080 of every function, also of those without an HTTP trigger.
+    fn start_internal_health(&self, readiness: &Arc<Readiness>) -> anyhow::Result<()> {
+        if !self.config.function.default_http_trigger_disabled {
+            return Ok(());
+        }
+        let started = self.admin.internal_health(INTERNAL_HEALTH, readiness.clone());
+        let key = "disableDefaultHTTPTrigger";
+        side_server(started, "internal health", key, INTERNAL_HEALTH, Purpose::Service, &self.logger)
     }
 
     fn start_side_servers(&self, views: Vec<TriggerView>, sources: Vec<Source>, purpose: Purpose) {

@@ -30,6 +30,16 @@ pub(super) fn page(method: &Method, uri: &Uri, readiness: &Readiness) -> Page {
     super::page(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body)
 }
 
+/// The probe of a function without an HTTP trigger; that path exactly, any method.
+pub(super) fn internal(path: &str, readiness: &Readiness) -> Page {
+    if path != "/__internal/health" {
+        return not_found();
+    }
+    let (status, text) =
+        if readiness.ready() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "") };
+    super::page(status, "text/plain; charset=utf-8", text)
+}
+
 fn full(key: &str, ok: bool) -> String {
     let check =
         |name: &str, ok: bool, wrong: &str| format!("    \"{name}\": \"{}\"", if ok { "OK" } else { wrong });

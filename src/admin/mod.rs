@@ -40,6 +40,8 @@ type Page = Response<Full<Bytes>>;
 #[derive(Clone)]
 enum Service {
     Health(Arc<Readiness>),
+    /// What the HTTP trigger answers to probes, where there is none.
+    InternalHealth(Arc<Readiness>),
     WebAdmin(Arc<Vec<TriggerView>>),
     Metrics(Arc<Exposition>, Arc<str>),
 }
@@ -72,6 +74,14 @@ impl Admin {
     /// The address cannot be bound.
     pub fn health(&self, address: &str, readiness: Arc<Readiness>) -> io::Result<()> {
         self.serve(address, Service::Health(readiness))
+    }
+
+    /// `/__internal/health`, in the place of an HTTP trigger.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn internal_health(&self, address: &str, readiness: Arc<Readiness>) -> io::Result<()> {
+        self.serve(address, Service::InternalHealth(readiness))
     }
 
     /// `/triggers`.
@@ -125,6 +135,7 @@ impl Service {
         let (method, uri) = (request.method(), request.uri());
         match self {
             Self::Health(readiness) => health::page(method, uri, readiness),
+            Self::InternalHealth(readiness) => health::internal(uri.path(), readiness),
             Self::WebAdmin(triggers) => webadmin::page(method, uri.path(), triggers),
             Self::Metrics(exposition, instance) => metrics::page(uri.path(), exposition, instance),
         }
