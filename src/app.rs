@@ -92,7 +92,7 @@ impl App {
         }
         let shutdown = Shutdown::default();
         let readiness = Arc::new(Readiness::new(shutdown.clone()));
-        let admin = Admin::start().context("Failed to start the side servers")?;
+        let admin = Admin::start(logger.clone()).context("Failed to start the side servers")?;
         if let Some(address) = &config.platform.health {
             let started = admin.health(address, readiness.clone());
             side_server(started, "health", "healthCheck.listenAddress", address, purpose, &logger)?;
@@ -201,7 +201,7 @@ impl App {
                     let (sink, instance) = (sink.name.clone(), sink.instance.clone());
                     let push =
                         Push { sink, url: url.clone(), job: job.clone(), instance, interval: *interval };
-                    self.admin.push(push, exposition.clone(), self.logger.clone());
+                    self.admin.push(push, exposition.clone());
                 }
             }
         }

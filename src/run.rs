@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +14,9 @@ use crate::config::{self, Config, ConfigError, Env};
 use crate::fields;
 use crate::logging::sink::Writer;
 use crate::reaper::Children;
+
+/// Most files of this process at once, where the system lets it choose: its connections and some.
+const FILES_MAX: u64 = 524_288;
 
 /// Runs the function of the given files until it is told to stop.
 pub fn run(function: &Path, platform: &Path) -> ExitCode {
@@ -34,11 +38,23 @@ pub fn run(function: &Path, platform: &Path) -> ExitCode {
 /// # Errors
 /// There is no runtime, or what the future says.
 pub fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(future);
     // A handler that does not return from its initialization or its end is not waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// Every connection is a file, and the usual limit of 1024 is soft: it protects programs that use `select`.
+// compat: the Go processor's runtime does the same.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(FILES_MAX).min(FILES_MAX);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).unwrap_or_default(); // Then it stays as it was.
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

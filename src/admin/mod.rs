@@ -30,6 +30,8 @@ use crate::metrics::text::Exposition;
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Time for a head, and longest time without progress.
 const STALL: Duration = Duration::from_secs(30);
+/// Connections of one server at once: descriptors are the events'.
+const CONNECTIONS_MAX: usize = 1024;
 
 /// Time for the last push of metrics.
 const LAST_PUSH: Duration = Duration::from_secs(1);
@@ -51,6 +53,7 @@ pub struct Admin {
     runtime: tokio::runtime::Handle,
     shutdown: Shutdown,
     pushes: TaskTracker,
+    logger: Logger,
 }
 
 impl Admin {
@@ -58,14 +61,14 @@ impl Admin {
     ///
     /// # Errors
     /// The thread or its runtime cannot be started.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(logger: Logger) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let shutdown = Shutdown::default();
         let end = shutdown.kill.clone();
         let thread = std::thread::Builder::new().name("admin".into()).stack_size(512 << 10);
         thread.spawn(move || runtime.block_on(end.cancelled()))?;
-        Ok(Self { runtime: handle, shutdown, pushes: TaskTracker::new() })
+        Ok(Self { runtime: handle, shutdown, pushes: TaskTracker::new(), logger })
     }
 
     /// `/ready` and `/live`.
@@ -103,21 +106,22 @@ impl Admin {
     fn serve(&self, address: &str, service: Service) -> io::Result<()> {
         let listener = bind(address)?;
         let _entered = self.runtime.enter();
-        let limits = Limits { head_bytes_max: HEAD_BYTES_MAX, stall: STALL };
+        let limits =
+            Limits { head_bytes_max: HEAD_BYTES_MAX, stall: STALL, connections_max: CONNECTIONS_MAX };
         let answer = move |request: http::Request<Incoming>, activity: Arc<Activity>| {
             activity.set_phase(Phase::Service);
             let page = service.page(&request);
             activity.set_phase(Phase::Idle);
             std::future::ready(page)
         };
-        let server = Server::new(listener, limits, answer)?;
+        let server = Server::new(listener, limits, self.logger.clone(), answer)?;
         self.runtime.spawn(server.run(self.shutdown.clone()));
         Ok(())
     }
 
     /// Pushes metrics from now on.
-    pub fn push(&self, push: Push, exposition: Arc<Exposition>, logger: Logger) {
-        let pushing = push::run(push, exposition, logger, self.shutdown.draining.clone());
+    pub fn push(&self, push: Push, exposition: Arc<Exposition>) {
+        let pushing = push::run(push, exposition, self.logger.clone(), self.shutdown.draining.clone());
         self.pushes.spawn_on(pushing, &self.runtime);
     }
 

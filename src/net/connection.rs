@@ -49,6 +49,8 @@ pub struct Activity {
     /// When the phase or the last byte was.
     since: AtomicU32,
     write_blocked: AtomicBool,
+    /// Bytes that the client had not taken when the write was found blocked.
+    unacknowledged: AtomicU32,
     expired: AtomicBool,
     last_answer: AtomicBool,
     closing: AtomicBool,
@@ -100,6 +102,7 @@ impl Activity {
             clock,
             since,
             write_blocked: AtomicBool::new(false),
+            unacknowledged: AtomicU32::new(0),
             expired: AtomicBool::new(false),
             last_answer: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -153,22 +156,42 @@ impl Activity {
         first_chunk_size(&self.tail.take())
     }
 
-    pub(super) fn wrote(&self, blocked: bool) -> io::Result<()> {
-        if blocked && self.expired() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        if blocked != self.write_blocked.load(Relaxed) {
-            self.write_blocked.store(blocked, Relaxed);
-        }
-        if !blocked {
+    /// A write went through or is blocked. `unacknowledged`: bytes that the client still has to take. An error: it has
+    /// taken none for too long.
+    pub(super) fn wrote(&self, blocked: bool, unacknowledged: impl Fn() -> u32) -> io::Result<()> {
+        let was_blocked = self.write_blocked.load(Relaxed);
+        if !blocked && !was_blocked {
             return Ok(());
         }
+        if blocked && was_blocked && !self.expired() {
+            return Ok(()); // Tried again for some other reason: no progress.
+        }
+        if blocked {
+            // The kernel calls a socket writable only when a third of its buffer is free, which may take minutes.
+            let before = self.unacknowledged.swap(unacknowledged(), Relaxed);
+            if was_blocked && self.unacknowledged.load(Relaxed) >= before {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.expired.store(false, Relaxed);
+        }
+        self.write_blocked.store(blocked, Relaxed);
         self.touch();
         Ok(())
     }
 
-    pub(super) fn expired(&self) -> bool {
+    /// The client has taken too long; what it still sends is not read any more.
+    pub fn expired(&self) -> bool {
         self.expired.load(Relaxed)
+    }
+
+    /// The client has taken too long to send, and not because it has an answer to read first.
+    pub(super) fn read_expired(&self) -> bool {
+        self.expired() && !self.write_blocked.load(Relaxed)
+    }
+
+    /// A request's head is arriving.
+    pub(super) fn in_head(&self) -> bool {
+        self.phase() == Phase::Head as u8
     }
 
     /// Nothing is owed and nothing has begun.

@@ -1,6 +1,6 @@
 //! Accepts connections, watches over them, closes them all.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,22 +14,25 @@ use rustix::net::{SocketFlags, accept_with};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{self, Activity};
+use crate::fields;
+use crate::logging::Logger;
 use crate::shutdown::Shutdown;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 262_144;
 /// How often slow clients are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// After a failed accept (no descriptors left), others get a chance to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often at most a failing accept is reported.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 /// What a connection too many gets.
 const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 77\r\n\
-    Connection: close\r\n\r\nThe connection cannot be served because Server.Concurrency limit exceeded    \n";
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 73\r\n\
+    Connection: close\r\n\r\nThe connection cannot be served because Server.Concurrency limit exceeded";
 
 /// What a client may ask of us.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,8 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Time for a head, and longest time without a byte of a body or of an answer taken.
     pub stall: Duration,
+    /// Connections at once.
+    pub connections_max: usize,
 }
 
 /// Binds `host:port`. An empty host means every address, IPv6 and IPv4.
@@ -76,6 +81,14 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
+/// Says that it is one too many, as far as the kernel takes it at once.
+fn refuse(stream: TcpStream) {
+    let Ok(mut stream) = stream.into_std() else { return };
+    // What is left unread would reset the connection before the answer arrives.
+    stream.read(&mut [0; 4096]).unwrap_or_default();
+    stream.write(TOO_MANY).unwrap_or_default();
+}
+
 /// What all connections of a server share.
 pub(super) struct Shared {
     pub(super) builder: http1::Builder,
@@ -96,6 +109,8 @@ pub struct Server<S> {
     listener: TcpListener,
     service: S,
     shared: Arc<Shared>,
+    logger: Logger,
+    complained: Option<Instant>,
 }
 
 impl<S, F, B> Server<S>
@@ -110,7 +125,12 @@ where
     ///
     /// # Errors
     /// The listener cannot be registered.
-    pub fn new(listener: std::net::TcpListener, limits: Limits, service: S) -> io::Result<Self> {
+    pub fn new(
+        listener: std::net::TcpListener,
+        limits: Limits,
+        logger: Logger,
+        service: S,
+    ) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
         let shared = Shared {
@@ -120,19 +140,24 @@ where
             limits,
             left: Notify::new(),
         };
-        Ok(Self { listener: TcpListener::from_std(listener)?, service, shared: Arc::new(shared) })
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Self { listener, service, shared: Arc::new(shared), logger, complained: None })
     }
 
     /// Accepts and serves until the shutdown closes it and every connection has ended.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         let mut tick = tokio::time::interval(TICK);
+        // Time in which nothing ran, this process included, is not the clients'.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => self.take(stream, draining),
-                    // Out of descriptors, or the client left already.
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                    Err(error) => {
+                        self.complain(&error);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 },
                 _ = tick.tick() => self.sweep(),
                 () = shutdown.draining.cancelled(), if !draining => {
@@ -155,6 +180,18 @@ where
         }
     }
 
+    /// Out of descriptors or memory: clients wait, and only an operator can help.
+    fn complain(&mut self, error: &io::Error) {
+        let client_left = error.kind() == io::ErrorKind::ConnectionAborted;
+        if client_left || self.complained.is_some_and(|at| at.elapsed() < COMPLAINT_PAUSE) {
+            return;
+        }
+        self.complained = Some(Instant::now());
+        let connections = self.shared.connections().len();
+        let fields = fields! {"err" => error.to_string(), "connections" => connections};
+        self.logger.error("Failed to accept a connection", fields);
+    }
+
     /// A connection that waits in the kernel, whether or not the runtime has heard of it yet.
     fn accept_now(&self) -> Option<TcpStream> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -174,9 +211,9 @@ where
         }
         let key = {
             let mut connections = self.shared.connections();
-            if connections.len() >= CONNECTIONS_MAX {
-                drop(stream.try_write(TOO_MANY));
-                return;
+            if connections.len() >= self.shared.limits.connections_max {
+                drop(connections);
+                return refuse(stream);
             }
             connections.insert(activity.clone())
         };
@@ -244,36 +281,167 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::future::Ready;
 
     use bytes::Bytes;
-    use http_body_util::Full;
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::AsyncReadExt;
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::net::Phase;
 
-    #[tokio::test]
-    async fn whoever_has_connected_is_served_even_if_the_runtime_has_not_heard_of_it() {
+    type Page = http::Response<Full<Bytes>>;
+
+    fn limits() -> Limits {
+        Limits { head_bytes_max: 4096, stall: Duration::from_secs(5), connections_max: 2 }
+    }
+
+    fn page(text: &'static str) -> Page {
+        http::Response::new(Full::new(Bytes::from_static(text.as_bytes())))
+    }
+
+    fn served(_: http::Request<Incoming>, activity: Arc<Activity>) -> Ready<Page> {
+        activity.set_phase(Phase::Idle);
+        std::future::ready(page("served"))
+    }
+
+    async fn reads(request: http::Request<Incoming>, activity: Arc<Activity>) -> Page {
+        activity.set_phase(Phase::Body);
+        let read = request.into_body().collect().await.is_ok();
+        activity.set_phase(Phase::Idle);
+        page(match (read, activity.expired()) {
+            (true, _) => "read",
+            (false, true) => "too slow",
+            (false, false) => "broken",
+        })
+    }
+
+    /// A server that runs, where it listens, and how to end it.
+    fn start<S, F>(service: S) -> (SocketAddr, Shutdown, JoinHandle<()>)
+    where
+        S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + 'static,
+        F: Future<Output = Page> + Send + 'static,
+    {
         let listener = bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = Limits { head_bytes_max: 4096, stall: Duration::from_secs(60) };
-        let service = |_, activity: Arc<Activity>| async move {
-            activity.set_phase(Phase::Idle);
-            http::Response::new(Full::new(Bytes::from_static(b"served")))
-        };
-        let server = Server::new(listener, limits, service).unwrap();
+        let server = Server::new(listener, limits(), Logger::silent(), service).unwrap();
         let shutdown = Shutdown::default();
-        let running = tokio::spawn(server.run(shutdown.clone()));
+        (address, shutdown.clone(), tokio::spawn(async move { server.run(shutdown).await }))
+    }
+
+    /// Connects and sends at once: the kernel has it all before the server looks.
+    fn client(address: SocketAddr, bytes: &[u8]) -> std::net::TcpStream {
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(bytes).unwrap();
+        client
+    }
+
+    /// Everything up to the end of the connection.
+    async fn rest(client: std::net::TcpStream) -> String {
+        client.set_nonblocking(true).unwrap();
+        let mut client = TcpStream::from_std(client).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn whoever_has_connected_is_served_even_if_the_runtime_has_not_heard_of_it() {
+        let (address, shutdown, running) = start(served);
         tokio::time::sleep(Duration::from_millis(1)).await; // It waits for connections.
         // From here on the runtime gets no chance to look at its sockets before the server closes.
-        let mut client = std::net::TcpStream::connect(address).unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let client = client(address, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         shutdown.draining.cancel();
         shutdown.closing.cancel();
         running.await.unwrap();
-        let mut answer = String::new();
-        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let read = tokio::task::spawn_blocking(move || client.read_to_string(&mut answer).map(|_| answer));
-        assert!(read.await.unwrap().unwrap().ends_with("served"));
+        assert!(rest(client).await.ends_with("served"));
+    }
+
+    /// The one answer, whose body is as long as it says.
+    fn check_whole(answer: &str, start: &str, body: &str) {
+        assert!(answer.starts_with(start), "{answer}");
+        assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        let length = format!("content-length: {}\r\n", body.len());
+        assert!(answer.to_lowercase().contains(&length), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_stands_still_is_answered_408() {
+        let (address, _shutdown, _running) = start(served);
+        let client = client(address, b"GET / HTTP/1.1\r\nHo");
+        let body = "The request took too long to be received.";
+        check_whole(&rest(client).await, "HTTP/1.1 408 ", body);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_is_answered_once_by_the_service() {
+        let (address, _shutdown, _running) = start(reads);
+        let client = client(address, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf");
+        check_whole(&rest(client).await, "HTTP/1.1 200 ", "too slow");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_the_process_stood_still_is_not_the_clients() {
+        let (address, _shutdown, _running) = start(reads);
+        let head = b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 4\r\n\r\nha";
+        let mut client = client(address, head);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::advance(Duration::from_secs(100)).await;
+        client.write_all(b"lf").unwrap();
+        check_whole(&rest(client).await, "HTTP/1.1 200 ", "read");
+    }
+
+    #[tokio::test]
+    async fn a_connection_too_many_is_told_so() {
+        let (address, _shutdown, _running) = start(served);
+        let _kept: Vec<_> = (0..2).map(|_| client(address, b"")).collect();
+        let body = "The connection cannot be served because Server.Concurrency limit exceeded";
+        let answer = rest(client(address, b"GET / HTTP/1.1\r\n\r\n")).await;
+        check_whole(&answer, "HTTP/1.1 503 ", body);
+    }
+
+    /// Sweeps over a write that stays blocked while the client has still to take so many bytes.
+    fn check_blocked(left: [u32; 4], expected: [bool; 4]) {
+        let clock = Arc::new(AtomicU32::new(0));
+        let activity = Activity::new(clock.clone());
+        activity.set_phase(Phase::Streaming);
+        let goes_on = left.map(|bytes| {
+            clock.fetch_add(3, Ordering::Relaxed);
+            activity.sweep(5);
+            activity.wrote(true, || bytes).is_ok()
+        });
+        assert_eq!(goes_on, expected, "{left:?}");
+    }
+
+    #[test]
+    fn only_bytes_that_the_client_takes_are_progress_of_a_blocked_write() {
+        check_blocked([900, 900, 900, 900], [true, true, false, false]);
+        check_blocked([900, 900, 800, 800], [true, true, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_an_answer_slowly_gets_all_of_it_and_one_that_takes_nothing_is_cut() {
+        static BIG: [u8; 20 << 20] = [b'x'; 20 << 20];
+        let (address, _shutdown, _running) = start(|_, activity: Arc<Activity>| {
+            activity.set_phase(Phase::Idle);
+            std::future::ready(http::Response::new(Full::new(Bytes::from_static(&BIG))))
+        });
+        let ask = || {
+            let client = client(address, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+            client.set_nonblocking(true).unwrap();
+            TcpStream::from_std(client).unwrap()
+        };
+        let (mut slow, mut stuck) = (ask(), ask());
+        let (mut taken, mut piece) = (0, vec![0; 256 << 10]);
+        for _ in 0..30 {
+            // Less than a third of what the kernel holds within the time that a client may stand still.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            taken += slow.read(&mut piece).await.unwrap();
+        }
+        taken += slow.read_to_end(&mut Vec::new()).await.unwrap();
+        assert!(taken > BIG.len(), "{taken}");
+        assert!(stuck.read_to_end(&mut Vec::new()).await.unwrap_or(0) < BIG.len());
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -17,10 +18,10 @@ use super::connection::{Activity, Phase};
 /// would reset the connection and could destroy an answer that is still under way.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Written to a client that takes too long to send its request.
+/// Written to a client that takes too long to send the head of its request.
 const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 40\r\nConnection: close\r\n\r\nThe request took too long to be received.";
+    Content-Length: 41\r\nConnection: close\r\n\r\nThe request took too long to be received.";
 
 /// See the module.
 pub(super) struct Socket {
@@ -41,15 +42,27 @@ impl Socket {
     }
 }
 
+/// Bytes that the kernel holds for the client.
+#[expect(unsafe_code, reason = "no library has this call")]
+fn unacknowledged(stream: &TcpStream) -> u32 {
+    type OutQueue = Getter<{ libc::TIOCOUTQ as Opcode }, libc::c_int>;
+    // SAFETY: for a TCP socket this call, also named SIOCOUTQ, writes one int.
+    let bytes = unsafe { ioctl(stream, OutQueue::new()) };
+    bytes.map_or(0, libc::c_int::cast_unsigned)
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.activity.expired() {
-            // As much as fits at once; whoever does not read gets no more.
-            drop(self.stream.try_write(TIMED_OUT));
+        if self.activity.read_expired() {
+            // The service answers for a body; in the middle of an answer there is nothing left to say.
+            if self.activity.in_head() {
+                // As much as fits at once; whoever does not read gets no more.
+                drop(self.stream.try_write(TIMED_OUT));
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -65,7 +78,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.activity.wrote(written.is_pending())?;
+        self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
         written
     }
 
@@ -75,7 +88,7 @@ impl AsyncWrite for Socket {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.activity.wrote(written.is_pending())?;
+        self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
         written
     }
 

@@ -1,6 +1,8 @@
 //! Requests that nobody should send: each has its answer, and afterwards the processor serves as before.
 
+use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
-use crate::harness::{Client, Processor, Setup};
+use crate::harness::{Answer, Client, Processor, Setup};
 use crate::library::rust_library;
 
 /// What becomes of the connection.
@@ -107,6 +109,7 @@ fn heads_that_cannot_be_read_are_answered_and_end_the_connection() {
         ("blank in the host", "GET /echo HTTP/1.1\r\nHost: x y\r\n\r\n"),
         ("port in words", "GET /echo HTTP/1.1\r\nHost: x:http\r\n\r\n"),
         ("open bracket", "GET /echo HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+        ("blank in the last host", "GET /echo HTTP/1.1\r\nHost: x\r\nHost: x y\r\n\r\n"),
         ("blank before the first name", "GET /echo HTTP/1.1\r\n Host: x\r\n\r\n"),
         ("NUL in the target", "GET /e\0cho HTTP/1.1\r\n\r\n"),
         ("empty target", "GET  HTTP/1.1\r\n\r\n"),
@@ -177,6 +180,12 @@ fn chunks_are_read_strictly() {
     ] {
         check(&processor, name, &chunked(&extra), Some(400), None, Closes);
     }
+    for name in ["Host", "Content-Length", "content-type", "Authorization", "Cookie", "X-Nuclio-Log-Level"] {
+        let late = chunked(&format!("2\r\nhi\r\n0\r\nX-Fine: 1\r\n{name}: 1\r\n\r\n"));
+        check(&processor, name, &late, Some(400), Some(b"Error when parsing request"), Closes);
+    }
+    let late = chunked("2\r\nhi\r\n0\r\nX-Fine: 1\r\n\r\n");
+    check(&processor, "a trailer", &late, Some(200), Some(b"hi"), Serves);
     let extended = chunked("2;a=b;c=\"d\"\r\nhi\r\n0;x\r\n\r\n");
     check(&processor, "extensions", &extended, Some(200), Some(b"hi"), Serves);
     let both = post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "5\r\nabcde\r\n0\r\n\r\n");
@@ -268,6 +277,90 @@ fn an_early_half_close_ends_in_an_answer_or_an_end() {
         }
         assert!(client.is_closed() && serves(&processor), "cut at {cut}");
     }
+}
+
+/// Sends a head that announces a body, and no body.
+fn announce(processor: &Processor, line: &str, headers: &str) -> Answer {
+    let mut client = client(processor);
+    client.send(format!("{line} HTTP/1.1\r\nContent-Length: 10\r\n{headers}\r\n").as_bytes());
+    let answer = client.read_answer(false).unwrap();
+    assert!(client.is_closed(), "{line}");
+    answer
+}
+
+#[test]
+fn an_answer_that_does_not_wait_for_the_body_says_that_it_is_the_last() {
+    let setup = Setup::library(rust_library()).env("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", "9");
+    let cors = json!({"enabled": true, "allowOrigins": ["http://ok.example"]});
+    let processor = setup.trigger(json!({"attributes": {"cors": cors}})).start();
+    let refused = "Origin: http://bad.example\r\nX-Nuclio-Log-Level: info\r\n";
+    let preflight = "Origin: http://ok.example\r\nAccess-Control-Request-Method: GET\r\n";
+    for (line, headers, status) in [
+        ("POST /__internal/health", "", 200),
+        ("OPTIONS /echo", preflight, 200),
+        ("POST /echo", refused, 403),
+        ("POST /echo", "", 503),
+    ] {
+        let answer = announce(&processor, line, headers);
+        assert_eq!((answer.status, answer.header("Connection")), (status, Some("close")), "{line}");
+        assert_eq!(answer.header("X-Nuclio-Logs"), headers.contains("Log-Level").then_some("[]"), "{line}");
+    }
+    let handled = |result| processor.metric("nuclio_processor_handled_events_total", &[result]);
+    assert_eq!((handled("success"), handled("failure")), (1.0, 2.0), "the preflight; the two refused");
+}
+
+#[test]
+fn a_stream_without_chunks_ends_with_its_connection_and_says_so() {
+    let processor = start(json!({}));
+    let mut client = client(&processor);
+    client.send(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = client.read_answer(false).unwrap();
+    assert_eq!((answer.status, answer.header("Connection")), (202, Some("close")));
+    assert_eq!(answer.text(), "chunk3;chunk2;chunk1;");
+}
+
+#[test]
+fn a_status_without_a_name_is_called_unknown() {
+    let processor = start(json!({}));
+    let mut stream = std::net::TcpStream::connect(processor.http()).unwrap();
+    let request = b"GET / HTTP/1.0\r\nX-Behaviour: {\"kind\": \"respond\", \"status\": 799}\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 799 Unknown Status Code\r\n"), "{answer}");
+}
+
+/// Starts it with these limits of open files.
+fn start_with_files(limits: &'static str) -> Processor {
+    Setup::builtin().start_redirected(move |command| {
+        let mut limited = Command::new("sh");
+        let script = format!("ulimit {limits} && exec \"$0\" \"$@\"");
+        limited.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+        limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+        *command = limited;
+    })
+}
+
+#[test]
+fn a_soft_limit_of_files_is_no_limit_of_connections() {
+    let processor = start_with_files("-S -n 64");
+    let idle: Vec<Client> = (0..100).map(|_| client(&processor)).collect();
+    assert_eq!(processor.get("/").status, 200);
+    drop(idle);
+}
+
+#[test]
+fn without_files_new_clients_wait_and_the_operator_is_told() {
+    let processor = start_with_files("-n 64");
+    let idle: Vec<Client> = (0..100).map(|_| client(&processor)).collect();
+    let record = processor.stdout.wait_for_record("Failed to accept a connection");
+    assert!(record["more"]["err"].as_str().unwrap().contains("open files"), "{record}");
+    drop(idle);
+    assert_eq!(processor.get("/").status, 200);
+    let records = processor.stdout.records();
+    let told = records.iter().filter(|record| record["message"] == "Failed to accept a connection").count();
+    assert_eq!(told, 1, "once in a while is enough");
 }
 
 /// Answers that the trigger gives by itself bring the logs that were asked for.

@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("runtime", &["config", "event", "logging", "metrics", "queue", "reaper"]),
     ("pool", &["runtime", "queue", "event", "logging", "metrics", "reaper"]),
     ("dispatch", &["pool", "queue", "metrics", "event"]),
-    ("net", &["shutdown"]),
+    ("net", &["shutdown", "logging"]),
     ("trigger", &["dispatch", "config", "event", "net", "shutdown", "logging", "metrics", "queue"]),
     ("admin", &["pool", "net", "shutdown", "metrics", "config", "logging"]),
     (

@@ -6,15 +6,18 @@ mod file;
 mod request;
 mod response;
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use http::{Method, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::HttpTrigger;
-use crate::event::cloudevent;
+use crate::event::{Event, cloudevent};
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use request::Refusal;
 use response::{Answer, HttpBody};
@@ -23,6 +26,8 @@ use response::{Answer, HttpBody};
 const HEALTH_PATH: &[u8] = b"/__internal/health";
 /// Time for a head, and longest time without progress on a body or an answer.
 const STALL: Duration = Duration::from_secs(60);
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 262_144;
 
 struct Http {
     cx: TriggerContext,
@@ -34,7 +39,8 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
     let failed =
         |error| TriggerError::Bind { trigger: cx.info.name.clone(), address: config.listen.clone(), error };
     let listener = bind(&config.listen).map_err(failed)?;
-    let limits = Limits { head_bytes_max: config.head_bytes_max, stall: STALL };
+    let limits =
+        Limits { head_bytes_max: config.head_bytes_max, stall: STALL, connections_max: CONNECTIONS_MAX };
     let info = cx.info.clone();
     let shutdown = cx.shutdown.clone();
     let http = Arc::new(Http { cx, config: config.clone() });
@@ -49,7 +55,8 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
             async move { http.handle(request, &activity).await }
         }
     };
-    let server = Server::new(listener, limits, service).map_err(|error| TriggerError::Bind {
+    let logger = http.cx.logger.clone();
+    let server = Server::new(listener, limits, logger, service).map_err(|error| TriggerError::Bind {
         trigger: info.name.clone(),
         address: config.listen.clone(),
         error,
@@ -75,53 +82,77 @@ impl Http {
 
     async fn answer(&self, request: http::Request<Incoming>, activity: &Activity) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let mut answer = Answer::to(&parts);
-        if !request::host_is_sound(&parts.headers) {
-            return answer.malformed();
-        }
-        if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(&parts)) {
-            let accepted = cors::preflight(cors, &parts, &mut answer);
-            self.cx.events.count(accepted);
-            return answer;
-        }
         let path = request::decoded_path(&parts.uri);
-        if path.as_deref().unwrap_or(parts.uri.path().as_bytes()).starts_with(HEALTH_PATH) {
-            return if self.cx.shutdown.draining.is_cancelled() { answer.status(503) } else { answer };
-        }
-        if let Some(cors) = &self.config.cors
-            && !cors::admit(cors, &parts, &mut answer)
-        {
-            self.cx.events.count(false);
-            return answer.status(403);
-        }
-        let logs = request::log_buffer(&parts.headers, &self.cx.info.name);
-        answer.logs.clone_from(&logs);
+        let answer = match self.settle(&parts, path.as_deref()) {
+            Break(mut answer) => {
+                if !body.is_end_stream() {
+                    answer.close(); // What is not read of a body stands before the next request.
+                }
+                return answer;
+            }
+            Continue(answer) => answer,
+        };
+        let logs = answer.logs.clone();
         activity.set_phase(Phase::Body);
         let body =
             request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
-                if let Err(error) = cloudevent::unwrap(&mut event) {
-                    self.cx
-                        .logger
-                        .debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
-                    self.cx.events.count(false);
-                    return answer.bad_cloud_event();
-                }
-                let mut reply = self.cx.events.submit(event).await;
-                if let Ok(response) = &mut reply
-                    && let Some(file) = file::wanted(&mut response.headers)
-                {
-                    answer.length = file.send(response, &self.cx.logger).await;
-                }
-                answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
+                let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                self.submit(event, answer).await
             }
             Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),
-            Err(Refusal::NoRoom) => answer.no_room(),
+            Err(Refusal::NoRoom) => {
+                self.cx.events.count(false);
+                let mut answer = answer.no_room();
+                answer.close();
+                answer
+            }
+            Err(Refusal::Broken) if activity.expired() => answer.too_slow(),
             Err(Refusal::Broken) => answer.malformed(),
         }
+    }
+
+    /// The event's way to a worker, and its answer's way back.
+    async fn submit(&self, mut event: Box<Event>, mut answer: Answer) -> Answer {
+        if let Err(error) = cloudevent::unwrap(&mut event) {
+            self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+            self.cx.events.count(false);
+            return answer.bad_cloud_event();
+        }
+        let mut reply = self.cx.events.submit(event).await;
+        if let Ok(response) = &mut reply
+            && let Some(file) = file::wanted(&mut response.headers)
+        {
+            answer.length = file.send(response, &self.cx.logger).await;
+        }
+        answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
+    }
+
+    /// Breaks with the answer to what needs no event; else continues with the beginning of one.
+    fn settle(&self, parts: &Parts, path: Option<&[u8]>) -> ControlFlow<Answer, Answer> {
+        let mut answer = Answer::to(parts);
+        if !request::host_is_sound(&parts.headers) {
+            return Break(answer.malformed());
+        }
+        answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
+        if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(parts)) {
+            let accepted = cors::preflight(cors, parts, &mut answer);
+            self.cx.events.count(accepted);
+            return Break(answer);
+        }
+        if path.unwrap_or(parts.uri.path().as_bytes()).starts_with(HEALTH_PATH) {
+            let draining = self.cx.shutdown.draining.is_cancelled();
+            return Break(if draining { answer.status(503) } else { answer });
+        }
+        if let Some(cors) = &self.config.cors
+            && !cors::admit(cors, parts, &mut answer)
+        {
+            self.cx.events.count(false);
+            return Break(answer.status(403));
+        }
+        Continue(answer)
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -16,6 +16,27 @@ use crate::config::Level;
 use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, decode_escape};
 use crate::logging::LogBuffer;
 use crate::net::Activity;
+
+/// What no trailer may say (RFC 9110, section 6.5.1): whoever looked at the head has decided by these.
+static HEAD_ONLY: [HeaderName; 17] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::ORIGIN,
+    header::PROXY_AUTHORIZATION,
+    header::RANGE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    LOG_LEVEL,
+];
 
 /// Why a request gets no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +107,13 @@ fn clean(path: &[u8]) -> Vec<u8> {
     joined
 }
 
-/// Whether the host, where one is named, has no blank, a port of digits, and brackets in pairs: everything else is a
+/// Whether every host that is named has no blank, a port of digits, and brackets in pairs: everything else is a
 /// mistake or an attempt to be routed by one reading and served by another.
 pub(super) fn host_is_sound(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).map(HeaderValue::as_bytes) else { return true };
+    headers.get_all(header::HOST).iter().all(|host| is_sound(host.as_bytes()))
+}
+
+fn is_sound(host: &[u8]) -> bool {
     let (name, port) = match host.strip_prefix(b"[") {
         Some(rest) => match rest.iter().position(|byte| *byte == b']') {
             Some(end) => (&rest[..end], &rest[end + 1..]),
@@ -161,6 +185,9 @@ pub(super) async fn read_body(
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
+                    if trailers.keys().any(|name| HEAD_ONLY.contains(name)) {
+                        return Err(Refusal::Broken);
+                    }
                     parts.headers.extend(trailers);
                 }
             }
@@ -291,6 +318,10 @@ mod tests {
             assert_eq!(host_is_sound(&headers), sound, "{host}");
         }
         assert!(host_is_sound(&HeaderMap::new()));
+        let mut two = HeaderMap::new();
+        two.append(header::HOST, HeaderValue::from_static("x"));
+        two.append(header::HOST, HeaderValue::from_static("x y"));
+        assert!(!host_is_sound(&two), "the last is what handlers see");
     }
 
     #[test]

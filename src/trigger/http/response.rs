@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
 
 use crate::event::{Body, HandlerError, Response, header_value};
 use crate::fields;
@@ -20,8 +21,13 @@ const SERVER: HeaderValue = HeaderValue::from_static("nuclio");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 const LOGS: HeaderName = HeaderName::from_static("x-nuclio-logs");
-/// Body of a 408.
+/// Body of a 408 when the handler took too long.
 const TIMED_OUT: &str = r#"{"error": "handler timed out"}"#;
+/// Body of a 408 when the client did.
+const TOO_SLOW: &str = "The request took too long to be received.";
+
+/// compat: what the Go processor says of a status that has no name.
+const UNKNOWN_STATUS: ReasonPhrase = ReasonPhrase::from_static(b"Unknown Status Code");
 
 /// A response in the making.
 pub(super) struct Answer {
@@ -162,6 +168,12 @@ impl Answer {
         self.status(503)
     }
 
+    /// A body that has stood still for too long.
+    pub(super) fn too_slow(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::REQUEST_TIMEOUT, TOO_SLOW)
+    }
+
     /// A body that cannot be read.
     pub(super) fn malformed(mut self) -> Self {
         self.closes = true;
@@ -193,13 +205,19 @@ impl Answer {
             );
         }
         self.headers.entry(header::SERVER).or_insert(SERVER);
-        if self.closes {
+        // Without chunks only the end of the connection ends a stream.
+        if self.closes || self.version < Version::HTTP_11 && self.is_streamed() {
             self.headers.insert(header::CONNECTION, CLOSE);
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
         let mut response = http::Response::new(HttpBody { body: self.body, length: self.length, activity });
+        // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
+        *response.version_mut() = self.version;
         *response.status_mut() = self.status;
+        if self.status.canonical_reason().is_none() {
+            response.extensions_mut().insert(UNKNOWN_STATUS);
+        }
         *response.headers_mut() = self.headers;
         response
     }
