@@ -115,6 +115,11 @@ impl Workers {
         Ok(())
     }
 
+    /// Calls given up that have not returned.
+    pub fn stuck(&self) -> usize {
+        self.monitor.stuck()
+    }
+
     fn logger_of(&self, id: &WorkerId) -> Logger {
         let kind = if id.trigger_kind.is_empty() { "shared" } else { &id.trigger_kind };
         self.logger.child(&format!("{kind}.w{}.golang", id.index))

@@ -16,7 +16,7 @@ typedef struct worker {
 
 static const nh_host *the_host;
 static const nh_config *the_config;
-static long made, released;
+static long made, released, workers;
 
 static nh_str text(const char *s) { return (nh_str){(const uint8_t *)s, strlen(s)}; }
 
@@ -70,6 +70,7 @@ static nh_result worker_start(void *plugin, const nh_worker_config *config, void
     sleep(60);
 #endif
     worker *self = calloc(1, sizeof *self);
+    __atomic_add_fetch(&workers, 1, __ATOMIC_SEQ_CST);
     self->host = the_host;
     self->ref = config->worker_ref;
     self->id = config->worker_id;
@@ -240,9 +241,17 @@ static nh_result control(void *state, uint32_t what) {
     return what == NH_CONTINUE ? NH_ERROR : NH_OK;
 }
 
-static void worker_stop(void *worker) { free(worker); }
+static void worker_stop(void *worker) {
+    __atomic_sub_fetch(&workers, 1, __ATOMIC_SEQ_CST);
+    free(worker);
+}
 
-static void stop(void *plugin) { (void)plugin; }
+static void stop(void *plugin) {
+    (void)plugin;
+#ifdef TEST_STOP_SPEAKS
+    dprintf(2, "stopped with %ld workers left\n", __atomic_load_n(&workers, __ATOMIC_SEQ_CST));
+#endif
+}
 
 #ifndef TEST_ABI_VERSION
 #define TEST_ABI_VERSION NH_ABI_VERSION
