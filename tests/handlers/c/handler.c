@@ -103,6 +103,13 @@ static nh_result stream(nh_response *response, int fail) {
     return NH_OK;
 }
 
+static nh_result endless(void *owner, nh_str *chunk) {
+    static const uint8_t piece[65536];
+    (void)owner;
+    *chunk = (nh_str){piece, sizeof piece};
+    return NH_OK;
+}
+
 static nh_result respond(nh_response *response) {
     static const nh_pair headers[] = {{{(const uint8_t *)"X-A", 3}, {(const uint8_t *)"1", 1}},
                                       {{(const uint8_t *)"bad name", 8}, {(const uint8_t *)"x", 1}},
@@ -210,6 +217,13 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
     if (is(path, "/log")) return log_all(self, event, response);
     if (is(path, "/describe")) return describe(self, event, response);
     if (is(path, "/stream")) return stream(response, 0);
+    if (is(path, "/stream-endless")) {
+        own(response, malloc(1), 0);
+        response->body = (nh_str){NULL, 0};
+        response->flags = NH_RESPONSE_STREAM;
+        response->next = endless;
+        return NH_OK;
+    }
     if (is(path, "/stream-fails")) return stream(response, 1);
     if (is(path, "/crash")) *(volatile int *)0 = 1;
     if (is(path, "/abort")) abort();
