@@ -53,6 +53,7 @@ pub struct App {
     logger: Logger,
     shutdown: Shutdown,
     admin: Admin,
+    runtime: Runtime,
     pools: Vec<Arc<Pool>>,
     triggers: Vec<JoinHandle<()>>,
     /// Ends the event threads.
@@ -104,9 +105,9 @@ impl App {
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
-        let mut app =
-            Self { config, logger, shutdown, admin, pools: Vec::new(), triggers: Vec::new(), events };
-        match app.start_triggers(&runtime, &readiness, children, purpose).await {
+        let (pools, triggers) = (Vec::new(), Vec::new());
+        let mut app = Self { config, logger, shutdown, admin, runtime, pools, triggers, events };
+        match app.start_triggers(&readiness, children, purpose).await {
             Ok(()) => {
                 readiness.started();
                 app.logger.debug("Processor started", fields! {});
@@ -129,7 +130,7 @@ impl App {
         let plans = plan_pools(&self.config);
         let starts = plans.iter().map(|plan| {
             let settings = plan.settings(&self.config, children, &self.events);
-            Pool::start(runtime, settings, self.events.handle.clone(), &self.logger)
+            Pool::start(&self.runtime, settings, self.events.handle.clone(), &self.logger)
         });
         let mut pools = BTreeMap::new();
         for (plan, started) in plans.iter().zip(join_all(starts).await) {
@@ -236,6 +237,7 @@ impl App {
             self.logger.warn("Stopping before everything has ended", fields! {});
         }
         self.shutdown.kill.cancel();
+        stop_runtime(self.runtime, &self.logger).await;
         self.logger.info("All triggers are terminated", fields! {});
         self.logger.info("Processor quitting", fields! {});
         self.admin.stop().await;
@@ -274,6 +276,16 @@ impl App {
         drop(tokio::time::timeout(LAST_MOMENTS, stops).await);
         self.admin.stop().await;
         self.events.stop.cancel();
+    }
+}
+
+/// Ends what the workers shared; whoever takes long over it is not waited for.
+async fn stop_runtime(runtime: Runtime, logger: &Logger) {
+    let stop = tokio::task::spawn_blocking(move || runtime.stop());
+    match tokio::time::timeout(LAST_MOMENTS, stop).await {
+        Ok(Ok(true)) => {}
+        Ok(_) => logger.debug("Handler library is still in use and not stopped", fields! {}),
+        Err(_) => logger.warn("Handler library takes too long to stop", fields! {}),
     }
 }
 

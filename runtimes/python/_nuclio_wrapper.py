@@ -661,9 +661,12 @@ def is_async(function):
     return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
 
 
+OURS = std.__code__.co_filename
+
+
 def traceback_of(error):
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == OURS:
         trace = trace.tb_next
     try:
         return "".join(std("traceback").format_exception(type(error), error, trace))
@@ -1720,7 +1723,11 @@ def set_signals():
 
 def leave_parent():
     """In a forked child: the socket is the parent's, and SIGTERM ends the child."""
+    global IMPORTING
     shim.channel.sock.close()
+    shim.channel.held.clear()
+    # Another thread may have had them, and it is not here.
+    shim.channel.lock, IMPORTING = _thread.RLock(), _thread.RLock()
     try:
         if _signal.getsignal(_signal.SIGTERM) is terminate:
             _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)

@@ -32,21 +32,29 @@ def compile_shim():
 def load():
     data = read(CODE)
     if not data.startswith(TAG):
-        child = posix.fork()
-        if not child:
+        try:
+            child = posix.fork()
+        except OSError:  # there may be no more processes: compiled here then, as below
+            child = -1
+        if child == 0:
             try:
                 compile_shim()
             finally:
                 posix._exit(0)
-        posix.waitpid(child, 0)
-        data = read(CODE)
+        if child > 0:
+            posix.waitpid(child, 0)
+            data = read(CODE)
     if data.startswith(TAG):
-        return marshal.loads(memoryview(data)[len(TAG):])
+        try:
+            return marshal.loads(memoryview(data)[len(TAG):])
+        except Exception:
+            pass  # cut short: its writer was killed, or found no room
     return compile(read(SOURCE), "<nuclio shim>", "exec")
 
 
 code = load()
 posix.close(5)
 posix.close(6)
-del marshal, posix, SOURCE, CODE, TAG, read, compile_shim, load
+# Whoever starts Python anew, as multiprocessing does, must not look for this file there.
+del marshal, posix, SOURCE, CODE, TAG, read, compile_shim, load, __file__
 exec(code)

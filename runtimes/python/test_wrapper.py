@@ -27,6 +27,7 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 WRAPPER = os.environ.get("SHIM_TEST_WRAPPER") or os.path.join(HERE, "_nuclio_wrapper.py")
 PYTHON = os.environ.get("SHIM_TEST_PYTHON", sys.executable)
+BOOTSTRAP = os.path.join(HERE, "bootstrap.py")
 VECTORS = os.path.join(HERE, "..", "..", "tests", "vectors", "handlers.json")
 HAS_SDK = subprocess.run([PYTHON, "-c", "import nuclio_sdk"], stderr=subprocess.DEVNULL).returncode == 0
 VERSION = tuple(json.loads(subprocess.check_output([PYTHON, "-c", "import sys; print(list(sys.version_info[:2]))"])))
@@ -73,7 +74,7 @@ class Shim:
     """The processor's side of one child process."""
 
     def __init__(self, source="", handler="main:handler", files=None, settings=None, start=True, credit=None,
-                 through_descriptor=False):
+                 through_descriptor=False, embedded=False):
         self.folder = tempfile.mkdtemp()
         for name, text in {"main.py": source, **(files or {})}.items():
             path = os.path.join(self.folder, name)
@@ -92,11 +93,26 @@ class Shim:
             keep.append(fcntl.fcntl(memory, fcntl.F_DUPFD, 20))
             os.close(memory)
             wrapper = "/proc/self/fd/%d" % keep[0]
+        descriptors = [theirs.fileno()]
+        if embedded:  # as the processor starts it: descriptors 4 to 6
+            for path in (BOOTSTRAP, WRAPPER, os.devnull):
+                descriptors.append(os.memfd_create("shim"))
+                with open(path, "rb") as file:
+                    os.write(descriptors[-1], file.read())
+            wrapper = "/proc/self/fd/4"
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
+        keep += high + descriptors[1:]
+
+        def prepare():
+            for place, descriptor in enumerate(high):
+                os.dup2(descriptor, 3 + place)
+
         self.stderr = tempfile.TemporaryFile()
         self.stdout = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [PYTHON, "-u", wrapper], stdin=subprocess.DEVNULL, stdout=self.stdout, stderr=self.stderr, env=env,
-            cwd=self.folder, pass_fds=[3] + keep, preexec_fn=lambda: os.dup2(theirs.fileno(), 3))
+            cwd=self.folder, pass_fds=[*range(3, 3 + len(high)), *keep[:1 if through_descriptor else 0]],
+            preexec_fn=prepare)
         theirs.close()
         for descriptor in keep:
             os.close(descriptor)

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::Stop;
 use super::backoff::Backoff;
 use super::status::{Status, WorkerState};
 use crate::event::{HandlerError, WorkerId};
 use crate::fields;
-use crate::metrics::{PoolCounters, RestartReason};
+use crate::metrics::RestartReason;
 use crate::runtime::StartError;
 use crate::runtime::inprocess::{Broken, Source, Workers};
 use crate::runtime::shim::process::{Process, describe, oom_kills, restart_reason};
@@ -200,32 +201,46 @@ async fn retire(mut process: Process, at_once: bool) {
     process.exit().await;
 }
 
-/// Replaces in-process workers that broke or were given up. Lasts as long as `broken` has senders.
-pub(super) async fn keep_in_process(
-    workers: Arc<Workers>,
-    source: Source,
-    pool: WorkerId,
-    status: Arc<Status>,
-    too_many_stuck: impl Fn() -> bool,
-    mut broken: mpsc::Receiver<Broken>,
-) {
-    let counters: Arc<PoolCounters> = workers.queue().counters().clone();
-    while let Some(Broken { index, reason }) = broken.recv().await {
-        counters.restarted(index, reason);
-        let cause = match reason {
-            RestartReason::Timeout => "its call does not return",
-            _ => "it broke the handler ABI",
-        };
-        status.set(index, WorkerState::Restarting(cause.to_owned()));
-        if too_many_stuck() {
-            let cause = "more calls do not return than NUCLIO_STUCK_THREADS_MAX allows";
-            status.set(index, WorkerState::Restarting(cause.to_owned()));
-            status.set_beyond_help(true);
-            continue;
+/// What keeps the in-process workers of a pool.
+pub(super) struct InProcessKeeper {
+    pub(super) workers: Arc<Workers>,
+    pub(super) source: Source,
+    /// The pool's name; the index does not matter.
+    pub(super) pool: WorkerId,
+    pub(super) status: Arc<Status>,
+    pub(super) stuck_max: usize,
+    /// Asked for: replace nobody any more.
+    pub(super) stop: Stop,
+}
+
+impl InProcessKeeper {
+    /// Replaces workers that broke or were given up, until the pool is stopped.
+    pub(super) async fn keep(self, mut broken: mpsc::Receiver<Broken>) {
+        let mut replacements = JoinSet::new();
+        loop {
+            let Broken { index, reason } = tokio::select! {
+                () = self.stop.asked.cancelled() => break,
+                Some(broken) = broken.recv() => broken,
+                Some(_) = replacements.join_next() => continue,
+            };
+            self.workers.queue().counters().restarted(index, reason);
+            let too_many = self.workers.stuck() > self.stuck_max;
+            let cause = match reason {
+                _ if too_many => "more calls do not return than NUCLIO_STUCK_THREADS_MAX allows",
+                RestartReason::Timeout => "its call does not return",
+                _ => "it broke the handler ABI",
+            };
+            self.status.set(index, WorkerState::Restarting(cause.to_owned()));
+            if too_many {
+                self.status.set_beyond_help(true);
+                continue;
+            }
+            let id = WorkerId { index, ..self.pool.clone() };
+            // One that is slow to start does not delay the others.
+            replacements.spawn(replace(self.workers.clone(), self.source.clone(), id, self.status.clone()));
         }
-        let id = WorkerId { index, ..pool.clone() };
-        // One that is slow to start does not delay the others.
-        tokio::spawn(replace(workers.clone(), source.clone(), id, status.clone()));
+        // One that is inside the handler's initialization goes on there; nobody waits for it.
+        replacements.shutdown().await;
     }
 }
 

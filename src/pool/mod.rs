@@ -23,7 +23,7 @@ use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
 use crate::runtime::shim::desk::Desk as ShimDesk;
 use crate::runtime::shim::start::Recipe;
 use crate::runtime::{Runtime, StartError};
-use keeper::ShimKeeper;
+use keeper::{InProcessKeeper, ShimKeeper};
 use status::{Status, WorkerState};
 
 /// Most in-process calls at once, however many workers there are.
@@ -189,7 +189,7 @@ impl Pool {
             let queue = queue.clone();
             async move { queue.expire().await }
         });
-        let workers = Workers::new(monitor.clone(), settings.calls.clone(), broken);
+        let workers = Workers::new(monitor, settings.calls.clone(), broken);
         let mut starts = Vec::new();
         for index in 0..settings.workers {
             let (workers, source, id) = (workers.clone(), source.clone(), settings.worker_id(index));
@@ -210,16 +210,16 @@ impl Pool {
             status.set(index, WorkerState::Ready);
         }
         (0..settings.workers).for_each(|index| status.set(index, WorkerState::Ready));
-        let keeper = keeper::keep_in_process(
-            workers.clone(),
-            source.clone(),
-            settings.worker_id(0),
-            status.clone(),
-            move || monitor.stuck() > settings.stuck_max,
-            replace,
-        );
-        let pool = Self::new(Shape::InProcess(workers), counters, status);
-        drop(tokio::spawn(keeper)); // Ends with the pool.
+        let pool = Self::new(Shape::InProcess(workers.clone()), counters, status.clone());
+        let keeper = InProcessKeeper {
+            workers,
+            source: source.clone(),
+            pool: settings.worker_id(0),
+            status,
+            stuck_max: settings.stuck_max,
+            stop: pool.stop.clone(),
+        };
+        pool.add_keeper(tokio::spawn(keeper.keep(replace)));
         Ok(Arc::new(pool))
     }
 
@@ -268,14 +268,14 @@ impl Pool {
     /// longer is killed.
     pub async fn stop(&self, allowed: Duration) {
         self.stop.ask(allowed);
+        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
+        for keeper in keepers {
+            drop(keeper.await); // A keeper that panicked has nothing left to wait for.
+        }
         if let Shape::InProcess(workers) = &self.shape {
             let workers = workers.clone();
             let stop = tokio::task::spawn_blocking(move || workers.stop());
             drop(tokio::time::timeout(allowed, stop).await);
-        }
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        for keeper in keepers {
-            drop(keeper.await); // A keeper that panicked has nothing left to wait for.
         }
     }
 }

@@ -61,6 +61,15 @@ impl Runtime {
         }
     }
 
+    /// Ends what all workers share, once they have ended: a library's `stop`. False: somebody still uses it, so it
+    /// stays as it is.
+    pub fn stop(self) -> bool {
+        match self {
+            Self::InProcess(inprocess::Source::Library(library)) => plugin::Library::stop(library),
+            Self::InProcess(inprocess::Source::Builtin) | Self::Shim(..) => true,
+        }
+    }
+
     /// Name in messages and logger names.
     pub fn name(&self) -> &'static str {
         match self {

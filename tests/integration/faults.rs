@@ -415,3 +415,20 @@ serve(lambda id, path, body: os._exit(4) if path == '/fault' else echo(id, path,
     processor.wait_in_flight(0);
     processor.wait_waiting(0);
 }
+
+#[test]
+fn what_init_context_logs_is_in_the_log() {
+    let source = "
+def init_context(context):
+    context.logger.info_with('loading the model', layers=3)
+def handler(context, event):
+    pass
+";
+    let processor = Setup::python(source).start();
+    let record = processor.stdout.wait_for_record("loading the model");
+    assert_eq!(record["more"]["layers"], 3, "{record}");
+    let failing = source.replace("layers=3)", "layers=3)\n    raise ValueError('no model')");
+    let mut processor = Setup::python(&failing).no_wait().start();
+    assert_eq!(processor.end().code(), Some(1));
+    processor.stdout.wait_for_record("loading the model");
+}

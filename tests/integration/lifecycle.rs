@@ -191,6 +191,31 @@ fn a_library_learns_of_the_end_and_cannot_delay_it_for_ever() {
 }
 
 #[test]
+fn a_library_is_stopped_once_after_its_last_worker_and_not_while_one_is_stuck() {
+    let Some(library) = c_library("stop-speaks", &["-DTEST_STOP_SPEAKS"]) else { return };
+    for (path, reason, expected) in [
+        ("/echo", "", &["stopped with 0 workers left"][..]),
+        ("/broken/code", "protocol", &["stopped with 0 workers left"]), // replaced, as all workers are stopped
+        ("/block", "timeout", &[]),
+    ] {
+        let setup = Setup::library(&library)
+            .spec(json!({"eventTimeout": "300ms"}))
+            .trigger(json!({"numWorkers": 2, "workerTerminationTimeout": "1s"}));
+        let mut processor = setup.start();
+        processor.post(path, &processor.directory.path().join("never").display().to_string());
+        if !reason.is_empty() {
+            wait_until("it is replaced", || processor.restarts(reason) == 1);
+            processor.wait_ready();
+        }
+        processor.signal(TERM);
+        assert_gone(&mut processor, &[]);
+        let lines = processor.stderr.lines();
+        let said: Vec<_> = lines.iter().filter(|line| line.starts_with("stopped")).collect();
+        assert_eq!(said, expected, "{path}");
+    }
+}
+
+#[test]
 fn a_stop_while_a_handler_is_loaded_ends_at_once_and_leaves_nobody() {
     let source = "import os, sys, time\nos.fork()\nsys.stderr.write('loading\\n')\ntime.sleep(60)\n";
     for signal in [TERM, INT, ABRT] {

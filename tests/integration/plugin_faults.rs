@@ -172,6 +172,29 @@ fn a_stream_that_fails_cuts_the_connection_and_keeps_the_worker() {
     processor.wait_in_flight(0);
 }
 
+#[test]
+fn a_stream_whose_client_stalls_is_cut_at_its_deadline_and_its_worker_serves_others() {
+    let Some(library) = plain_c_library() else { return };
+    let setup = Setup::library(&library).spec(json!({"eventTimeout": "300ms"}));
+    let processor = setup.trigger(json!({"workerAvailabilityTimeoutMilliseconds": 20000})).start();
+    let mut client = Client::connect(processor.http());
+    client.send_post("/stream-endless", b"");
+    assert_eq!(client.read_head().unwrap().status, 200);
+    let sent = std::time::Instant::now();
+    assert_eq!(processor.post("/echo", "next").text(), "next");
+    assert!(sent.elapsed() < std::time::Duration::from_secs(5), "{:?}", sent.elapsed());
+    let end = loop {
+        match client.read_chunk() {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(end.is_err(), "what was cut does not look whole");
+    assert_eq!(processor.all_restarts(), 0, "the handler always returned at once");
+    assert_eq!(processor.metric("nuclio_processor_streams_total", &["failure"]), 1.0);
+    processor.wait_in_flight(0);
+}
+
 /// A fault ends the processor; it says of what, where and what would help.
 fn check_crash(library: &Path, path: &str, signal: i32, name: &str) {
     let mut processor = Setup::library(library).start();

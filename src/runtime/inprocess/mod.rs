@@ -5,7 +5,7 @@
 pub mod monitor;
 
 use std::pin::Pin;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_core::Stream;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::Permit;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::plugin;
@@ -115,6 +116,11 @@ impl Workers {
         Ok(())
     }
 
+    /// Calls given up that have not returned.
+    pub fn stuck(&self) -> usize {
+        self.monitor.stuck()
+    }
+
     fn logger_of(&self, id: &WorkerId) -> Logger {
         let kind = if id.trigger_kind.is_empty() { "shared" } else { &id.trigger_kind };
         self.logger.child(&format!("{kind}.w{}.golang", id.index))
@@ -208,7 +214,8 @@ impl Workers {
         }
     }
 
-    /// Pulls a streamed answer piece by piece; the client's pace is the handler's. False: the worker was given up.
+    /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. False: the
+    /// worker was given up.
     async fn pump(
         &self,
         slot: &Arc<Slot>,
@@ -218,10 +225,13 @@ impl Workers {
         begun: Instant,
     ) -> bool {
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
-        head.body = Body::Stream(Box::pin(Pieces { pieces: stream, slot: slot.clone() }));
+        let whole = Arc::new(AtomicBool::new(false));
+        head.body =
+            Body::Stream(Box::pin(Pieces { pieces: stream, slot: slot.clone(), whole: whole.clone() }));
+        let deadline = self.event_timeout.map(|limit| begun + limit);
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
-            let Ok(place) = pieces.reserve().await else {
+            let Some(place) = room(&pieces, deadline).await else {
                 failed = true;
                 break;
             };
@@ -235,7 +245,10 @@ impl Workers {
             }
             match piece {
                 Ok(Some(piece)) => place.send(Ok(piece)),
-                Ok(None) => break,
+                Ok(None) => {
+                    whole.store(true, Ordering::Release);
+                    break;
+                }
                 Err(error) => {
                     failed = true;
                     place.send(Err(error));
@@ -244,7 +257,7 @@ impl Workers {
         }
         drop(pull);
         let counters = self.queue.counters();
-        counters.streams[usize::from(failed)].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        counters.streams[usize::from(failed)].fetch_add(1, Ordering::Relaxed);
         self.queue.finished(slot.index(), begun.elapsed());
         true
     }
@@ -263,18 +276,34 @@ impl Workers {
     }
 }
 
+/// Room for one more piece; `None`: the client left, or the deadline came first.
+async fn room<T>(pieces: &mpsc::Sender<T>, deadline: Option<Instant>) -> Option<Permit<'_, T>> {
+    let Some(deadline) = deadline else { return pieces.reserve().await.ok() };
+    tokio::select! {
+        biased; // A client that keeps up does not move the deadline.
+        () = tokio::time::sleep_until(deadline.into()) => None,
+        place = pieces.reserve() => place.ok(),
+    }
+}
+
 /// Pieces of a streamed answer.
 struct Pieces {
     pieces: mpsc::Receiver<Result<Bytes, HandlerError>>,
     slot: Arc<Slot>,
+    /// The last piece has been sent, so that the end is no accident.
+    whole: Arc<AtomicBool>,
 }
 
 impl Stream for Pieces {
     type Item = Result<Bytes, HandlerError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Poll::Ready(piece) = self.pieces.poll_recv(cx) {
-            return Poll::Ready(piece);
+        match self.pieces.poll_recv(cx) {
+            Poll::Ready(None) if !self.whole.swap(true, Ordering::AcqRel) => {
+                return Poll::Ready(Some(Err(HandlerError::TimedOut)));
+            }
+            Poll::Ready(piece) => return Poll::Ready(piece),
+            Poll::Pending => {}
         }
         self.slot.poll_cut(cx).map(|()| Some(Err(HandlerError::TimedOut)))
     }

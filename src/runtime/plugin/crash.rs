@@ -39,17 +39,18 @@ thread_local! {
 }
 
 /// While it exists, this thread is inside the library.
-pub(super) struct Inside(());
+pub(super) struct Inside {
+    before: bool,
+}
 
 /// This thread goes into the library.
 pub(super) fn inside() -> Inside {
-    INSIDE.set(true);
-    Inside(())
+    Inside { before: INSIDE.replace(true) }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        INSIDE.set(self.before);
     }
 }
 

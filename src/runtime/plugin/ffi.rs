@@ -17,6 +17,7 @@ use nuclio_handler::abi;
 pub(super) use host::Home;
 
 use super::PluginConfig;
+use super::crash;
 use super::frame::Frame;
 
 // SAFETY: the pointers of a frame lead into memory the frame owns, and to the flag of a caller who waits for the call;
@@ -137,6 +138,7 @@ impl Instance {
 
     /// Calls `stop`. All workers have stopped and all answers are released: they hold the library.
     pub(super) fn stop(self) {
+        let _inside = crash::inside();
         if let Some(stop) = self.table.stop {
             // SAFETY: called once, last.
             unsafe { stop(self.plugin) }
@@ -193,6 +195,7 @@ impl RawWorker {
 
 impl Drop for RawWorker {
     fn drop(&mut self) {
+        let _inside = crash::inside();
         if let Some(worker_stop) = self.table.worker_stop {
             // SAFETY: called once, and nothing uses the worker afterwards.
             unsafe { worker_stop(self.worker) }
@@ -283,6 +286,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        let _inside = crash::inside();
         if let Some(release) = self.raw.release {
             // SAFETY: called once, and nothing reads the answer afterwards.
             unsafe { release(self.raw.owner) }

@@ -8,7 +8,7 @@ use super::stream::pipe;
 use super::worker::Worker;
 use crate::event::{Body, HandlerError, Response};
 use crate::fields;
-use crate::logging::{Fields, Logger};
+use crate::logging::{Fields, LogBuffer, Logger};
 use crate::queue::Reply;
 
 impl Worker {
@@ -123,14 +123,25 @@ impl Worker {
     }
 
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
-        let log = v2::read_log(header, head, body)?;
         let event = self.key(header.id).map(|key| &self.in_flight[key].event);
         let buffer = event.and_then(|event| event.log_buffer.as_deref());
-        if self.logger.wants(log.level, buffer) {
-            self.logger.record(log.level, &log.message, log_fields(log.fields), buffer);
-        }
-        Ok(())
+        record(&self.logger, header, head, body, buffer)
     }
+}
+
+/// A LOG frame becomes a record, where one is wanted.
+pub(super) fn record(
+    logger: &Logger,
+    header: Header,
+    head: &[u8],
+    body: &[u8],
+    buffer: Option<&LogBuffer>,
+) -> Result<(), ProtocolError> {
+    let log = v2::read_log(header, head, body)?;
+    if logger.wants(log.level, buffer) {
+        logger.record(log.level, &log.message, log_fields(log.fields), buffer);
+    }
+    Ok(())
 }
 
 /// The fields of a record; a text that is no JSON object is kept as it is.

@@ -4,8 +4,10 @@ use std::future::poll_fn;
 
 use tokio::net::UnixStream;
 
+use super::answers::record;
 use super::connection::{Reader, Writer};
 use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
+use crate::logging::Logger;
 
 /// What a shim says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,21 +65,26 @@ impl Link {
         }
     }
 
-    /// Kind, flags and head of the next frame; FAILED becomes an error.
-    async fn frame(&mut self) -> Result<(u8, Vec<u8>), HandshakeError> {
+    /// Kind and head of the next frame that is no log record; FAILED becomes an error.
+    async fn frame(&mut self, logger: &Logger) -> Result<(u8, Vec<u8>), HandshakeError> {
         loop {
             if let Some(frame) = self.reader.next_frame()? {
-                if frame.header.kind == kind::FAILED {
-                    return Err(HandshakeError::Failed(v2::read_failed(frame.head, frame.body.as_slice())));
+                let body = frame.body.as_slice();
+                match frame.header.kind {
+                    kind::FAILED => {
+                        return Err(HandshakeError::Failed(v2::read_failed(frame.head, body)));
+                    }
+                    kind::LOG => record(logger, frame.header, frame.head, body, None)?,
+                    other => return Ok((other, frame.head.to_vec())),
                 }
-                return Ok((frame.header.kind, frame.head.to_vec()));
+                continue;
             }
             self.fill().await?;
         }
     }
 
     /// Waits for HELLO.
-    pub async fn hello(&mut self) -> Result<Hello, HandshakeError> {
+    pub async fn hello(&mut self, logger: &Logger) -> Result<Hello, HandshakeError> {
         let magic = loop {
             if let Some(magic) = self.reader.take_prefix::<4>() {
                 break magic;
@@ -87,7 +94,7 @@ impl Link {
         if magic != MAGIC {
             return Err(ProtocolError::Magic(magic).into());
         }
-        let (found, head) = self.frame().await?;
+        let (found, head) = self.frame(logger).await?;
         if found != kind::HELLO {
             return Err(ProtocolError::Unexpected(found).into());
         }
@@ -108,8 +115,13 @@ impl Link {
         })
     }
 
-    /// Sends INIT and waits for READY, as long as loading takes.
-    pub async fn init(&mut self, settings: &[(&'static str, String)]) -> Result<(), HandshakeError> {
+    /// Sends INIT and waits for READY, as long as loading takes. What the handler's own initialization logs goes to
+    /// `logger`.
+    pub async fn init(
+        &mut self,
+        settings: &[(&'static str, String)],
+        logger: &Logger,
+    ) -> Result<(), HandshakeError> {
         let own = [
             ("max_frame", FRAME_BYTES_MAX.to_string()),
             ("credit", v2::CREDIT_BYTES.to_string()),
@@ -120,10 +132,9 @@ impl Link {
             .await
             .map_err(|_| HandshakeError::Ended)?;
         loop {
-            match self.frame().await?.0 {
+            match self.frame(logger).await?.0 {
                 kind::READY => return Ok(()),
-                // Records of init_context are read again by nobody: the shim also prints what matters.
-                kind::LOG | kind::METRIC => {}
+                kind::METRIC => {}
                 other => return Err(ProtocolError::Unexpected(other).into()),
             }
         }

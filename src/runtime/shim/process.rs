@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,6 +31,8 @@ const FIRST_FILE_FD: i32 = 4;
 const FIRST_FREE_FD: i32 = 10;
 /// Bytes of each socket buffer.
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+/// Where files of an embedded shim go if they cannot be in memory alone.
+const TEMPORARY_FOLDERS: [&str; 5] = ["/dev/shm", "/tmp", "/var/tmp", "/run", "/opt/nuclio"];
 /// Lines of standard error that are kept for messages.
 const LAST_WORDS_LINES: usize = 20;
 /// Bytes of a kept line.
@@ -49,8 +53,24 @@ pub struct Launch {
 
 /// An anonymous file holding a part of an embedded shim.
 pub fn anonymous_file(name: &str, text: &str) -> io::Result<Arc<OwnedFd>> {
-    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = std::fs::File::from(file);
+    match rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC) {
+        Ok(file) => holding(File::from(file), text),
+        // Some sandboxes forbid it.
+        Err(error) => unlinked_file(&TEMPORARY_FOLDERS, text).ok_or_else(|| error.into()),
+    }
+}
+
+/// A file without a name in the first of the folders that takes it.
+fn unlinked_file(folders: &[&str], text: &str) -> Option<Arc<OwnedFd>> {
+    folders.iter().find_map(|folder| {
+        let path = Path::new(folder).join(format!(".nuclio-shim-{:016x}", fastrand::u64(..)));
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).ok()?;
+        std::fs::remove_file(&path).ok()?;
+        holding(file, text).ok()
+    })
+}
+
+fn holding(mut file: File, text: &str) -> io::Result<Arc<OwnedFd>> {
     io::Write::write_all(&mut file, text.as_bytes())?;
     Ok(Arc::new(file.into()))
 }
@@ -267,4 +287,23 @@ pub fn oom_kills() -> u64 {
     let events = std::fs::read_to_string("/sys/fs/cgroup/memory.events").unwrap_or_default();
     let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn without_memory_files_the_shim_goes_into_the_first_folder_that_takes_it_and_leaves_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let file = unlinked_file(&["/nonexistent", path], "text").unwrap();
+        // As the child opens it.
+        let reopened = std::fs::read_to_string(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(reopened, "text");
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
+        assert!(unlinked_file(&["/nonexistent"], "text").is_none());
+    }
 }

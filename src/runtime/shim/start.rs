@@ -137,7 +137,7 @@ impl Recipe {
         };
         let queue = self.queue.clone();
         async move {
-            match handshake(socket, init, &mut settings).await {
+            match handshake(socket, init, &mut settings, &logger).await {
                 Err(error) => ready.send(Err(error)).unwrap_or_default(),
                 Ok((link, hello)) => {
                     if ready.send(Ok(hello.clone())).is_ok() {
@@ -219,12 +219,13 @@ async fn handshake(
     socket: std::os::unix::net::UnixStream,
     mut init: Vec<(&'static str, String)>,
     settings: &mut Settings,
+    logger: &Logger,
 ) -> Result<(Link, Hello), HandshakeError> {
     let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
     let mut link = Link::new(stream);
-    let hello = link.hello().await?;
+    let hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
     init.push(("max_inflight", settings.in_flight_max.to_string()));
-    link.init(&init).await?;
+    link.init(&init, logger).await?;
     Ok((link, hello))
 }

@@ -16,7 +16,7 @@ typedef struct worker {
 
 static const nh_host *the_host;
 static const nh_config *the_config;
-static long made, released;
+static long made, released, workers;
 
 static nh_str text(const char *s) { return (nh_str){(const uint8_t *)s, strlen(s)}; }
 
@@ -70,6 +70,7 @@ static nh_result worker_start(void *plugin, const nh_worker_config *config, void
     sleep(60);
 #endif
     worker *self = calloc(1, sizeof *self);
+    __atomic_add_fetch(&workers, 1, __ATOMIC_SEQ_CST);
     self->host = the_host;
     self->ref = config->worker_ref;
     self->id = config->worker_id;
@@ -99,6 +100,13 @@ static nh_result stream(nh_response *response, int fail) {
     response->body = (nh_str){NULL, 0};
     response->flags = NH_RESPONSE_STREAM;
     response->next = next;
+    return NH_OK;
+}
+
+static nh_result endless(void *owner, nh_str *chunk) {
+    static const uint8_t piece[65536];
+    (void)owner;
+    *chunk = (nh_str){piece, sizeof piece};
     return NH_OK;
 }
 
@@ -209,6 +217,13 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
     if (is(path, "/log")) return log_all(self, event, response);
     if (is(path, "/describe")) return describe(self, event, response);
     if (is(path, "/stream")) return stream(response, 0);
+    if (is(path, "/stream-endless")) {
+        own(response, malloc(1), 0);
+        response->body = (nh_str){NULL, 0};
+        response->flags = NH_RESPONSE_STREAM;
+        response->next = endless;
+        return NH_OK;
+    }
     if (is(path, "/stream-fails")) return stream(response, 1);
     if (is(path, "/crash")) *(volatile int *)0 = 1;
     if (is(path, "/abort")) abort();
@@ -240,9 +255,17 @@ static nh_result control(void *state, uint32_t what) {
     return what == NH_CONTINUE ? NH_ERROR : NH_OK;
 }
 
-static void worker_stop(void *worker) { free(worker); }
+static void worker_stop(void *worker) {
+    __atomic_sub_fetch(&workers, 1, __ATOMIC_SEQ_CST);
+    free(worker);
+}
 
-static void stop(void *plugin) { (void)plugin; }
+static void stop(void *plugin) {
+    (void)plugin;
+#ifdef TEST_STOP_SPEAKS
+    dprintf(2, "stopped with %ld workers left\n", __atomic_load_n(&workers, __ATOMIC_SEQ_CST));
+#endif
+}
 
 #ifndef TEST_ABI_VERSION
 #define TEST_ABI_VERSION NH_ABI_VERSION
