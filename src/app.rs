@@ -122,7 +122,6 @@ impl App {
 
     async fn start_triggers(
         &mut self,
-        runtime: &Runtime,
         readiness: &Arc<Readiness>,
         children: &Children,
         purpose: Purpose,
