@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,18 @@ pub fn processor_bin() -> PathBuf {
     std::env::var_os("PROCESSOR_BIN").map_or_else(|| env!("CARGO_BIN_EXE_processor").into(), PathBuf::from)
 }
 
-/// A free port of the loopback interface.
+/// A free port of the loopback interface, below those that the kernel gives to clients: no connection can take it
+/// before the processor does.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static USED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Programs that run side by side begin at different places.
+        let next = std::process::id().wrapping_mul(7919).wrapping_add(USED.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (next % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// What to run.
