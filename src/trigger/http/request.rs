@@ -36,6 +36,9 @@ static HEAD_ONLY: [HeaderName; 17] = [
     LOG_LEVEL,
 ];
 
+/// Room that a body takes because it is announced: whoever only announces bodies must not keep others out.
+const TAKEN_AHEAD_BYTES: usize = 64 << 10;
+
 /// Why a request gets no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -155,7 +158,7 @@ pub(super) async fn read_body(
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(Refusal::TooLarge);
     }
-    let announced = announced.unwrap_or(0) as usize;
+    let announced = (announced.unwrap_or(0) as usize).min(TAKEN_AHEAD_BYTES);
     let mut permit = budget.take(announced).ok_or(Refusal::NoRoom)?;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         match frame.map_err(|_| Refusal::Broken)?.into_data() {
@@ -182,7 +185,7 @@ pub(super) async fn read_body(
     Ok(read)
 }
 
-/// A body that was not announced takes its room as it comes.
+/// What was not taken ahead takes its room as it comes.
 fn grow(
     permit: &mut BodyPermit,
     budget: &BodyBudget,
