@@ -198,7 +198,7 @@ fn usage(wrong: &str) -> Exit {
 
 /// Serve one handler file without configuration.
 #[derive(Parser)]
-#[command(name = "processor dev")]
+#[command(name = "processor dev", bin_name = "processor dev")]
 struct DevArguments {
     /// The handler's file, and after a colon the handler's name in it; without it the demonstration handler
     #[arg(value_name = "FILE[:HANDLER]")]
@@ -219,7 +219,7 @@ struct DevArguments {
 
 /// Check a function configuration and show its effective limits.
 #[derive(Parser)]
-#[command(name = "processor check")]
+#[command(name = "processor check", bin_name = "processor check")]
 struct CheckArguments {
     /// The function configuration
     #[arg(value_name = "FILE", default_value = CONFIG)]
@@ -379,7 +379,7 @@ mod tests {
         }
         let help = parse_words("dev --help").expect_err("help");
         assert_eq!((help.code, help.stream), (0, Stream::Stdout));
-        assert!(help.text.contains("FILE[:HANDLER]"), "{}", help.text);
+        assert!(help.text.contains("Usage: processor dev [OPTIONS] [FILE[:HANDLER]]"), "{}", help.text);
     }
 
     #[test]

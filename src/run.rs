@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,12 +73,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Some parents signal the process and then the whole group it is in: what follows this soon is the same request.
+const ONE_REQUEST: Duration = Duration::from_millis(100);
+
 /// Drains; a second signal shortens it.
 pub async fn drain(app: App, mut stops: Stops) {
     let hurry = CancellationToken::new();
     let again = hurry.clone();
     let listening = tokio::spawn(async move {
+        let asked = Instant::now();
         stops.next().await;
+        while asked.elapsed() < ONE_REQUEST {
+            stops.next().await;
+        }
         again.cancel();
     });
     app.drain(hurry).await;

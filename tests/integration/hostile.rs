@@ -310,6 +310,20 @@ fn an_answer_that_does_not_wait_for_the_body_says_that_it_is_the_last() {
 }
 
 #[test]
+fn bodies_that_are_only_announced_keep_nobody_out() {
+    let processor = Setup::library(rust_library()).env("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", "3000000").start();
+    let announced = post("Content-Length: 900000\r\n", "a");
+    let mut idle: Vec<Client> = (0..20).map(|_| client(&processor)).collect();
+    idle.iter_mut().for_each(|client| client.send(&announced));
+    assert!(serves(&processor));
+    let sent = "b".repeat(1_000_000);
+    assert_eq!(processor.post("/echo", &sent).status, 200);
+    let too_much = "b".repeat(3_500_000);
+    assert_eq!(processor.post("/echo", &too_much).status, 503);
+    assert_eq!(processor.post("/echo", &sent).status, 200, "what was refused gave its room back");
+}
+
+#[test]
 fn a_stream_without_chunks_ends_with_its_connection_and_says_so() {
     let processor = start(json!({}));
     let mut client = client(&processor);

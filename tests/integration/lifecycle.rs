@@ -119,11 +119,29 @@ fn a_second_signal_skips_the_wait() {
         processor.signal(TERM);
         processor.stdout.wait_for_record("Got system signal");
         wait_until("the first was seen", || processor.health("/ready") == 503);
+        std::thread::sleep(Duration::from_millis(150)); // What comes sooner belongs to the first.
         processor.signal(second);
         assert_gone(&mut processor, &children);
         assert!(!held.join().unwrap(), "it was cut off");
         processor.stdout.wait_for_record("Stopping before everything has ended");
     }
+}
+
+/// `timeout` signals its child and then the group that the child is in.
+#[test]
+fn two_signals_at_once_are_one_request_to_stop() {
+    let mut processor = hold().start();
+    let mut client = Client::connect(processor.http());
+    client.send_post("/hold", b"");
+    processor.stdout.wait_for_record("holding");
+    processor.signal(TERM);
+    processor.signal(INT);
+    processor.stdout.wait_for_record("Got system signal");
+    wait_until("the stop has begun", || processor.health("/ready") == 503);
+    std::thread::sleep(Duration::from_millis(150)); // A hurried stop would be over by now.
+    processor.touch("go");
+    assert_eq!(client.read_answer(false).unwrap().status, 200);
+    assert_eq!(processor.end().code(), Some(0));
 }
 
 #[test]

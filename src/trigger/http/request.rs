@@ -38,6 +38,9 @@ static HEAD_ONLY: [HeaderName; 17] = [
     LOG_LEVEL,
 ];
 
+/// Room that a body takes because it is announced: whoever only announces bodies must not keep others out.
+const TAKEN_AHEAD_BYTES: usize = 64 << 10;
+
 /// Why a request gets no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -158,7 +161,7 @@ pub(super) async fn read_body(
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(Refusal::TooLarge);
     }
-    let announced = announced.unwrap_or(0) as usize;
+    let announced = (announced.unwrap_or(0) as usize).min(TAKEN_AHEAD_BYTES);
     let mut permit = budget.take(announced).ok_or(Refusal::NoRoom)?;
     // Taken for every body: it belongs to this request or to none.
     let first_chunk = activity.take_first_chunk_size();
@@ -199,7 +202,7 @@ pub(super) async fn read_body(
     Ok(read)
 }
 
-/// A body that was not announced takes its room as it comes.
+/// What was not taken ahead takes its room as it comes.
 fn grow(
     permit: &mut BodyPermit,
     budget: &BodyBudget,
