@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Permit;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::plugin;
 use super::plugin::worker::{CallOutcome, Control, Pull};
@@ -144,21 +144,23 @@ impl Workers {
         let workers = self.clone();
         let task = async move {
             // Threads are as many as permits: whoever has to wait for one blocks none.
-            let _permit = match &workers.calls {
-                Some(calls) => calls.acquire().await.ok(),
-                None => None,
-            };
+            let permit = workers.permit().await;
             let Desk { callable, slot, .. } = &mut *desk;
             let outcome = workers.call(slot, job, |event, cancelled, deadline| match callable {
                 Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
                 _ => CallOutcome::Answer(builtin::handle(event)),
             });
+            drop(permit);
             match outcome {
                 Some(outcome) => workers.conclude(desk, outcome).await,
                 None => std::mem::forget(desk), // Given up: the plugin must not see its worker stopped.
             }
         };
         self.runtime.spawn(task);
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.calls.as_ref()?.acquire().await.ok()
     }
 
     /// The call itself, watched. `None`: it was given up meanwhile.
@@ -231,13 +233,14 @@ impl Workers {
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
-            let Some(place) = room(&pieces, deadline).await else {
+            let Some((place, permit)) = self.room(&pieces, deadline).await else {
                 failed = true;
                 break;
             };
             self.monitor.mark(slot, begun);
             let piece = pull.next();
             slot.unmark();
+            drop(permit);
             if slot.given_up() {
                 std::mem::forget(pull);
                 self.monitor.returned();
@@ -262,6 +265,24 @@ impl Workers {
         true
     }
 
+    /// Room for one more piece and leave to call for it; `None`: the client left, or the deadline came first.
+    async fn room<'a, T>(
+        &'a self,
+        pieces: &'a mpsc::Sender<T>,
+        deadline: Option<Instant>,
+    ) -> Option<(Permit<'a, T>, Option<SemaphorePermit<'a>>)> {
+        let ready = async {
+            let place = pieces.reserve().await.ok()?;
+            Some((place, self.permit().await))
+        };
+        let Some(deadline) = deadline else { return ready.await };
+        tokio::select! {
+            biased; // A client that keeps up does not move the deadline.
+            () = tokio::time::sleep_until(deadline.into()) => None,
+            ready = ready => ready,
+        }
+    }
+
     /// Ends all idle workers: termination callback, then stop. Call when nothing is in work.
     pub fn stop(&self) {
         for desk in self.queue.withdraw_idle() {
@@ -273,16 +294,6 @@ impl Workers {
                 Callable::Builtin => {}
             }
         }
-    }
-}
-
-/// Room for one more piece; `None`: the client left, or the deadline came first.
-async fn room<T>(pieces: &mpsc::Sender<T>, deadline: Option<Instant>) -> Option<Permit<'_, T>> {
-    let Some(deadline) = deadline else { return pieces.reserve().await.ok() };
-    tokio::select! {
-        biased; // A client that keeps up does not move the deadline.
-        () = tokio::time::sleep_until(deadline.into()) => None,
-        place = pieces.reserve() => place.ok(),
     }
 }
 
