@@ -4,6 +4,7 @@
 
 pub mod monitor;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,7 +175,12 @@ impl Workers {
         self.queue.counters().started(begun.duration_since(job.submitted));
         let deadline = self.event_timeout.map(|limit| begun + limit);
         self.monitor.open(slot, job.reply, begun);
-        let outcome = handler(*job.event, slot.cancelled(), deadline);
+        let event = *job.event;
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
+        // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
+        let outcome = outcome.unwrap_or_else(|_| {
+            CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
+        });
         let reply = slot.close();
         let given_up = slot.given_up();
         if given_up {
@@ -323,4 +329,39 @@ impl Stream for Pieces {
 /// A value behind a mutex that no panic can poison for good.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::event::{EventBody, EventId, Target, TriggerInfo};
+    use crate::metrics::PoolCounters;
+
+    #[tokio::test]
+    async fn a_panic_of_ours_breaks_the_worker_and_leaves_the_caller_an_answer() {
+        let (broken, _replace) = mpsc::channel(1);
+        let watch = monitor::Settings {
+            event_timeout: None,
+            runtime: Handle::current(),
+            queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
+            given_up: broken.clone(),
+            logger: Logger::silent(),
+        };
+        let workers = Workers::new(Monitor::start(watch).unwrap(), None, broken);
+        let event = Event {
+            id: EventId::Text("e".into()),
+            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
+            timestamp: SystemTime::UNIX_EPOCH,
+            target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
+            header_map: http::HeaderMap::new(),
+            body: EventBody::none(),
+            log_buffer: None,
+            extra: None,
+        };
+        let (job, _answer) = Job::new(Box::new(event), Duration::ZERO);
+        let call = workers.call(&Slot::new(0), job, |_, _, _| panic!("ours"));
+        assert!(matches!(call, Some((CallOutcome::Broken(_), Some(_), _))));
+    }
 }
