@@ -444,12 +444,19 @@ impl From<Bytes> for Body {
     }
 }
 
+/// Most headers of an answer; the map itself would panic at eight times as many.
+const HEADERS_MAX: usize = 4096;
+
 /// Appends one header of a handler's answer, mended as the trigger does it: line breaks in the value become blanks.
-/// A name that is no HTTP token and a value with other control bytes are refused; the caller drops them with a
-/// warning.
+/// A name that is no HTTP token, a value with other control bytes, and what is too much are refused; the caller drops
+/// them with a warning.
 pub fn append_header(headers: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), HeaderFault> {
     let name = HeaderName::from_bytes(name).map_err(|_| HeaderFault::Name)?;
-    headers.append(name, header_value(value)?);
+    let value = header_value(value)?;
+    if headers.len() >= HEADERS_MAX {
+        return Err(HeaderFault::TooMany);
+    }
+    headers.append(name, value);
     Ok(())
 }
 
@@ -472,6 +479,9 @@ pub enum HeaderFault {
     /// Control bytes.
     #[error("the value holds control bytes")]
     Value,
+    /// Beyond all reason.
+    #[error("the answer has more than {HEADERS_MAX} headers")]
+    TooMany,
 }
 
 /// Why there is no answer from the handler.

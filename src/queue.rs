@@ -30,6 +30,8 @@ pub type Reply = Result<Response, SubmitError>;
 /// Whoever handles an event answers here, once. Closed: nobody waits for the answer any more.
 pub type ReplySender = oneshot::Sender<Reply>;
 
+/// How often a full queue is searched for jobs whose clients have left.
+const CLEAR_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait of a job that went back to the queue.
 const AGAIN_WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -82,6 +84,7 @@ struct State<W> {
     /// Busy workers that would take an event ahead.
     hungry: VecDeque<W>,
     next_expiry: Option<Instant>,
+    cleared: Option<Instant>,
 }
 
 impl<W: PartialEq> Queue<W> {
@@ -92,6 +95,7 @@ impl<W: PartialEq> Queue<W> {
             idle: VecDeque::new(),
             hungry: VecDeque::new(),
             next_expiry: None,
+            cleared: None,
         };
         Self {
             state: Mutex::new(state),
@@ -134,6 +138,9 @@ impl<W: PartialEq> Queue<W> {
             counters.allocated_at_once.fetch_add(1, Relaxed);
             return Some((worker, job));
         }
+        if state.waiting.len() >= self.waiting_max {
+            self.clear(&mut state, job.submitted);
+        }
         if job.expires <= job.submitted || state.waiting.len() >= self.waiting_max {
             drop(state);
             counters.allocation_failures.fetch_add(1, Relaxed);
@@ -153,6 +160,20 @@ impl<W: PartialEq> Queue<W> {
         state.waiting.push_back(job);
         counters.waiting.fetch_add(1, Relaxed);
         None
+    }
+
+    /// Takes out the jobs that nobody waits for any more; not at every call, for it looks at all of them.
+    fn clear(&self, state: &mut State<W>, now: Instant) {
+        if state.cleared.is_some_and(|cleared| now.saturating_duration_since(cleared) < CLEAR_EVERY) {
+            return;
+        }
+        state.cleared = Some(now);
+        let before = state.waiting.len();
+        state.waiting.retain(|job| !job.reply.is_closed());
+        for _ in state.waiting.len()..before {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.one_ended();
+        }
     }
 
     /// The worker is free: it gets the next job, or is idle from now on (`None`).
@@ -388,6 +409,25 @@ mod tests {
         drop(reply);
         assert_eq!(id(&queue.next(0).unwrap().1), "here");
         assert_eq!(queue.counters.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn clients_that_left_make_room_in_a_full_queue() {
+        let queue = queue(0, 2);
+        let mut replies = Vec::new();
+        for name in ["gone", "here"] {
+            let (waits, reply) = job(name, 1000);
+            assert!(queue.admit(waits).is_none());
+            replies.push(reply);
+        }
+        drop(replies.remove(0));
+        let (late, mut reply) = job("late", 1000);
+        assert!(queue.admit(late).is_none());
+        assert!(reply.try_recv().is_err(), "it waits");
+        assert_eq!(queue.counters.waiting.load(Ordering::Relaxed), 2);
+        assert_eq!(queue.open.load(Ordering::Relaxed), 2);
+        assert_eq!(id(&queue.next(0).unwrap().1), "here");
+        assert_eq!(id(&queue.next(0).unwrap().1), "late");
     }
 
     #[test]

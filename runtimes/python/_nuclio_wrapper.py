@@ -1710,7 +1710,11 @@ def load(text):
 
 def terminate(number, frame):
     shim.stopping = True
-    if shim.waiting:
+    waiter = shim.waiter
+    if shim.waiting and waiter is not None and not waiter.done():
+        # Not raised: other kinds of loops keep what signal handlers raise.
+        shim.loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+    elif shim.waiting:
         raise Stop
 
 

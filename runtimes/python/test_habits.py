@@ -2,10 +2,11 @@
 
 import json
 import signal
+import subprocess
 import time
 import unittest
 
-from test_wrapper import LOG, Shim, event
+from test_wrapper import LOG, PYTHON, Shim, event
 
 
 class Names(unittest.TestCase):
@@ -249,6 +250,34 @@ class Tasks(unittest.TestCase):
         with Shim(source) as shim:
             for turn in range(2):
                 self.assertEqual(shim.call().body, b"ran")
+
+
+HAS_UVLOOP = subprocess.run([PYTHON, "-c", "import uvloop"], stderr=subprocess.DEVNULL).returncode == 0
+
+
+@unittest.skipUnless(HAS_UVLOOP, "no uvloop")
+class OtherLoops(unittest.TestCase):
+    SETUP = "import asyncio, uvloop\nasyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n"
+
+    def test_events_tasks_and_the_end(self):
+        source = self.SETUP + (
+            "state = []\nasync def later():\n    await asyncio.sleep(0.02)\n    state.append(1)\n"
+            "async def handler(c, e):\n    loop = asyncio.get_running_loop()\n    loop.create_task(later())\n"
+            "    return '%s %d' % (type(loop).__module__, len(state))\n")
+        with Shim(source) as shim:
+            self.assertEqual(shim.call().body, b"uvloop 0")
+            time.sleep(0.2)
+            self.assertEqual(shim.call().body, b"uvloop 1")
+            self.assertEqual(shim.finish(), 0)
+
+    def test_terminates(self):
+        for call in (False, True):
+            with Shim(self.SETUP + "def handler(c, e): return 'x'\n") as shim:
+                if call:
+                    shim.call()
+                time.sleep(0.1)
+                shim.process.terminate()
+                self.assertEqual(shim.process.wait(3), 0)
 
 
 if __name__ == "__main__":

@@ -417,6 +417,25 @@ serve(lambda id, path, body: os._exit(4) if path == '/fault' else echo(id, path,
 }
 
 #[test]
+fn an_answer_with_more_headers_than_anything_can_hold_costs_no_worker() {
+    let source = "
+def handler(context, event):
+    count = int(event.body or 0)
+    return context.Response(headers={'x-%d' % n: 'v' for n in range(count)}, body='made')
+";
+    let mut processor = Setup::python(source).start();
+    for count in ["40000", "10"] {
+        // What the client makes of thousands of headers is its business.
+        drop(processor.send("/", count).join());
+    }
+    assert_eq!(processor.post("/", "1").text(), "made");
+    assert_eq!(processor.all_restarts(), 0);
+    processor.wait_in_flight(0);
+    processor.signal(15);
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
 fn what_init_context_logs_is_in_the_log() {
     let source = "
 def init_context(context):

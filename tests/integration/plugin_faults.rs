@@ -195,6 +195,24 @@ fn a_stream_whose_client_stalls_is_cut_at_its_deadline_and_its_worker_serves_oth
     processor.wait_in_flight(0);
 }
 
+#[test]
+fn streams_whose_clients_stall_keep_no_call_from_being_made() {
+    let Some(library) = c_library("stalled-streams", &["-DTEST_ALL_WORKERS"]) else { return };
+    let processor = Setup::library(&library).trigger(json!({"numWorkers": 300})).start();
+    // More than may call at once.
+    let clients: Vec<_> = (0..260)
+        .map(|_| {
+            let mut client = Client::connect(processor.http());
+            client.send_post("/stream-endless", b"");
+            client.read_head().unwrap();
+            client
+        })
+        .collect();
+    assert_eq!(processor.post("/echo", "next").text(), "next");
+    drop(clients);
+    processor.wait_in_flight(0);
+}
+
 /// A fault ends the processor; it says of what, where and what would help.
 fn check_crash(library: &Path, path: &str, signal: i32, name: &str) {
     let mut processor = Setup::library(library).start();

@@ -4,6 +4,7 @@
 
 pub mod monitor;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Permit;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::plugin;
 use super::plugin::worker::{CallOutcome, Control, Pull};
@@ -144,21 +145,23 @@ impl Workers {
         let workers = self.clone();
         let task = async move {
             // Threads are as many as permits: whoever has to wait for one blocks none.
-            let _permit = match &workers.calls {
-                Some(calls) => calls.acquire().await.ok(),
-                None => None,
-            };
+            let permit = workers.permit().await;
             let Desk { callable, slot, .. } = &mut *desk;
             let outcome = workers.call(slot, job, |event, cancelled, deadline| match callable {
                 Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
                 _ => CallOutcome::Answer(builtin::handle(event)),
             });
+            drop(permit);
             match outcome {
                 Some(outcome) => workers.conclude(desk, outcome).await,
                 None => std::mem::forget(desk), // Given up: the plugin must not see its worker stopped.
             }
         };
         self.runtime.spawn(task);
+    }
+
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.calls.as_ref()?.acquire().await.ok()
     }
 
     /// The call itself, watched. `None`: it was given up meanwhile.
@@ -172,7 +175,12 @@ impl Workers {
         self.queue.counters().started(begun.duration_since(job.submitted));
         let deadline = self.event_timeout.map(|limit| begun + limit);
         self.monitor.open(slot, job.reply, begun);
-        let outcome = handler(*job.event, slot.cancelled(), deadline);
+        let event = *job.event;
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
+        // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
+        let outcome = outcome.unwrap_or_else(|_| {
+            CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
+        });
         let reply = slot.close();
         let given_up = slot.given_up();
         if given_up {
@@ -231,13 +239,14 @@ impl Workers {
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
-            let Some(place) = room(&pieces, deadline).await else {
+            let Some((place, permit)) = self.room(&pieces, deadline).await else {
                 failed = true;
                 break;
             };
             self.monitor.mark(slot, begun);
             let piece = pull.next();
             slot.unmark();
+            drop(permit);
             if slot.given_up() {
                 std::mem::forget(pull);
                 self.monitor.returned();
@@ -262,6 +271,24 @@ impl Workers {
         true
     }
 
+    /// Room for one more piece and leave to call for it; `None`: the client left, or the deadline came first.
+    async fn room<'a, T>(
+        &'a self,
+        pieces: &'a mpsc::Sender<T>,
+        deadline: Option<Instant>,
+    ) -> Option<(Permit<'a, T>, Option<SemaphorePermit<'a>>)> {
+        let ready = async {
+            let place = pieces.reserve().await.ok()?;
+            Some((place, self.permit().await))
+        };
+        let Some(deadline) = deadline else { return ready.await };
+        tokio::select! {
+            biased; // A client that keeps up does not move the deadline.
+            () = tokio::time::sleep_until(deadline.into()) => None,
+            ready = ready => ready,
+        }
+    }
+
     /// Ends all idle workers: termination callback, then stop. Call when nothing is in work.
     pub fn stop(&self) {
         for desk in self.queue.withdraw_idle() {
@@ -273,16 +300,6 @@ impl Workers {
                 Callable::Builtin => {}
             }
         }
-    }
-}
-
-/// Room for one more piece; `None`: the client left, or the deadline came first.
-async fn room<T>(pieces: &mpsc::Sender<T>, deadline: Option<Instant>) -> Option<Permit<'_, T>> {
-    let Some(deadline) = deadline else { return pieces.reserve().await.ok() };
-    tokio::select! {
-        biased; // A client that keeps up does not move the deadline.
-        () = tokio::time::sleep_until(deadline.into()) => None,
-        place = pieces.reserve() => place.ok(),
     }
 }
 
@@ -312,4 +329,39 @@ impl Stream for Pieces {
 /// A value behind a mutex that no panic can poison for good.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::event::{EventBody, EventId, Target, TriggerInfo};
+    use crate::metrics::PoolCounters;
+
+    #[tokio::test]
+    async fn a_panic_of_ours_breaks_the_worker_and_leaves_the_caller_an_answer() {
+        let (broken, _replace) = mpsc::channel(1);
+        let watch = monitor::Settings {
+            event_timeout: None,
+            runtime: Handle::current(),
+            queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
+            given_up: broken.clone(),
+            logger: Logger::silent(),
+        };
+        let workers = Workers::new(Monitor::start(watch).unwrap(), None, broken);
+        let event = Event {
+            id: EventId::Text("e".into()),
+            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
+            timestamp: SystemTime::UNIX_EPOCH,
+            target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
+            header_map: http::HeaderMap::new(),
+            body: EventBody::none(),
+            log_buffer: None,
+            extra: None,
+        };
+        let (job, _answer) = Job::new(Box::new(event), Duration::ZERO);
+        let call = workers.call(&Slot::new(0), job, |_, _, _| panic!("ours"));
+        assert!(matches!(call, Some((CallOutcome::Broken(_), Some(_), _))));
+    }
 }
