@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -213,6 +214,18 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
         self->host->log(self->ref, event, NH_LOG_INFO, text("blocking"), NULL, 0);
         while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         return NH_OK;
+    }
+    if (is(path, "/child")) { /* that ends a while before it is waited for, having left one of its own */
+        int status = 0;
+        pid_t child = fork();
+        if (child == 0) {
+            if (fork() == 0) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+            _exit(7);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        if (waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7) return NH_OK;
+        response->body = text("somebody else waited for it");
+        return NH_ERROR;
     }
     if (is(path, "/log")) return log_all(self, event, response);
     if (is(path, "/describe")) return describe(self, event, response);
