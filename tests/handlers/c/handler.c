@@ -280,6 +280,10 @@ static void stop(void *plugin) {
 #endif
 }
 
+#ifdef TEST_DESTRUCTOR
+__attribute__((destructor)) static void destroy(void) { dprintf(2, "destroyed\n"); }
+#endif
+
 #ifndef TEST_ABI_VERSION
 #define TEST_ABI_VERSION NH_ABI_VERSION
 #endif
