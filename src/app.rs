@@ -26,8 +26,9 @@ use crate::metrics::TriggerCounters;
 use crate::metrics::text::{Exposition, Source};
 use crate::pool::{self, CALLS_MAX, Pool};
 use crate::reaper::{self, Children};
+use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
-use crate::runtime::{Runtime, runtime_name};
+use crate::runtime::plugin::Library;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
 
@@ -223,8 +224,9 @@ impl App {
         &self.logger
     }
 
-    /// Stops: nothing accepted is lost, and it takes no longer than that. `hurry`: whoever asks again.
-    pub async fn drain(mut self, hurry: CancellationToken) {
+    /// Stops: nothing accepted is lost, and it takes no longer than that. `hurry`: whoever asks again. False: calls of
+    /// a handler library still run, so the process must [`leave`].
+    pub async fn drain(mut self, hurry: CancellationToken) -> bool {
         self.shutdown.draining.cancel();
         let limit = self.config.function.triggers.iter().map(|trigger| trigger.termination_timeout).max();
         let limit = limit.unwrap_or(Duration::from_secs(10));
@@ -236,12 +238,13 @@ impl App {
             self.logger.warn("Stopping before everything has ended", fields! {});
         }
         self.shutdown.kill.cancel();
-        stop_runtime(self.runtime, &self.logger).await;
+        let stopped = stop_runtime(self.runtime, &self.logger).await;
         self.logger.info("All triggers are terminated", fields! {});
         self.logger.info("Processor quitting", fields! {});
         self.admin.stop().await;
         self.events.stop.cancel();
         self.logger.writer().flush(LAST_MOMENTS);
+        stopped
     }
 
     /// False: time ran out.
@@ -278,14 +281,20 @@ impl App {
     }
 }
 
-/// Ends what the workers shared; whoever takes long over it is not waited for.
-async fn stop_runtime(runtime: Runtime, logger: &Logger) {
+/// Ends the process with code 0, whatever a handler library is still doing.
+pub fn leave() -> ! {
+    Library::leave()
+}
+
+/// Ends what the workers shared; whoever takes long over it is not waited for. False: it has not ended.
+async fn stop_runtime(runtime: Runtime, logger: &Logger) -> bool {
     let stop = tokio::task::spawn_blocking(move || runtime.stop());
     match tokio::time::timeout(LAST_MOMENTS, stop).await {
-        Ok(Ok(true)) => {}
+        Ok(Ok(true)) => return true,
         Ok(_) => logger.debug("Handler library is still in use and not stopped", fields! {}),
         Err(_) => logger.warn("Handler library takes too long to stop", fields! {}),
     }
+    false
 }
 
 /// A side server that could not be started: an error, or a line in the log.
@@ -441,7 +450,7 @@ fn view(
             "metadata": {"name": function.name, "namespace": function.namespace},
             "TriggerName": trigger.name,
             "TriggerKind": trigger.kind.name(),
-            "runtime": runtime_name(function.runtime),
+            "runtime": function.runtime.name(),
         },
     });
     if let TriggerKind::Http(http) = &trigger.kind {

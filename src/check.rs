@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::config::duration::format;
 use crate::config::{Config, Env, HttpTrigger, Level, LogEncoding, LogSink, Trigger, TriggerKind};
+use crate::{runtime, trigger};
 
 /// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
 pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) -> io::Result<bool> {
@@ -24,22 +25,23 @@ fn write_config(config: &Config, out: &mut dyn Write) -> io::Result<bool> {
     for warning in &config.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let unsupported = unsupported(config);
-    for (name, kind) in &unsupported {
-        writeln!(out, "error: spec.triggers.{name}.kind: this build cannot serve triggers of kind {kind}")?;
+    let refusals = refusals(config);
+    for refusal in &refusals {
+        writeln!(out, "error: {refusal}")?;
     }
     write_function(config, out)?;
     for trigger in &config.function.triggers {
         write_trigger(trigger, out)?;
     }
     write_platform(config, out)?;
-    Ok(unsupported.is_empty())
+    Ok(refusals.is_empty())
 }
 
-fn unsupported(config: &Config) -> Vec<(&str, &str)> {
-    let kind = |trigger: &'_ Trigger| matches!(trigger.kind, TriggerKind::Unsupported(_));
-    let triggers = config.function.triggers.iter().filter(|trigger| kind(trigger));
-    triggers.map(|trigger| (trigger.name.as_str(), trigger.kind.name())).collect()
+/// What this build cannot serve, as a start says it.
+fn refusals(config: &Config) -> Vec<String> {
+    let runtime = runtime::check(config.function.runtime).err().map(|error| error.to_string());
+    let triggers = config.function.triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
+    runtime.into_iter().chain(triggers.map(|error| error.to_string())).collect()
 }
 
 fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use crate::app::{App, Purpose};
+use crate::app::{self, App, Purpose};
 use crate::cli::Dev;
 use crate::config::{Config, Env, LogEncoding, RuntimeKind};
 use crate::fields;
@@ -123,11 +123,13 @@ async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
     tokio::select! {
         name = stops.next() => {
             app.logger().warn("Got system signal", fields! {"signal" => name});
-            run::drain(app, stops).await;
+            if !run::drain(app, stops).await {
+                app::leave();
+            }
             Ok(())
         }
         changed = watched.changed() => {
-            run::drain(app, stops).await;
+            run::drain(app, stops).await; // What still runs ends with the program.
             restart(&changed)
         }
     }

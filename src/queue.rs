@@ -236,11 +236,6 @@ impl<W: PartialEq> Queue<W> {
         self.lock().idle.drain(..).collect()
     }
 
-    /// A busy worker takes nothing ahead any more.
-    pub fn sated(&self, worker: &W) {
-        self.lock().hungry.retain(|other| other != worker);
-    }
-
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
         use std::sync::atomic::Ordering::Relaxed;

@@ -1,5 +1,6 @@
 //! The duty of process 1: reap children that nobody here started. A shim's status must never be taken from its
-//! owner, so only processes that are not in [`Children`] are reaped.
+//! owner, so only processes that are not in [`Children`] are reaped; nor may it be
+//! taken from a handler library that started a process.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,12 +53,10 @@ pub fn start(children: Children) {
     });
 }
 
-/// The pids of all our children.
+/// The pids of the main thread's children. Orphans become its children; what a handler library started on a thread of
+/// its own is not among them, and that library waits for it.
 fn children() -> Vec<i32> {
-    let mut pids = Vec::new();
-    for thread in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let list = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        pids.extend(list.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
-    }
-    pids
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    let list = std::fs::read_to_string(path).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Purpose};
+use crate::app::{self, App, Purpose};
 use crate::config::{self, Config, ConfigError, Env};
 use crate::fields;
 use crate::logging::sink::Writer;
@@ -69,15 +69,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let name = stops.next().await;
     app.logger().warn("Got system signal", fields! {"signal" => name});
-    drain(app, stops).await;
+    if !drain(app, stops).await {
+        app::leave();
+    }
     Ok(())
 }
 
 /// Some parents signal the process and then the whole group it is in: what follows this soon is the same request.
 const ONE_REQUEST: Duration = Duration::from_millis(100);
 
-/// Drains; a second signal shortens it.
-pub async fn drain(app: App, mut stops: Stops) {
+/// Drains; a second signal shortens it. False: the process must [`app::leave`].
+pub async fn drain(app: App, mut stops: Stops) -> bool {
     let hurry = CancellationToken::new();
     let again = hurry.clone();
     let listening = tokio::spawn(async move {
@@ -88,8 +90,9 @@ pub async fn drain(app: App, mut stops: Stops) {
         }
         again.cancel();
     });
-    app.drain(hurry).await;
+    let ended = app.drain(hurry).await;
     listening.abort();
+    ended
 }
 
 /// The signals that ask for a stop.

@@ -53,11 +53,7 @@ impl Runtime {
                 let library = plugin::Library::load(config.env.golang_plugin.as_deref(), &settings)?;
                 Ok(Self::InProcess(inprocess::Source::Library(library)))
             }
-            other => {
-                let found =
-                    format!("spec.runtime is {}, which this build cannot serve yet", runtime_name(other));
-                Err(StartError::new(found, "it serves python, golang (compiled handlers) and nuclio:builtin"))
-            }
+            other => Err(not_served(other)),
         }
     }
 
@@ -80,16 +76,16 @@ impl Runtime {
     }
 }
 
-/// The name of a runtime in `spec.runtime`.
-pub fn runtime_name(kind: RuntimeKind) -> &'static str {
-    match kind {
-        RuntimeKind::Builtin => "nuclio:builtin",
-        RuntimeKind::Golang => "golang",
-        RuntimeKind::Python => "python",
-        RuntimeKind::NodeJs => "nodejs",
-        RuntimeKind::Java => "java",
-        RuntimeKind::DotNetCore => "dotnetcore",
-        RuntimeKind::Ruby => "ruby",
-        RuntimeKind::Shell => "shell",
-    }
+/// Refuses a kind of runtime that this build cannot serve.
+///
+/// # Errors
+/// Names the kind and those that are served.
+pub fn check(kind: RuntimeKind) -> Result<(), StartError> {
+    let in_process = matches!(kind, RuntimeKind::Builtin | RuntimeKind::Golang);
+    if in_process || languages::of(kind).is_some() { Ok(()) } else { Err(not_served(kind)) }
+}
+
+fn not_served(kind: RuntimeKind) -> StartError {
+    let found = format!("spec.runtime is {}, which this build cannot serve yet", kind.name());
+    StartError::new(found, "it serves python, golang (compiled handlers) and nuclio:builtin")
 }

@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["config"]),
-    ("check", &["config"]),
+    ("check", &["config", "runtime", "trigger"]),
     ("run", &["app", "config", "logging", "reaper"]),
     ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),
 ];

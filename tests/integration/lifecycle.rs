@@ -234,6 +234,22 @@ fn a_library_is_stopped_once_after_its_last_worker_and_not_while_one_is_stuck() 
 }
 
 #[test]
+fn a_stop_runs_no_destructors_under_a_call_that_does_not_return() {
+    let Some(library) = c_library("destructor", &["-DTEST_DESTRUCTOR"]) else { return };
+    for (path, expected) in [("/echo", true), ("/block", false)] {
+        let setup = Setup::library(&library).spec(json!({"eventTimeout": "300ms"}));
+        let mut processor = setup.trigger(json!({"workerTerminationTimeout": "1s"})).start();
+        processor.post(path, &processor.directory.path().join("never").display().to_string());
+        if !expected {
+            wait_until("it is given up", || processor.restarts("timeout") == 1);
+        }
+        processor.signal(TERM);
+        assert_gone(&mut processor, &[]);
+        assert_eq!(processor.stderr.lines().iter().any(|line| line == "destroyed"), expected, "{path}");
+    }
+}
+
+#[test]
 fn a_stop_while_a_handler_is_loaded_ends_at_once_and_leaves_nobody() {
     let source = "import os, sys, time\nos.fork()\nsys.stderr.write('loading\\n')\ntime.sleep(60)\n";
     for signal in [TERM, INT, ABRT] {

@@ -74,6 +74,18 @@ fn as_process_1_it_reaps_orphans_keeps_its_shims_and_drains() {
 }
 
 #[test]
+fn as_process_1_it_leaves_the_children_of_a_handler_library_to_it() {
+    let Some(library) = crate::support::plain_c_library().filter(|_| permitted()) else { return };
+    let outer = Setup::library(&library).start_redirected(as_process_1);
+    let inner = children_of(outer.child.id())[0];
+    for _ in 0..3 {
+        let answer = outer.get("/child");
+        assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    }
+    wait_until("no orphan is left", || children_of(inner as u32).is_empty());
+}
+
+#[test]
 fn as_process_1_it_can_be_stopped_while_it_starts() {
     if !permitted() {
         return;

@@ -222,7 +222,7 @@ fn check_crash(library: &Path, path: &str, signal: i32, name: &str) {
     let status = processor.end();
     assert_eq!(status.signal(), Some(signal), "{status}");
     let text = processor.stderr.text();
-    for part in [name, "in the handler", &library.display().to_string(), "exec"] {
+    for part in [name, "in the handler", &library.display().to_string(), "handlerForm: executable"] {
         assert!(text.contains(part), "no {part} in {text:?}");
     }
 }

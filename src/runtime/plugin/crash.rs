@@ -144,7 +144,7 @@ fn say(place: usize, address: Option<usize>) {
     message.add(LIBRARY.get().map_or(b"", |path| path));
     message.add(
         b". A handler library shares the processor's memory, so its faults end both; in exec form \
-        (spec.runtimeAttributes.handlerForm: exec) it runs in a process of its own and is replaced.\n",
+        (spec.runtimeAttributes.handlerForm: executable) it runs in a process of its own and is replaced.\n",
     );
     // SAFETY: the bytes are initialized; write is async-signal-safe. Whether it succeeds makes no difference.
     unsafe { libc::write(2, message.bytes.as_ptr().cast(), message.len) };

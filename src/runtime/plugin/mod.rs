@@ -140,6 +140,11 @@ impl Library {
         }
     }
 
+    /// Ends the process with code 0 while the plugin is in use, without the destructors that it may have registered.
+    pub fn leave() -> ! {
+        ffi::leave(0)
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

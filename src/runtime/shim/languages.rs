@@ -77,6 +77,10 @@ impl Language {
     /// # Errors
     /// One of them is missing, or the shim is one of protocol 1.
     pub fn launch(&self, config: &Config, logger: &Logger) -> Result<Launch, StartError> {
+        if config.env.shim_protocol == Some(1) {
+            let advice = "this build speaks shim protocol 2 only; unset it";
+            return Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", advice));
+        }
         let program = self.find_interpreter(&config.env)?;
         let mut arguments: Vec<OsString> = self.options.iter().map(OsString::from).collect();
         let mut files = Vec::new();
@@ -165,10 +169,6 @@ impl Language {
         text.truncate(MARKER_BYTES);
         let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
         match wanted {
-            Some(1) => Err(StartError::new(
-                "NUCLIO_SHIM_PROTOCOL is 1",
-                "this build speaks shim protocol 2 only; unset it",
-            )),
             Some(_) => Ok(()),
             None if ours => Ok(()),
             None => Err(StartError::new(

@@ -89,6 +89,10 @@ impl Recipe {
             Ok(hello) => {
                 let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
                 logger.debug("Worker is ready", fields);
+                if self.in_flight_max > hello.in_flight_max && id.index == 0 {
+                    let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};
+                    logger.warn("Fewer events in work per worker than mode: async asks for", fields);
+                }
                 Ok(Running { process, commands, ended })
             }
             Err(failure) => Err(self.explain(id, &mut process, failure).await),

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -214,6 +215,18 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
         while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         return NH_OK;
     }
+    if (is(path, "/child")) { /* that ends a while before it is waited for, having left one of its own */
+        int status = 0;
+        pid_t child = fork();
+        if (child == 0) {
+            if (fork() == 0) nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+            _exit(7);
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        if (waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7) return NH_OK;
+        response->body = text("somebody else waited for it");
+        return NH_ERROR;
+    }
     if (is(path, "/log")) return log_all(self, event, response);
     if (is(path, "/describe")) return describe(self, event, response);
     if (is(path, "/stream")) return stream(response, 0);
@@ -266,6 +279,10 @@ static void stop(void *plugin) {
     dprintf(2, "stopped with %ld workers left\n", __atomic_load_n(&workers, __ATOMIC_SEQ_CST));
 #endif
 }
+
+#ifdef TEST_DESTRUCTOR
+__attribute__((destructor)) static void destroy(void) { dprintf(2, "destroyed\n"); }
+#endif
 
 #ifndef TEST_ABI_VERSION
 #define TEST_ABI_VERSION NH_ABI_VERSION
