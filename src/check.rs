@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::config::duration::format;
 use crate::config::{Config, Env, HttpTrigger, Level, LogEncoding, LogSink, Trigger, TriggerKind};
-use crate::{runtime, trigger};
+use crate::runtime;
+use crate::trigger;
 
 /// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
 pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) -> io::Result<bool> {
@@ -186,10 +187,22 @@ platform
     }
 
     #[test]
-    fn a_trigger_this_build_cannot_serve_is_an_error() {
+    fn what_this_build_cannot_serve_is_an_error() {
         let (good, text) = run("10-no-http-trigger.yaml", "absent");
         assert!(!good);
-        assert!(text.starts_with("error: spec.triggers.tick.kind: "), "{text}");
+        assert!(
+            text.starts_with("error: trigger tick is of kind cron, which this build cannot serve"),
+            "{text}"
+        );
         assert!(text.contains("answers /__internal/health only"), "{text}");
+    }
+    #[test]
+    fn runtimes_and_settings_that_cannot_be_served_are_errors_too() {
+        let (good, text) = run("04-several-triggers.yaml", "absent");
+        assert!(!good);
+        assert!(text.contains("error: spec.runtime is nodejs, which this build cannot serve yet"), "{text}");
+        let (good, text) = run("07-batching.yaml", "absent");
+        assert!(!good);
+        assert!(text.contains("error: trigger default-http: batch cannot be served"), "{text}");
     }
 }
