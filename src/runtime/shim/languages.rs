@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::process::{Launch, anonymous_file, program_path};
+use super::process::{Launch, anonymous_file, compile_ahead, program_path};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
@@ -35,6 +35,8 @@ pub struct Language {
     interpreter_variable: &'static str,
     /// Arguments before the shim's file.
     options: &'static [&'static str],
+    /// Arguments with which the interpreter starts fastest, for compiling the embedded shim.
+    compile_options: &'static [&'static str],
     /// Added to the child's environment.
     environment: fn(&Config) -> Vec<(String, OsString)>,
 }
@@ -55,6 +57,7 @@ pub static LANGUAGES: &[Language] = &[Language {
     interpreter: |env| env.python_exe.as_deref(),
     interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
     options: &["-u"],
+    compile_options: &["-I", "-S"],
     environment: python_environment,
 }];
 
@@ -100,6 +103,10 @@ impl Language {
                     files.push(anonymous_file(name, text).map_err(explain)?);
                 }
                 arguments.push(program_path().into());
+                if let Err(error) = compile_ahead(&program, self.compile_options, &files) {
+                    let fields = fields! {"language" => self.name, "err" => error.to_string()};
+                    logger.debug("Every worker compiles the embedded shim by itself", fields);
+                }
                 logger.info("Using the shim embedded in the processor", fields! {"language" => self.name});
             }
         }

@@ -75,6 +75,26 @@ fn holding(mut file: File, text: &str) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(file.into()))
 }
 
+/// Runs the program of an embedded shim once with the argument `compile`, beside the first workers: it fills the last of
+/// the files, whose lock it holds until it ends. Workers that find nothing there do without.
+pub fn compile_ahead(program: &Path, options: &[&str], files: &[Arc<OwnedFd>]) -> io::Result<()> {
+    let Some((code, others)) = files.split_last() else { return Ok(()) };
+    // Opened anew: a lock belongs to an opening, and this one goes to the child alone.
+    let code = File::options().read(true).write(true).open(format!("/proc/self/fd/{}", code.as_raw_fd()))?;
+    rustix::fs::flock(&code, rustix::fs::FlockOperation::LockExclusive)?;
+    let dup = |file: std::os::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, FIRST_FREE_FD);
+    let files = others.iter().map(|file| file.as_fd()).chain([code.as_fd()]).map(dup);
+    let files = files.collect::<Result<Vec<OwnedFd>, _>>()?;
+    let mut command = std::process::Command::new(program);
+    command.args(options).arg(program_path()).arg("compile");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    prepare_child(&mut command, files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD).collect());
+    let mut child = command.spawn()?;
+    let wait = move || drop(child.wait()); // As process 1 the reaper may have been quicker.
+    std::thread::Builder::new().name("compile".into()).stack_size(64 << 10).spawn(wait)?;
+    Ok(())
+}
+
 /// Path under which a child opens the program of an embedded shim.
 pub fn program_path() -> String {
     format!("/proc/self/fd/{FIRST_FILE_FD}")
