@@ -112,7 +112,7 @@ impl Admin {
             activity.set_phase(Phase::Service);
             let page = service.page(&request);
             activity.set_phase(Phase::Idle);
-            std::future::ready(page)
+            std::future::ready(Ok(page))
         };
         let server = Server::new(listener, limits, self.logger.clone(), answer)?;
         self.runtime.spawn(server.run(self.shutdown.clone()));

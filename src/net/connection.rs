@@ -1,5 +1,6 @@
 //! One connection: hyper's state machine, and what the server knows of it from outside.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -237,17 +238,14 @@ pub(super) async fn serve<S, F, B>(
     service: S,
 ) where
     S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
-    F: Future<Output = http::Response<B>>,
+    F: Future<Output = Result<http::Response<B>, Infallible>>,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
     let socket = Socket::new(stream, activity.clone());
     let seen = activity.clone();
-    let service = service_fn(move |request| {
-        let answer = service(request, seen.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
-    });
+    let service = service_fn(move |request| service(request, seen.clone()));
     let mut http = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
     let mut last_call: Option<Pin<Box<Sleep>>> = None;
     let mut closed = false;

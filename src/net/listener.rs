@@ -1,5 +1,6 @@
 //! Accepts connections, watches over them, closes them all.
 
+use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -117,7 +118,7 @@ pub struct Server<S> {
 impl<S, F, B> Server<S>
 where
     S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + 'static,
-    F: Future<Output = http::Response<B>> + Send + 'static,
+    F: Future<Output = Result<http::Response<B>, Infallible>> + Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -292,14 +293,14 @@ mod tests {
     use super::*;
     use crate::net::Phase;
 
-    type Page = http::Response<Full<Bytes>>;
+    type Page = Result<http::Response<Full<Bytes>>, Infallible>;
 
     fn limits() -> Limits {
         Limits { head_bytes_max: 4096, stall: Duration::from_secs(5), connections_max: 2 }
     }
 
     fn page(text: &'static str) -> Page {
-        http::Response::new(Full::new(Bytes::from_static(text.as_bytes())))
+        Ok(http::Response::new(Full::new(Bytes::from_static(text.as_bytes()))))
     }
 
     fn served(_: http::Request<Incoming>, activity: Arc<Activity>) -> Ready<Page> {
@@ -427,7 +428,7 @@ mod tests {
         static BIG: [u8; 20 << 20] = [b'x'; 20 << 20];
         let (address, _shutdown, _running) = start(|_, activity: Arc<Activity>| {
             activity.set_phase(Phase::Idle);
-            std::future::ready(http::Response::new(Full::new(Bytes::from_static(&BIG))))
+            std::future::ready(Ok(http::Response::new(Full::new(Bytes::from_static(&BIG)))))
         });
         let ask = async || {
             let socket = TcpSocket::new_v4().unwrap();

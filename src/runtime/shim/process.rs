@@ -88,7 +88,10 @@ pub fn compile_ahead(program: &Path, options: &[&str], files: &[Arc<OwnedFd>]) -
     let mut command = std::process::Command::new(program);
     command.args(options).arg(program_path()).arg("compile");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    prepare_child(&mut command, files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD).collect());
+    prepare_child(
+        &mut command,
+        files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD).collect(),
+    );
     let mut child = command.spawn()?;
     let wait = move || drop(child.wait()); // As process 1 the reaper may have been quicker.
     std::thread::Builder::new().name("compile".into()).stack_size(64 << 10).spawn(wait)?;

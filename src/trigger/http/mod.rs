@@ -6,6 +6,7 @@ mod file;
 mod request;
 mod response;
 
+use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,10 +51,8 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
     }
     let service = {
         let http = http.clone();
-        move |request, activity: Arc<Activity>| {
-            let http = http.clone();
-            async move { http.handle(request, &activity).await }
-        }
+        // Not wrapped once more: the future is moved into its place for every request.
+        move |request, activity| http.clone().handle(request, activity)
     };
     let logger = http.cx.logger.clone();
     let server = Server::new(listener, limits, logger, service).map_err(|error| TriggerError::Bind {
@@ -66,18 +65,18 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
 
 impl Http {
     async fn handle(
-        &self,
+        self: Arc<Self>,
         request: http::Request<Incoming>,
-        activity: &Arc<Activity>,
-    ) -> http::Response<HttpBody> {
+        activity: Arc<Activity>,
+    ) -> Result<http::Response<HttpBody>, Infallible> {
         activity.set_phase(Phase::Service);
-        let mut answer = self.answer(request, activity).await;
+        let mut answer = self.answer(request, &activity).await;
         if activity.answer_closes() {
             answer.close();
         }
         let streamed = answer.is_streamed();
         activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
-        answer.finish(streamed.then(|| activity.clone()))
+        Ok(answer.finish(streamed.then_some(activity)))
     }
 
     async fn answer(&self, request: http::Request<Incoming>, activity: &Activity) -> Answer {
