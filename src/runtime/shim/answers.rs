@@ -80,7 +80,7 @@ impl Worker {
             self.logger.warn("Dropped a header of the handler's answer", fields);
         }
         if !answer.more {
-            let event = self.remove(key);
+            let event = self.remove(key, Some(answer.duration));
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
         }
@@ -116,7 +116,7 @@ impl Worker {
 
     fn end_stream(&mut self, key: usize, result: Result<(), HandlerError>) -> Result<(), ProtocolError> {
         self.count_stream(result.is_ok());
-        if let Some(stream) = self.remove(key).stream.take() {
+        if let Some(stream) = self.remove(key, None).stream.take() {
             stream.end(result);
         }
         Ok(())

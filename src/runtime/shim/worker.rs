@@ -346,8 +346,9 @@ impl Worker {
         }
     }
 
-    /// The event is no longer with the shim.
-    pub(super) fn remove(&mut self, key: usize) -> InFlight {
+    /// The event is no longer with the shim. `handler`: the time in the handler as the shim saw it, which does not count
+    /// how long either side waited for a processor.
+    pub(super) fn remove(&mut self, key: usize, handler: Option<Duration>) -> InFlight {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
         if let Some(place) = self.order.iter().position(|other| *other == key) {
@@ -356,7 +357,7 @@ impl Worker {
         }
         let taken = event.begun.map(|begun| now.duration_since(begun));
         if let Some(taken) = taken {
-            self.pace.observe(taken, now);
+            self.pace.observe(handler.unwrap_or(taken), now);
             self.queue.finished(self.settings.index, taken);
         } else {
             self.queue.dropped();
@@ -376,7 +377,7 @@ impl Worker {
         self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let ahead = self.order.len() > self.begun;
         self.leaving = true; // What was written ahead does not begin here any more.
-        let mut event = self.remove(oldest);
+        let mut event = self.remove(oldest, None);
         if let Some(reply) = event.reply.take() {
             drop(reply.send(Err(HandlerError::TimedOut.into())));
         }
