@@ -8,9 +8,7 @@ SHIM_TEST_PYTHON is the interpreter the shim runs under (default: the one that r
 """
 
 import fcntl
-import io
 import json
-import marshal
 import os
 import re
 import select
@@ -21,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -70,11 +69,19 @@ class Answer:
         self.headers = dict(self.pairs)
 
 
+def memory_file(path):
+    """A descriptor with the file's text, as the processor gives it to its children."""
+    descriptor = os.memfd_create("shim")
+    with open(path, "rb") as file:
+        os.write(descriptor, file.read())
+    return descriptor
+
+
 class Shim:
     """The processor's side of one child process."""
 
     def __init__(self, source="", handler="main:handler", files=None, settings=None, start=True, credit=None,
-                 through_descriptor=False, embedded=False):
+                 through_descriptor=False, embedded=False, code=None):
         self.folder = tempfile.mkdtemp()
         for name, text in {"main.py": source, **(files or {})}.items():
             path = os.path.join(self.folder, name)
@@ -95,10 +102,8 @@ class Shim:
             wrapper = "/proc/self/fd/%d" % keep[0]
         descriptors = [theirs.fileno()]
         if embedded:  # as the processor starts it: descriptors 4 to 6
-            for path in (BOOTSTRAP, WRAPPER, os.devnull):
-                descriptors.append(os.memfd_create("shim"))
-                with open(path, "rb") as file:
-                    os.write(descriptors[-1], file.read())
+            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER)]
+            descriptors.append(os.memfd_create("code") if code is None else os.dup(code))
             wrapper = "/proc/self/fd/4"
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
         keep += high + descriptors[1:]
@@ -972,30 +977,64 @@ def handler(context, event):
 
 
 class Bootstrap(unittest.TestCase):
-    def test_a_reader_in_the_middle_of_writing_sees_no_code_or_all_of_it(self):
-        seen = []
+    HANDLER = "def handler(c, e): return 'ok'"
 
-        class File(io.FileIO):
-            def write(self, data):
-                for part in data[:len(data) // 2], data[len(data) // 2:]:
-                    super().write(part)
-                    seen.append(names["read"](names["CODE"]))
+    def compiled(self):
+        """What the processor's one compiling process leaves in descriptor 6."""
+        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), os.memfd_create("code")]
+        high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in files]
 
-        with open(os.path.join(HERE, "bootstrap.py"), encoding="utf-8") as file:
-            functions, _ = file.read().split("\ncode = load()\n")
-        with tempfile.TemporaryDirectory() as folder:
-            names = {}
-            exec(functions, names)
-            names["SOURCE"], names["CODE"] = os.path.join(folder, "source"), os.path.join(folder, "code")
-            for name, text in (("SOURCE", "x = 1\n" * 1000), ("CODE", "")):
-                with open(names[name], "w", encoding="ascii") as file:
-                    file.write(text)
-            names["open"] = lambda path, mode, buffering: File(path, mode.replace("b", ""))
-            names["compile_shim"]()
-        whole = [data for data in seen if data.startswith(names["TAG"])]
-        self.assertEqual(len(whole), 1)
-        for data in whole:
-            marshal.loads(data[len(names["TAG"]):])
+        def prepare():
+            for place, descriptor in enumerate(high):
+                os.dup2(descriptor, 4 + place)
+
+        subprocess.run([PYTHON, "-I", "-S", "/proc/self/fd/4", "compile"], check=True, pass_fds=[4, 5, 6],
+                       preexec_fn=prepare)
+        with open("/proc/self/fd/%d" % files[2], "rb") as file:
+            code = file.read()
+        for descriptor in files + high:
+            os.close(descriptor)
+        return code
+
+    def code_file(self, content):
+        descriptor = os.memfd_create("code")
+        os.write(descriptor, content)
+        self.addCleanup(os.close, descriptor)
+        return descriptor
+
+    def check(self, content):
+        with Shim(self.HANDLER, embedded=True, code=self.code_file(content)) as shim:
+            self.assertEqual(shim.call().body, b"ok")
+
+    def test_compiled_once_for_all_workers(self):
+        code = self.compiled()
+        self.assertIn(b"\n", code[:64])
+        self.check(code)
+
+    def test_code_that_is_missing_cut_short_or_of_another_version_is_compiled_again(self):
+        code = self.compiled()
+        for content in b"", code[:len(code) // 2], b"cpython-27 20700f0\n" + code:
+            with self.subTest(len(content)):
+                self.check(content)
+
+    def test_workers_wait_for_the_compiling_process(self):
+        descriptor = self.code_file(b"")
+        lock = open("/proc/self/fd/%d" % descriptor, "r+b", 0)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        released = []
+
+        def release():
+            lock.write(code)
+            released.append(time.monotonic())
+            lock.close()
+
+        code = self.compiled()
+        timer = threading.Timer(0.3, release)
+        timer.start()
+        with Shim(self.HANDLER, embedded=True, code=descriptor) as shim:
+            self.assertTrue(released, "said HELLO before there was code")
+            self.assertEqual(shim.call().body, b"ok")
+        timer.join()
 
 
 class Examples(unittest.TestCase):
