@@ -38,8 +38,11 @@ const SPARE_THREADS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 32;
 /// Longest wait for a shim to become ready, unless the configuration asks for more.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Events written ahead to a busy shim.
+/// Events written ahead to a busy shim. One that turns out slow delays those behind it, though other workers may be
+/// free by then.
 const AHEAD_MAX: usize = 8;
+/// The same for a pool's only worker: nobody else could take them.
+const AHEAD_MAX_ALONE: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
 const KUBE_LINGER: Duration = Duration::from_secs(5);
 /// Time for what is left once a drain has run out of time.
@@ -391,7 +394,11 @@ impl PoolPlan<'_> {
             workers: self.trigger.workers,
             event_timeout: function.event_timeout,
             in_flight_per_worker,
-            ahead_max: env.shim_prefetch.unwrap_or(AHEAD_MAX),
+            ahead_max: env.shim_prefetch.unwrap_or(if self.trigger.workers == 1 {
+                AHEAD_MAX_ALONE
+            } else {
+                AHEAD_MAX
+            }),
             start_timeout: env.worker_start_timeout.unwrap_or(default_start),
             waiting_max: env.waiting_events_max,
             stuck_max: env.stuck_threads_max,

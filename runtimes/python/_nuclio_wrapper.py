@@ -32,7 +32,7 @@ OPTIONAL = 0x80
 LOAD_FAILED, INIT_FAILED, PROTOCOL_FAULT = 1, 2, 3
 DEBUG, INFO, WARN, ERROR = 0, 1, 2, 3
 
-PREFETCH = 8                 # events that may wait in our buffers
+PREFETCH = 32                # events that may wait in our buffers
 READ_BYTES = 64 * 1024
 JOIN_BYTES_MAX = 16 * 1024   # larger bodies are not copied behind their head
 PIECE_BYTES_MAX = 64 * 1024  # of one DATA frame
