@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -386,15 +385,8 @@ fn logs_come_with_refusals_too() {
     assert_eq!((answer.status, answer.header("X-Nuclio-Logs")), (413, Some("[]")));
 }
 
-/// Shared by the generated cases: one start.
-fn shared() -> &'static Processor {
-    static SHARED: OnceLock<Processor> = OnceLock::new();
-    SHARED.get_or_init(|| start(json!({"maxRequestBodySize": 4096})))
-}
-
 /// Sends bytes that may be anything, ends the sending half, reads to the end: the processor must be there afterwards.
-fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let processor = shared();
+fn survives(processor: &Processor, bytes: &[u8]) -> Result<(), TestCaseError> {
     let mut client = client(processor);
     client.send(bytes);
     drop(client.stream().shutdown(Shutdown::Write));
@@ -409,7 +401,8 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
 
 fn generate<S: Strategy<Value = Vec<u8>>>(cases: u32, bytes: S) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-    runner.run(&bytes, |bytes| survives(&bytes)).unwrap();
+    let processor = start(json!({"maxRequestBodySize": 4096}));
+    runner.run(&bytes, |bytes| survives(&processor, &bytes)).unwrap();
 }
 
 #[test]
