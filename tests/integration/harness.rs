@@ -292,6 +292,10 @@ impl Processor {
             }
             get(self.ports.health, "/ready").is_ok_and(|answer| answer.status == 200)
         });
+        // The process that has compiled the embedded shim is about to be gone, and tests count children.
+        wait_until("only workers are left", || {
+            children_of(self.child.id()).into_iter().all(|pid| alive(pid) && !compiles(pid))
+        });
     }
 
     pub fn http(&self) -> SocketAddr {
@@ -360,6 +364,11 @@ pub fn children_of(pid: u32) -> Vec<i32> {
         pids.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     pids
+}
+
+/// Whether it is the process that compiles the embedded shim.
+fn compiles(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0compile\0"))
 }
 
 /// Whether a process exists and is no zombie.
