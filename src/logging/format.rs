@@ -25,7 +25,7 @@ pub fn line(
             let time = if *time_iso8601 { quote(&iso8601(time)) } else { millis(time) };
             let mut out = format!(
                 r#"{{"level":"{}",{}:{time},"name":{},"message":{}"#,
-                level_word(level),
+                level.as_str(),
                 quote(time_field),
                 quote(name),
                 quote(message)
@@ -91,7 +91,7 @@ fn console_line(
 pub fn buffer_entry(level: Level, time: SystemTime, name: &str, message: &str, fields: &Fields) -> String {
     let mut out = format!(
         r#"{{"level":"{}","time":{},"name":{},"message":{}"#,
-        level_word(level),
+        level.as_str(),
         millis(time),
         quote(name),
         quote(message)
@@ -99,16 +99,6 @@ pub fn buffer_entry(level: Level, time: SystemTime, name: &str, message: &str, f
     write_variables(&mut out, fields, "", false);
     out.push('}');
     out.replace('\x7f', "\\u007f")
-}
-
-/// `debug`, `info`, `warn`, `error`.
-pub fn level_word(level: Level) -> &'static str {
-    match level {
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warn",
-        Level::Error => "error",
-    }
 }
 
 fn append(out: &mut String, text: std::fmt::Arguments<'_>) {

@@ -47,7 +47,7 @@ impl Worker {
             }
             kind::CALL => {
                 let text = b"calls through the processor are not available";
-                v2::write_frame(self.link.writer.frames(), 0x07, 0, header.id, &[], text);
+                v2::write_frame(self.link.writer.frames(), kind::CALL_ANSWER, 0, header.id, &[], text);
                 Ok(())
             }
             // No trigger of ours needs explicit acknowledgements or own metrics yet.

@@ -22,7 +22,7 @@ use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
-use crate::queue::{Job, Queue, Reply, ReplySender, SubmitError};
+use crate::queue::{Job, Queue, Reply, ReplySender};
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
 const READS_IN_A_ROW: u32 = 16;
@@ -497,11 +497,5 @@ impl Worker {
         if let Some(reply) = reply {
             self.done.push((reply, answer));
         }
-    }
-}
-
-impl From<ProtocolError> for SubmitError {
-    fn from(error: ProtocolError) -> Self {
-        Self::Handler(HandlerError::Lost(error.to_string()))
     }
 }

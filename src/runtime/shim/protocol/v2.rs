@@ -28,6 +28,7 @@ pub mod kind {
     pub const CREDIT_OUT: u8 = 0x04;
     pub const CANCEL: u8 = 0x05;
     pub const CONTROL: u8 = 0x06;
+    pub const CALL_ANSWER: u8 = 0x07;
     pub const HELLO: u8 = 0x81;
     pub const READY: u8 = 0x82;
     pub const ANSWER: u8 = 0x83;
