@@ -139,13 +139,15 @@ impl App {
         for (plan, started) in plans.iter().zip(join_all(starts).await) {
             let pool = started.context("Failed to create triggers")?;
             self.pools.push(pool.clone());
-            pools.insert(plan.name.clone(), pool);
+            pools.insert((plan.name.clone(), plan.shared), pool);
         }
-        readiness.watch(pools.iter().map(|(name, pool)| (name.clone(), pool.status().clone())).collect());
+        readiness
+            .watch(pools.iter().map(|((name, _), pool)| (name.clone(), pool.status().clone())).collect());
         let bodies = BodyBudget::new(self.config.env.body_bytes_in_flight_max);
         let (mut sources, mut views, mut built) = (Vec::new(), Vec::new(), Vec::new());
         for (index, trigger) in self.config.function.triggers.iter().enumerate() {
-            let pool = &pools[pool_name(trigger)];
+            // A trigger may be named like an allocator.
+            let pool = &pools[&(pool_name(trigger).to_owned(), trigger.allocator.is_some())];
             let info = Arc::new(TriggerInfo {
                 index: index as u16,
                 class: "sync",
