@@ -25,3 +25,5 @@ mod samples;
 mod smoke;
 mod support;
 mod timeouts;
+mod v1_hostile;
+mod v1_wire;
