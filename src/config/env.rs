@@ -103,9 +103,9 @@ impl Env {
             drain_linger: duration("NUCLIO_DRAIN_LINGER", text("NUCLIO_DRAIN_LINGER"))?,
             waiting_events_max: count("NUCLIO_WAITING_EVENTS_MAX", text("NUCLIO_WAITING_EVENTS_MAX"))?
                 .unwrap_or(defaults.waiting_events_max),
-            body_bytes_in_flight_max: bytes("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", &text)?
+            body_bytes_in_flight_max: bytes("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", text)?
                 .unwrap_or(defaults.body_bytes_in_flight_max),
-            answer_bytes_max: bytes("NUCLIO_MAX_ANSWER_BYTES", &text)?.unwrap_or(defaults.answer_bytes_max),
+            answer_bytes_max: bytes("NUCLIO_MAX_ANSWER_BYTES", text)?.unwrap_or(defaults.answer_bytes_max),
             no_color: text("NO_COLOR").is_some(),
         })
     }

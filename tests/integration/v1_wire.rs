@@ -113,10 +113,7 @@ impl Parts {
                 (None, _) => BodyView::Absent,
             },
             content_type: text("content_type").as_bytes(),
-            trigger: (
-                event["trigger"]["kind"].as_str().unwrap(),
-                event["trigger"]["name"].as_str().unwrap(),
-            ),
+            trigger: (event["trigger"]["kind"].as_str().unwrap(), event["trigger"]["name"].as_str().unwrap()),
             fields,
             headers,
             id: text("id"),
@@ -257,7 +254,7 @@ fn answers_are_decoded_as_the_vectors_say() {
 
 fn compare_answers(case: &Value, name: &str, read: Answers) {
     let answers: Vec<_> = match read {
-        Answers::One(answer) => vec![answer],
+        Answers::One(answer) => vec![*answer],
         Answers::List(answers) => answers.into_iter().map(Option::unwrap).collect(),
     };
     let expected = case["reference"]["results"].as_array().unwrap();

@@ -122,7 +122,8 @@ impl Language {
                 wrapper = Some(found);
             }
             Some(path) => {
-                let fields = fields! {"language" => self.name, "path" => path.display().to_string(), "protocol" => 2};
+                let fields =
+                    fields! {"language" => self.name, "path" => path.display().to_string(), "protocol" => 2};
                 logger.debug("Using the shim in the image", fields);
                 arguments.push(path.into());
             }

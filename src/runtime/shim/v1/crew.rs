@@ -142,8 +142,13 @@ impl Crew {
     /// Serves until the worker ends. The second value: events whose callers still wait, because only the end of the
     /// process tells what to say to them.
     pub(super) async fn serve(mut self) -> (Ended, Vec<ReplySender>) {
+        // What it has said since it was ready.
+        let mut woken = self.read_control();
         let ended = loop {
-            let woken = match self.wake().await {
+            if let Err(ended) = woken {
+                break ended;
+            }
+            woken = match self.wake().await {
                 Wake::Lane(id, end) => self.lane_ended(id, end),
                 Wake::Control(0) => Err(self.lost()),
                 Wake::Control(_) => self.read_control(),
@@ -158,9 +163,6 @@ impl Crew {
                 }
                 Wake::Tick => self.check_time(),
             };
-            if let Err(ended) = woken {
-                break ended;
-            }
         };
         self.leave(&ended).await;
         (ended, self.waiting)
@@ -277,7 +279,9 @@ impl Crew {
             None | Some(Command::Abort) => return Err(Ended::Lost),
             Some(Command::Control(ControlCode::Continue, _, done)) => {
                 self.signals.send(Signal::CONT);
+                self.callback = None;
                 self.tell(|| Order::Resume);
+                self.open_more();
                 done.send(Ok(())).unwrap_or_default();
             }
             Some(Command::Control(code, allowed, done)) => {
@@ -287,14 +291,19 @@ impl Crew {
                 self.callback = Some(Callback { code, done, until, stage: Stage::Quiescing(quiet) });
             }
             Some(Command::Close) => {
-                self.closing = true;
-                self.tell(|| Order::Close);
+                self.close();
                 if self.lanes.is_empty() {
                     self.signals.send(Signal::TERM);
                 }
             }
         }
         Ok(())
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.tell(|| Order::Close);
     }
 
     fn tell(&self, order: impl Fn() -> Order) {
@@ -306,19 +315,13 @@ impl Crew {
 
     /// No event is in work: the signal can neither lose one nor interrupt its handler.
     fn signal(&mut self) {
+        self.shared.signal_seen.store(false, Ordering::Relaxed);
         self.shared.callback_begun.store(false, Ordering::Relaxed);
         let Some(callback) = &mut self.callback else { return };
         callback.stage = Stage::Signalled;
         match callback.code {
             ControlCode::Drain => self.signals.send(Signal::USR2),
             ControlCode::Terminate | ControlCode::Continue => self.signals.send(Signal::USR1),
-        }
-        if self.more.is_some() {
-            // An async wrapper calls back at the end of a connection, before it closes its side.
-            let closed = self.orders.iter().find(|(_, lane)| lane.try_send(Order::Close).is_ok());
-            if let Some((id, _)) = closed {
-                callback.stage = Stage::Closing(*id);
-            }
         }
     }
 
@@ -327,15 +330,19 @@ impl Crew {
         if self.explain_by.is_some_and(|by| by <= now) {
             // The process goes on without that connection.
             self.explain_by = None;
-            answer_all(std::mem::take(&mut self.waiting), "the wrapper closed the connection that had this event");
+            answer_all(
+                std::mem::take(&mut self.waiting),
+                "the wrapper closed the connection that had this event",
+            );
         }
-        let Some(callback) = &mut self.callback else { return Ok(()) };
+        let Some(callback) = &self.callback else { return Ok(()) };
         let begun = self.shared.callback_begun.load(Ordering::Relaxed);
+        let seen = self.shared.signal_seen.load(Ordering::Relaxed);
         match (&callback.stage, callback.code) {
+            (Stage::Signalled, _) if self.more.is_some() && seen => self.close_one(),
             // The wrapper reads the end of the stream once its callback has returned, and ends: that cannot be missed.
             (Stage::Signalled, ControlCode::Terminate) if begun && !self.closing => {
-                self.closing = true;
-                self.tell(|| Order::Close);
+                self.close();
             }
             (Stage::Signalled, ControlCode::Drain) if begun && self.shared.silent_for() >= SILENCE => {
                 self.callback_done();
@@ -346,6 +353,14 @@ impl Crew {
             _ => {}
         }
         Ok(())
+    }
+
+    /// An async wrapper calls back at the end of a connection, before it closes its side.
+    fn close_one(&mut self) {
+        let closed = self.orders.iter().find(|(_, lane)| lane.try_send(Order::Close).is_ok());
+        if let (Some((id, _)), Some(callback)) = (closed, &mut self.callback) {
+            callback.stage = Stage::Closing(*id);
+        }
     }
 
     fn callback_done(&mut self) {

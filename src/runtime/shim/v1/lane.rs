@@ -386,7 +386,8 @@ impl Lane {
     /// A streamed answer has ended, well or not.
     fn end_stream(&self, mut current: Current, result: Result<(), HandlerError>) {
         let Some(stream) = current.stream.take() else { return };
-        let place = usize::from(result.is_err());
+        // One that is thrown away has failed before.
+        let place = usize::from(result.is_err() || stream.pipe.is_none());
         self.shared.queue.counters().streams[place].fetch_add(1, Ordering::Relaxed);
         if let Some(pipe) = stream.pipe {
             pipe.end(result);

@@ -29,6 +29,12 @@ use transit::Transit;
 const COMMON_FILE: &str = "wrapper_common.py";
 /// The Python wrapper's async form, by its names so far.
 const ASYNC_FILES: [&str; 2] = ["_nuclio_async_wrapper.py", "_nuclio_wrapper_as_server.py"];
+/// Words that stand there since generators are answered piece by piece.
+const STREAM_WORDS: [&str; 3] = ["generator", "GENERATOR", "PacketType"];
+/// What a wrapper logs when its connection ends, though it was told to end.
+const COMPLAINT: &str = "Exception caught while serving";
+/// The message that a wrapper logs once it knows what a signal asks for.
+const SIGNAL_MESSAGE: &str = "Received signal";
 /// The message that a wrapper logs right before a callback.
 const CALLBACK_MESSAGES: [&str; 2] =
     ["Calling platform termination handler", "Calling platform drain handler"];
@@ -56,7 +62,7 @@ impl Wrapper {
             path: path.to_owned(),
             async_path: async_path.filter(|_| common.is_some()),
             newer: common.is_some(),
-            streams: common.is_some_and(|text| text.to_ascii_lowercase().contains("generator")),
+            streams: common.is_some_and(|text| STREAM_WORDS.iter().any(|word| text.contains(word))),
         }
     }
 }
@@ -107,6 +113,10 @@ struct Shared {
     none_idle: Notify,
     /// A line of an unknown kind has been warned about.
     warned: AtomicBool,
+    /// The wrapper is being ended.
+    closing: AtomicBool,
+    /// The wrapper has said that it has its signal.
+    signal_seen: AtomicBool,
     /// The wrapper has said that a callback is about to run.
     callback_begun: AtomicBool,
     /// Milliseconds from `started` to the last record of the wrapper.
@@ -118,10 +128,14 @@ impl Shared {
     /// A record of the wrapper's goes where records go.
     fn record(&self, log: Log, buffer: Option<&LogBuffer>) {
         self.last_record.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        if log.message == SIGNAL_MESSAGE {
+            self.signal_seen.store(true, Ordering::Relaxed);
+        }
         if CALLBACK_MESSAGES.contains(&log.message.as_str()) {
             self.callback_begun.store(true, Ordering::Relaxed);
         }
-        if self.logger.wants(log.level, buffer) {
+        let complains = log.message == COMPLAINT && self.closing.load(Ordering::Relaxed);
+        if self.logger.wants(log.level, buffer) && !complains {
             self.logger.record(log.level, &log.message, log.fields, buffer);
         }
     }

@@ -21,7 +21,9 @@ use crate::runtime::StartError;
 use crate::runtime::shim::answers::worker_logger;
 use crate::runtime::shim::handshake::{HandshakeError, Hello};
 use crate::runtime::shim::process::Process;
-use crate::runtime::shim::protocol::v1::line::{Control, Line, is_ready_notice, parse, read_control, read_log};
+use crate::runtime::shim::protocol::v1::line::{
+    Control, Line, is_ready_notice, parse, read_control, read_log,
+};
 use crate::runtime::shim::start::{Recipe, Running, answer_all};
 
 /// Bytes of the buffer of a worker's only connection.
@@ -118,6 +120,8 @@ fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger:
         idle: Default::default(),
         none_idle: Default::default(),
         warned: Default::default(),
+        closing: Default::default(),
+        signal_seen: Default::default(),
         callback_begun: Default::default(),
         last_record: Default::default(),
         started: Instant::now(),
@@ -135,7 +139,11 @@ fn arguments(
         "worker_id" => id.index.to_string(),
         "trigger_kind" => id.trigger_kind.clone(),
         "trigger_name" => id.trigger_name.clone(),
-        _ => recipe.init.iter().find(|(key, _)| *key == name).map_or_else(String::new, |(_, value)| value.clone()),
+        _ => recipe
+            .init
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or_else(String::new, |(_, value)| value.clone()),
     };
     let control = control.path().display().to_string();
     let from = Arguments { event: &events.text(), control: &control, setting: &setting };
@@ -239,7 +247,9 @@ async fn wait_start(shared: &Shared, (socket, lines): &mut (Socket, Lines)) -> R
 fn not_a_wrapper(line: &[u8]) -> HandshakeError {
     let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);
     let advice = "NUCLIO_SHIM_PROTOCOL chooses the protocol by hand";
-    HandshakeError::Wrapper(format!("its first words are {shown:?}, which are not those of protocol 1; {advice}"))
+    HandshakeError::Wrapper(format!(
+        "its first words are {shown:?}, which are not those of protocol 1; {advice}"
+    ))
 }
 
 /// Reads the control connection until the wrapper says that it is ready.
@@ -248,7 +258,9 @@ async fn wait_ready(
     (socket, lines): &mut (UnixStream, Lines),
 ) -> Result<(), HandshakeError> {
     loop {
-        while let Some(line) = lines.next_line().map_err(|error| HandshakeError::Wrapper(error.to_string()))? {
+        while let Some(line) =
+            lines.next_line().map_err(|error| HandshakeError::Wrapper(error.to_string()))?
+        {
             match read_control(line) {
                 Ok(Control::Ready) => return Ok(()),
                 Ok(Control::Log(log)) => shared.record(log, None),

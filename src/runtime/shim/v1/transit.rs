@@ -47,7 +47,10 @@ enum Stage {
     Settling(OwnedSemaphorePermit, Pin<Box<Sleep>>),
     Writing(OwnedSemaphorePermit),
     /// A large frame is written, but perhaps not read.
-    Written { _turn: OwnedSemaphorePermit, settled: Pin<Box<Sleep>> },
+    Written {
+        _turn: OwnedSemaphorePermit,
+        settled: Pin<Box<Sleep>>,
+    },
     Over,
 }
 
@@ -67,9 +70,10 @@ impl Passage {
                     self.stage = match ready!(wait.as_mut().poll(cx)) {
                         None => Stage::Over, // Never closed.
                         Some(turn) => match *self.transit.last_small() {
-                            Some(last) if self.large => {
-                                Stage::Settling(turn, Box::pin(tokio::time::sleep_until((last + SETTLE).into())))
-                            }
+                            Some(last) if self.large => Stage::Settling(
+                                turn,
+                                Box::pin(tokio::time::sleep_until((last + SETTLE).into())),
+                            ),
                             _ => Stage::Writing(turn),
                         },
                     };

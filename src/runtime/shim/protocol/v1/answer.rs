@@ -50,7 +50,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub enum Answers {
     /// A single object.
-    One(Answer),
+    One(Box<Answer>),
     /// A list; `None` is a null in it.
     List(Vec<Option<Answer>>),
 }
@@ -62,7 +62,7 @@ impl Answers {
     /// There is none, which the text says.
     pub fn single(self) -> Result<Answer, &'static str> {
         match self {
-            Self::One(answer) => Ok(answer),
+            Self::One(answer) => Ok(*answer),
             Self::List(answers) => match answers.into_iter().next() {
                 None => Err("handler returned an empty list of responses"),
                 Some(None) => Err("handler returned a list of responses whose first element is null"),
@@ -86,7 +86,7 @@ pub fn read_answers(json: &[u8]) -> Result<Answers, String> {
         }
         _ => {
             let raw: Option<Raw> = serde_json::from_str(&text).map_err(explain)?;
-            Ok(raw.map_or_else(|| Answers::List(Vec::new()), |raw| Answers::One(raw.into())))
+            Ok(raw.map_or_else(|| Answers::List(Vec::new()), |raw| Answers::One(Box::new(raw.into()))))
         }
     }
 }

@@ -190,10 +190,10 @@ impl<'a> View<'a> {
 }
 
 fn body(event: &Event) -> BodyView<'_> {
-    if event.extra.as_deref().is_some_and(|extra| extra.body_is_json) {
-        if let Ok(data) = serde_json::from_slice::<serde_json::Value>(&joined(&event.body)) {
-            return BodyView::Object(data_value(data));
-        }
+    if event.extra.as_deref().is_some_and(|extra| extra.body_is_json)
+        && let Ok(data) = serde_json::from_slice::<serde_json::Value>(&joined(&event.body))
+    {
+        return BodyView::Object(data_value(data));
     }
     if event.body.present { BodyView::Bytes(&event.body) } else { BodyView::Absent }
 }

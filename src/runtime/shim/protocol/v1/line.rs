@@ -161,9 +161,7 @@ pub fn read_control(line: &[u8]) -> Result<Control, ControlError> {
             let log: RawLog = serde_json::from_value(attributes).map_err(|_| ControlError::Attributes)?;
             Ok(if log.message.is_some() { Control::Log(log.into()) } else { Control::Other })
         }
-        "streamMessageAck" => {
-            read_ack(attributes.and_then(Value::as_object)).ok_or(ControlError::Attributes)
-        }
+        "streamMessageAck" => read_ack(attributes.and_then(Value::as_object)).ok_or(ControlError::Attributes),
         _ => Ok(Control::Other),
     }
 }

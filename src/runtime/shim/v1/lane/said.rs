@@ -40,11 +40,9 @@ impl Lane {
     }
 
     fn read_line(&mut self, line: &[u8]) -> Result<(), Ended> {
-        if self.closing && self.shut {
-            return Ok(()); // Its complaints about the end of the connection.
-        }
         self.passage = self.passage.take().filter(|passage| !passage.is_written());
         match parse(line).1 {
+            Line::Answer(_) if self.shut => {} // It complains about the end of the connection.
             Line::Start | Line::Empty => {}
             Line::Log(json) => self.read_log(json),
             Line::Metric(json) => self.read_metric(json),
@@ -112,7 +110,8 @@ impl Lane {
         // Newer wrappers report the duration afterwards, except for their own error answers.
         let own_error = answer.as_ref().is_ok_and(|answer| answer.status == 500 && !answer.has_headers);
         self.owes_metric = self.shared.wrapper.newer && !measured && !own_error;
-        let reply = answer.map_err(|text| HandlerError::failed(text).into()).and_then(|answer| self.reply(answer));
+        let reply =
+            answer.map_err(|text| HandlerError::failed(text).into()).and_then(|answer| self.reply(answer));
         self.finish(reply);
         Ok(())
     }
