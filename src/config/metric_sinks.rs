@@ -21,9 +21,10 @@ const PUSH_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "PrometheusAttributes"))]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Attributes {
-    /// Job that metrics are pushed for; `prometheusPush` only.
+    /// Job that metrics are pushed for; `prometheusPush` only, and needed there.
     job_name: String,
-    /// Label `instance` of all metrics. `{{ .Namespace }}` and `{{ .Name }}` stand for the function's.
+    /// Label `instance` of all metrics. `prometheusPull`: `{{ .Namespace }}` and `{{ .Name }}` stand for the function's;
+    /// `prometheusPush` needs it.
     instance_name: String,
     /// Time between pushes, as Go duration; `prometheusPush` only.
     #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]

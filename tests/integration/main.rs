@@ -10,6 +10,7 @@ mod cloudevents;
 mod compatibility;
 mod conformance;
 mod dev;
+mod differences;
 mod faults;
 mod files;
 mod handlers;
