@@ -15,9 +15,11 @@ use crate::trigger;
 
 /// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
 pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) -> io::Result<bool> {
+    // First: a file that is late is waited for.
+    let loaded = Config::load(function, platform, env);
     let mut findings = lint(platform, Schema::Platform);
     findings.append(&mut lint(function, Schema::Processor));
-    match Config::load(function, platform, env) {
+    match loaded {
         Ok(config) => write_config(&config, &findings, out),
         Err(error) => {
             writeln!(out, "error: {error}")?;

@@ -93,7 +93,10 @@ fn a_port_of_web_admin_in_use_is_a_line_in_the_log() {
     let mut setup = Setup::builtin();
     setup.platform = json!({"webAdmin": {"listenAddress": address}});
     let processor = setup.start();
-    processor.stdout.wait_for("the address", |line| line.contains(&address) && line.contains("\"error\""));
+    let line = processor
+        .stdout
+        .wait_for("the address", |line| line.contains(&address) && line.contains("\"error\""));
+    assert!(line.contains("in use"), "{line}");
     assert_eq!(processor.get("/").status, 200);
 }
 

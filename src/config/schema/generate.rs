@@ -130,6 +130,31 @@ fn finish(tree: &mut Value) {
     tree.entry("additionalProperties").or_insert(Value::Bool(false));
 }
 
+/// A struct that is read and in no schema would be unknown to `processor check` and to editors.
+#[test]
+fn every_struct_that_is_read_is_in_a_schema() {
+    let trees = Schema::ALL.map(generate);
+    let mut seen = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/config")).unwrap().flatten() {
+        let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
+        for block in text.split("#[derive(").skip(1).filter(|block| {
+            block.split(')').next().is_some_and(|names| names.split(", ").any(|name| name == "Deserialize"))
+        }) {
+            let (attributes, rest) = block.split_once("struct ").expect("only structs are read");
+            let name = rest.split([' ', '(', '<']).next().unwrap();
+            assert!(attributes.contains("derive(schemars::JsonSchema)"), "{name} derives no JsonSchema");
+            let renamed =
+                attributes.split_once("schemars(rename = \"").and_then(|(_, rest)| rest.split('"').next());
+            let root = ["Function", "Platform"].contains(&renamed.unwrap_or(name));
+            let reached =
+                trees.iter().any(|tree| tree.contains(&format!("/$defs/{}\"", renamed.unwrap_or(name))));
+            assert!(root || reached, "{name} is in no schema: see the head of this file");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen} structs");
+}
+
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a switch for the test alone")]
 fn the_files_are_what_the_structs_make() {

@@ -125,6 +125,22 @@ fn what_is_not_there_or_no_yaml_has_no_findings() {
     assert!(findings(Schema::Processor, "").is_empty());
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+
+    #[test]
+    fn random_values_in_known_places_never_panic(
+        key in "[a-zA-Z_.\\-]{0,12}", value in r"([a-z0-9&*{}\[\],:'\x22 -]|null|yes|1\.5){0,20}"
+    ) {
+        let text = format!(
+            "spec:\n  {key}: {value}\n  triggers:\n    web:\n      kind: http\n      {key}: {value}\n      attributes:\n        \
+             cors: {value}\n"
+        );
+        findings(Schema::Processor, &text);
+        findings(Schema::Platform, &format!("logger: {value}\nmetrics: {{sinks: {value}}}\n{key}: {value}\n"));
+    }
+}
+
 #[test]
 fn loading_says_which_key_may_be_meant() {
     let config = config_of("  runtime: python\n  hanlder: a:b\n").unwrap();
