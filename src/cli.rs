@@ -222,7 +222,7 @@ struct DevArguments {
 
 /// Check a function configuration and show its effective limits.
 ///
-/// Errors are what a start would refuse. Warnings have no effect on the function, which can hardly be meant. Hints are
+/// Errors are what a start would refuse. Warnings are accepted and can hardly be meant, such as unknown keys. Hints are
 /// accepted here, but editors or the Go processor may not agree. Only errors make the exit code 1.
 #[derive(Parser)]
 #[command(name = "processor check", bin_name = "processor check")]
