@@ -29,5 +29,6 @@ mod schema;
 mod smoke;
 mod support;
 mod timeouts;
+mod v1_async;
 mod v1_hostile;
 mod v1_wire;

@@ -30,6 +30,8 @@ use crate::runtime::shim::worker::{Command, Ended};
 const LANES_AT_ONCE: usize = 16;
 /// How long an async wrapper may take to accept one more connection.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a connection that the wrapper closed before it served.
+const DIAL_AGAIN: Duration = Duration::from_millis(100);
 /// How long a lane's end may wait for the end of the process that explains it.
 const EXPLAIN_WAIT: Duration = Duration::from_millis(100);
 /// A callback is taken for ended when the wrapper has been silent for so long after it began.
@@ -127,13 +129,13 @@ impl Crew {
         let shared = self.shared.clone();
         let lane = self.lanes.spawn(async move {
             let dialled = tokio::select! {
-                dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(address, &shared)) => dialled,
+                dialled = tokio::time::timeout(DIAL_TIMEOUT, dial_until(address, &shared)) => dialled,
                 // Whatever it is told, it need not begin any more.
                 _ = inbox.recv() => return Ok(LaneEnd { ended: Ended::Closed, waiting: Vec::new() }),
             };
             match dialled {
-                Ok(Ok((socket, lines))) => Ok(Lane::new(shared, socket, lines, inbox).serve().await),
-                _ => Err(ProtocolError::Deaf(address.to_string())),
+                Ok((socket, lines)) => Ok(Lane::new(shared, socket, lines, inbox).serve().await),
+                Err(_) => Err(ProtocolError::Deaf(address.to_string())),
             }
         });
         self.orders.push((lane.id(), orders));
@@ -209,13 +211,6 @@ impl Crew {
                 answer_all(waiting, &format!("the connection that had this event was lost: {error}"));
             }
             Ended::TimedOut { .. } | Ended::Recycled(_) => answer_all(waiting, "worker restarted"),
-            Ended::Closed if self.closing => {
-                if self.lanes.is_empty() {
-                    // This wrapper does not end by itself.
-                    self.signals.send(Signal::TERM);
-                }
-                return Ok(());
-            }
             Ended::Closed => {
                 if matches!(self.callback, Some(Callback { stage: Stage::Closing(lane), .. }) if lane == id) {
                     self.callback_done();
@@ -292,8 +287,8 @@ impl Crew {
             }
             Some(Command::Close) => {
                 self.close();
-                if self.lanes.is_empty() {
-                    self.signals.send(Signal::TERM);
+                if self.more.is_some() {
+                    self.signals.send(Signal::TERM); // This wrapper does not end by itself.
                 }
             }
         }
@@ -316,6 +311,7 @@ impl Crew {
     /// No event is in work: the signal can neither lose one nor interrupt its handler.
     fn signal(&mut self) {
         self.shared.signal_seen.store(false, Ordering::Relaxed);
+        self.shared.callback_ended.store(false, Ordering::Relaxed);
         self.shared.callback_begun.store(false, Ordering::Relaxed);
         let Some(callback) = &mut self.callback else { return };
         callback.stage = Stage::Signalled;
@@ -340,6 +336,9 @@ impl Crew {
         let seen = self.shared.signal_seen.load(Ordering::Relaxed);
         match (&callback.stage, callback.code) {
             (Stage::Signalled, _) if self.more.is_some() && seen => self.close_one(),
+            (Stage::Closing(_), _) if self.shared.callback_ended.load(Ordering::Relaxed) => {
+                self.callback_done()
+            }
             // The wrapper reads the end of the stream once its callback has returned, and ends: that cannot be missed.
             (Stage::Signalled, ControlCode::Terminate) if begun && !self.closing => {
                 self.close();
@@ -385,6 +384,16 @@ impl Crew {
             } else {
                 self.waiting.extend(end.waiting);
             }
+        }
+    }
+}
+
+/// Connects until that works. What does not is said by the end of the process, or by nobody in time.
+async fn dial_until(address: SocketAddr, shared: &Shared) -> (Socket, Lines) {
+    loop {
+        match dial(address, shared).await {
+            Ok(connection) => return connection,
+            Err(_) => tokio::time::sleep(DIAL_AGAIN).await,
         }
     }
 }

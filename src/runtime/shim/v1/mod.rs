@@ -35,6 +35,8 @@ const STREAM_WORDS: [&str; 3] = ["generator", "GENERATOR", "PacketType"];
 const COMPLAINT: &str = "Exception caught while serving";
 /// The message that a wrapper logs once it knows what a signal asks for.
 const SIGNAL_MESSAGE: &str = "Received signal";
+/// How the message ends that an async wrapper logs when it is through with a connection. It does not always close it.
+const CONNECTION_MESSAGE: &str = " removed from tracking";
 /// The message that a wrapper logs right before a callback.
 const CALLBACK_MESSAGES: [&str; 2] =
     ["Calling platform termination handler", "Calling platform drain handler"];
@@ -117,6 +119,8 @@ struct Shared {
     closing: AtomicBool,
     /// The wrapper has said that it has its signal.
     signal_seen: AtomicBool,
+    /// The async wrapper has said that it is through with a connection, and so with a callback.
+    callback_ended: AtomicBool,
     /// The wrapper has said that a callback is about to run.
     callback_begun: AtomicBool,
     /// Milliseconds from `started` to the last record of the wrapper.
@@ -130,6 +134,10 @@ impl Shared {
         self.last_record.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         if log.message == SIGNAL_MESSAGE {
             self.signal_seen.store(true, Ordering::Relaxed);
+        }
+        if log.message.ends_with(CONNECTION_MESSAGE) {
+            let begun = self.callback_begun.load(Ordering::Relaxed);
+            self.callback_ended.store(begun, Ordering::Relaxed);
         }
         if CALLBACK_MESSAGES.contains(&log.message.as_str()) {
             self.callback_begun.store(true, Ordering::Relaxed);

@@ -122,6 +122,7 @@ fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger:
         warned: Default::default(),
         closing: Default::default(),
         signal_seen: Default::default(),
+        callback_ended: Default::default(),
         callback_begun: Default::default(),
         last_record: Default::default(),
         started: Instant::now(),

@@ -186,4 +186,5 @@ def main():
     serve(connection, control)
 
 
-main()
+if __name__ == "__main__":
+    main()
