@@ -223,6 +223,28 @@ fn batches_are_written_byte_for_byte_as_the_vectors_say() {
     }
 }
 
+#[test]
+fn the_events_of_the_transcripts_are_written_byte_for_byte() {
+    let mut seen = 0;
+    for case in cases("transcripts") {
+        for step in case["steps"].as_array().unwrap() {
+            let Some(expected) = step["hex"].as_str().filter(|hex| hex.len() > 8) else { continue };
+            let event = serde_json::json!({
+                "content_type": "text/plain", "trigger": {"kind": "http", "name": "default-http"}, "fields": {},
+                "headers": {"Content-Type": "text/plain", "X-Case": "echo"}, "id": "id-1", "method": "POST",
+                "path": "/", "url": "", "timestamp": 1_735_689_600, "shard_id": -1, "num_shards": 0, "offset": 0,
+                "topic": "", "type": "", "type_version": "", "version": "", "body": {"kind": "bytes", "utf8": "hi"},
+            });
+            let parts = Parts::of(&event);
+            let mut frame = Frame::default();
+            frame.write(Encoding::MsgPack, &parts.view(&event));
+            assert_eq!(hex(&whole(&frame, &[&parts.body])), expected, "{}", case["name"]);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3);
+}
+
 /// The bytes of a line, given as text or in hexadecimal.
 fn line_of(case: &Value) -> Vec<u8> {
     case["line_hex"].as_str().map_or_else(|| case["line"].as_str().unwrap().as_bytes().to_vec(), unhex)

@@ -163,7 +163,15 @@ def main():
         time.sleep(float(os.environ.get("WRAPPER_CALLBACK_SECONDS", "0")))
         print("the callback has ended", file=sys.stderr)
 
+    def drain(*_):
+        send(connection, log("Calling platform drain handler", "debug"))
+        if os.environ.get("WRAPPER_DRAIN") == "silent":
+            return
+        send(control, '{"kind": "drain", "attributes": {"workerId": "0"}}')
+
     signal.signal(signal.SIGUSR1, terminate)
+    signal.signal(signal.SIGUSR2, drain)
+    signal.signal(signal.SIGCONT, lambda *_: send(connection, log("continued")))
     if MODE == "silent":
         time.sleep(600)
     elif MODE == "garbage":
