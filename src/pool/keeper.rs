@@ -232,7 +232,7 @@ impl InProcessKeeper {
             };
             self.status.set(index, WorkerState::Restarting(cause.to_owned()));
             if too_many {
-                self.status.set_beyond_help(true);
+                self.status.set_beyond_help();
                 continue;
             }
             let id = WorkerId { index, ..self.pool.clone() };
