@@ -202,9 +202,18 @@ fn metric_sinks_are_refused_with_their_place() {
             "Instance name is required for metric sink m",
         ),
         ("{kind: prometheusPush, attributes: {jobName: j}}", "URL is required for metric sink m"),
-        ("{kind: prometheusPush, url: 'ftp://a', attributes: {jobName: j}}", "not the address of a push gateway"),
-        ("{kind: prometheusPush, url: 'http://', attributes: {jobName: j}}", "not the address of a push gateway"),
-        ("{kind: prometheusPush, url: 'a:1/?x', attributes: {jobName: j}}", "not the address of a push gateway"),
+        (
+            "{kind: prometheusPush, url: 'ftp://a', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
+            "{kind: prometheusPush, url: 'http://', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
+            "{kind: prometheusPush, url: 'a:1/?x', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
         (
             "{kind: prometheusPush, url: a, attributes: {jobName: j, instanceName: i, interval: soon}}",
             "time: invalid duration",
