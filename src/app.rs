@@ -158,6 +158,7 @@ impl App {
             let cx = TriggerContext {
                 info: info.clone(),
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout),
+                event_timeout: self.config.function.event_timeout,
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
                 logger: self.logger.child(&info.kind),

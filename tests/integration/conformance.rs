@@ -22,16 +22,7 @@ use exchange::{Observed, timed_out};
 use vectors::{Step, Vector};
 
 /// Vectors of areas that the processor does not serve yet: name, runtime (or `*`), reason. One that passes must go.
-const NOT_SERVED: &[(&str, &str, &str)] = &[
-    ("batch-full", "*", BATCH),
-    ("batch-timeout-flush", "*", BATCH),
-    ("batch-response-missing", "*", BATCH),
-    ("batch-handler-raises", "*", BATCH),
-    ("batch-answer-too-late", "*", BATCH),
-    ("batch-unsupported-runtime", "*", BATCH),
-];
-
-const BATCH: &str = "batches are not served yet";
+const NOT_SERVED: &[(&str, &str, &str)] = &[];
 
 macro_rules! areas {
     ($($name:ident $area:literal)*) => { $(mod $name {

@@ -127,8 +127,12 @@ impl Workers {
         self.logger.child(&format!("{kind}.w{}.golang", id.index))
     }
 
-    /// Takes a job in; it is answered through its reply whatever happens.
+    /// Takes a job in; it is answered through its reply whatever happens. A batch is answered with
+    /// [`HandlerError::Unsupported`]: no call takes more than one event.
     pub fn submit(self: &Arc<Self>, job: Job) {
+        if job.batch.is_some() {
+            return job.refuse(HandlerError::Unsupported.into());
+        }
         if let Some((desk, job)) = self.queue.admit(job) {
             self.launch(desk, job);
         }
