@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod batches;
 mod cli;
 mod clients;
 mod cloudevents;

@@ -203,7 +203,8 @@ mod tests {
         headers.append("x-a", "1".parse().unwrap());
         headers.append("x-b", "2".parse().unwrap());
         headers.append("x-b", "3".parse().unwrap());
-        let part = serde_json::to_string(&Part::new(String::new(), String::new(), 204, headers, b"")).unwrap();
+        let part =
+            serde_json::to_string(&Part::new(String::new(), String::new(), 204, headers, b"")).unwrap();
         assert!(part.ends_with(r#""headers":{"x-a":"1","x-b":["2","3"]}}"#), "{part}");
     }
 }
