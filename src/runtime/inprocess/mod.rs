@@ -2,6 +2,7 @@
 //! request; the request's task keeps the connection. A thread that is inside a handler polls nothing, so
 //! [`monitor`] sees to it that another one does, and that deadlines hold.
 
+mod batch;
 pub mod monitor;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -127,12 +128,8 @@ impl Workers {
         self.logger.child(&format!("{kind}.w{}.golang", id.index))
     }
 
-    /// Takes a job in; it is answered through its reply whatever happens. A batch is answered with
-    /// [`HandlerError::Unsupported`]: no call takes more than one event.
+    /// Takes a job in; it is answered through its reply whatever happens.
     pub fn submit(self: &Arc<Self>, job: Job) {
-        if job.batch.is_some() {
-            return job.refuse(HandlerError::Unsupported.into());
-        }
         if let Some((desk, job)) = self.queue.admit(job) {
             self.launch(desk, job);
         }
@@ -146,6 +143,9 @@ impl Workers {
 
     /// Calls the handler on a task of its own, which runs next on this very thread.
     fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
+        if job.batch.is_some() {
+            return self.launch_batch(desk, job);
+        }
         let workers = self.clone();
         let task = async move {
             // Threads are as many as permits: whoever has to wait for one blocks none.

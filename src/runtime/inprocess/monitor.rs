@@ -36,6 +36,8 @@ pub struct Slot {
     reply: Mutex<Option<ReplySender>>,
     cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
+    /// How many events the call has; more than one in a batch.
+    events: AtomicUsize,
     /// A streamed answer is cut off: the deadline passed. With whoever waits for its next piece.
     cut: Mutex<(bool, Option<Waker>)>,
 }
@@ -49,6 +51,7 @@ impl Slot {
             reply: Mutex::new(None),
             cancelled: Arc::default(),
             given_up: AtomicBool::new(false),
+            events: AtomicUsize::new(1),
             cut: Mutex::default(),
         }
     }
@@ -69,6 +72,11 @@ impl Slot {
         }
         cut.1 = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// The next call has that many events.
+    pub fn set_events(&self, count: usize) {
+        self.events.store(count, Ordering::Relaxed);
     }
 
     /// Of its worker.
@@ -274,6 +282,9 @@ impl Shared {
 
     fn give_up(&self, slot: &Arc<Slot>, age: Duration) {
         locked(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
+        for _ in 1..slot.events.load(Ordering::Relaxed) {
+            self.settings.queue.finished_beside_others(slot.index, age);
+        }
         self.settings.queue.finished(slot.index, age);
         let fields = fields! {"worker" => slot.index, "stuck" => self.stuck.load(Ordering::Relaxed)};
         self.settings.logger.error("Handler does not return; its thread is given up", fields);
