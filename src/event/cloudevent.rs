@@ -53,7 +53,7 @@ pub enum CloudEventError {
 ///
 /// # Errors
 /// A structured cloud event that is malformed, alone or in a batch.
-pub fn unwrap(event: &mut Event) -> Result<Option<Vec<Box<Event>>>, CloudEventError> {
+pub fn unwrap(event: &mut Event) -> Result<Option<Vec<Event>>, CloudEventError> {
     match mode(&event.header_map) {
         Mode::Structured => structured(event)?,
         Mode::Batched => return batched(event).map(Some),
@@ -88,7 +88,7 @@ fn mode(headers: &HeaderMap) -> Mode {
 }
 
 /// One event for each of the list, all of which are sound.
-fn batched(carrier: &mut Event) -> Result<Vec<Box<Event>>, CloudEventError> {
+fn batched(carrier: &mut Event) -> Result<Vec<Event>, CloudEventError> {
     let body = carrier.body.contiguous().clone();
     let list: Vec<&RawValue> =
         serde_json::from_slice(&body).map_err(|error| CloudEventError::json("body", error))?;
@@ -99,7 +99,7 @@ fn batched(carrier: &mut Event) -> Result<Vec<Box<Event>>, CloudEventError> {
     for raw in list {
         let mut json = EventBody::from(body.slice_ref(raw.get().as_bytes()));
         json.permit = carrier.body.permit.as_mut().map(|permit| permit.split(json.len()));
-        let mut event = Box::new(Event {
+        let mut event = Event {
             id: EventId::random(),
             trigger: carrier.trigger.clone(),
             timestamp: carrier.timestamp,
@@ -108,7 +108,7 @@ fn batched(carrier: &mut Event) -> Result<Vec<Box<Event>>, CloudEventError> {
             body: json,
             log_buffer: carrier.log_buffer.clone(),
             extra: None,
-        });
+        };
         structured(&mut event)?;
         events.push(event);
     }

@@ -1,11 +1,14 @@
 //! Batches end to end: how events are gathered, which answer goes to whom, and what becomes of the others when one of
 //! them, its client, its worker or the processor ends.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Client, Processor, Setup, wait_until};
+use crate::support::{c_library, plain_c_library};
 
 /// Answers each event with its body and the size of its batch, in another order than they came. A word as a body asks
 /// for something else.
@@ -404,4 +407,104 @@ fn other_modes_are_off() {
     let handler = "def handler(context, event): return type(event).__name__\n";
     let processor = Setup::python(handler).trigger(json!({"batch": {"mode": "disable"}})).start();
     assert_eq!(processor.post("/", "").text(), "Event");
+}
+
+/// A library in C that takes batches; `None`: no compiler.
+fn library(size: usize) -> Option<Setup> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let path = BUILT.get_or_init(|| c_library("batches", &["-DTEST_BATCHES"])).as_deref()?;
+    let batch = json!({"batch": {"mode": "enable", "batchSize": size, "timeout": "5m"}});
+    Some(Setup::library(path).trigger(batch))
+}
+
+/// Clients that have sent requests to these paths, with a number as body.
+fn clients_to(processor: &Processor, paths: &[&str]) -> Vec<Client> {
+    let send = |(n, path): (usize, &&str)| {
+        let mut client = Client::connect(processor.http());
+        client.send_post(path, n.to_string().as_bytes());
+        // The order in the batch is that of arrival.
+        std::thread::sleep(Duration::from_millis(20));
+        client
+    };
+    paths.iter().enumerate().map(send).collect()
+}
+
+fn answers(clients: &mut [Client]) -> Vec<(u16, String)> {
+    let answer = |client: &mut Client| {
+        let answer = client.read_answer(false).unwrap();
+        (answer.status, answer.text())
+    };
+    clients.iter_mut().map(answer).collect()
+}
+
+#[test]
+fn a_library_gets_batches_in_one_call() {
+    let Some(setup) = library(3) else { return };
+    let processor = setup.start();
+    for _ in 0..2 {
+        let mut clients = clients_to(&processor, &["/", "/", "/"]);
+        let expected: Vec<(u16, String)> = (0..3).map(|n| (201, format!("{n} of 3"))).collect();
+        assert_eq!(answers(&mut clients), expected);
+    }
+    let stream = "the handler answered an event of a batch with a stream";
+    let found = answers(&mut clients_to(&processor, &["/", "/stream", "/"]));
+    assert_eq!(found[1], (500, stream.to_owned()));
+    assert_eq!((found[0].0, found[2].0), (201, 201));
+    assert_eq!((counted(&processor, "success"), counted(&processor, "failure")), (8, 1));
+    assert_eq!(processor.metric("nuclio_processor_handler_duration_seconds_count", &[]), 9.0);
+    processor.wait_in_flight(0);
+}
+
+#[test]
+fn a_call_that_fails_fails_its_whole_batch() {
+    let Some(setup) = library(2) else { return };
+    let processor = setup.start();
+    for (path, status, text) in [
+        ("/error", 422, "none of you"),
+        ("/panic", 500, "Caught panic: all of you"),
+        ("/broken/body", 500, "the handler answered with a body at address 0"),
+        ("/broken/code", 500, "the handler returned -77, which is no result of the ABI"),
+    ] {
+        let found = answers(&mut clients_to(&processor, &[path, "/"]));
+        assert_eq!(found, [(status, text.to_owned()), (status, text.to_owned())], "{path}");
+    }
+    let found = answers(&mut clients_to(&processor, &["/broken/status", "/"]));
+    assert_eq!(found[1], (200, String::new()), "the other answer of that batch is sound");
+    wait_until("broken workers are counted", || processor.restarts("protocol") == 2);
+    assert_eq!(answers(&mut clients_to(&processor, &["/", "/"]))[1], (201, "1 of 2".to_owned()));
+    processor.wait_in_flight(0);
+}
+
+#[test]
+fn a_batch_in_a_library_ends_at_its_deadline() {
+    let Some(setup) = library(3) else { return };
+    let processor = setup.spec(json!({"eventTimeout": "300ms"})).start();
+    let late = (408, r#"{"error": "handler timed out"}"#.to_owned());
+    let mut timeouts = 0.0;
+    for path in ["/slow", "/stuck"] {
+        let found = answers(&mut clients_to(&processor, &[path, "/", "/"]));
+        assert_eq!(found, vec![late.clone(); 3], "{path}");
+        timeouts += 3.0;
+        wait_until("each event is counted", || {
+            processor.metric("nuclio_processor_event_timeouts_total", &[]) == timeouts
+        });
+        assert_eq!(answers(&mut clients_to(&processor, &["/", "/", "/"]))[2], (201, "2 of 3".to_owned()));
+    }
+    assert_eq!(
+        (processor.restarts("timeout"), processor.all_restarts()),
+        (1, 1),
+        "only what does not return"
+    );
+    processor.wait_in_flight(0);
+}
+
+#[test]
+fn a_library_without_batches_is_warned_of_and_answers_501() {
+    let Some(path) = plain_c_library() else { return };
+    let batch = json!({"batch": {"mode": "enable", "batchSize": 1, "timeout": "1s"}});
+    let processor = Setup::library(&path).trigger(batch).start();
+    processor.stdout.wait_for("the warning", |line| line.contains("has no handle_batch"));
+    let answer = processor.get("/");
+    assert_eq!((answer.status, answer.text().as_str()), (501, "Not Implemented"));
+    processor.wait_in_flight(0);
 }

@@ -1,21 +1,53 @@
-//! Batches in process: one call takes several events. The monitor watches it as it does every call; what it says at
-//! the deadline is passed on to every event of the batch.
+//! Batches in process: one call takes several events. The monitor watches it as it does every call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::{Broken, Callable, Desk, Workers, locked};
+use super::{Broken, Callable, Desk, Workers};
 use crate::event::{Event, HandlerError};
 use crate::metrics::RestartReason;
-use crate::queue::{Job, Member, Reply, ReplySender};
+use crate::queue::{Job, Member, ReplySender};
 use crate::runtime::plugin::worker::BatchOutcome;
 
-/// Where the answers of a batch go; empty once somebody answers.
-type Replies = Arc<Mutex<Vec<ReplySender>>>;
+/// Who waits for what a call answers.
+#[derive(Debug)]
+pub enum Callers {
+    /// The one of its event.
+    One(ReplySender),
+    /// Those of its batch, in the order of the events.
+    Batch(Vec<ReplySender>),
+}
+
+impl Callers {
+    fn each(&self) -> &[ReplySender] {
+        match self {
+            Self::One(reply) => std::slice::from_ref(reply),
+            Self::Batch(replies) => replies,
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.each().len()
+    }
+
+    /// Whether all of them have left.
+    pub fn all_left(&self) -> bool {
+        self.each().iter().all(ReplySender::is_closed)
+    }
+
+    /// Answers all of them with the same error.
+    pub fn fail(self, error: &HandlerError) {
+        let replies = match self {
+            Self::One(reply) => return drop(reply.send(Err(error.clone().into()))), // It may have left.
+            Self::Batch(replies) => replies,
+        };
+        for reply in replies {
+            drop(reply.send(Err(error.clone().into())));
+        }
+    }
+}
 
 impl Workers {
     /// Calls the handler with a whole batch, on a task of its own.
@@ -37,10 +69,9 @@ impl Workers {
             members.map(|member| (*member.event, member.reply)).unzip();
         let count = events.len();
         (0..count).for_each(|_| self.queue.counters().started(waited));
-        let replies: Replies = Arc::new(Mutex::new(replies));
         let slot = desk.slot.clone();
         slot.set_events(count);
-        self.monitor.open(&slot, self.pass_on(&replies), begun);
+        self.monitor.open(&slot, Callers::Batch(replies), begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let outcome = catch_unwind(AssertUnwindSafe(|| match &mut desk.callable {
             Callable::Plugin(worker) => worker.call_batch(events, slot.cancelled(), deadline),
@@ -50,40 +81,21 @@ impl Workers {
         let outcome = outcome.unwrap_or_else(|_| {
             Err(HandlerError::Lost("the processor failed to handle the batch".to_owned()))
         });
-        let in_time = slot.close().is_some();
+        let callers = slot.close(); // None: the deadline took them.
         if slot.given_up() {
             self.monitor.returned();
             std::mem::forget(desk); // The plugin must not see its worker stopped.
             return;
         }
         slot.set_events(1);
-        let replies = if in_time { std::mem::take(&mut *locked(&replies)) } else { Vec::new() };
-        self.conclude_batch(desk, outcome, replies, count, begun.elapsed());
-    }
-
-    /// Where the monitor answers at the deadline: all of the batch gets that.
-    fn pass_on(&self, replies: &Replies) -> ReplySender {
-        let (reply, late) = oneshot::channel::<Reply>();
-        let (replies, queue) = (replies.clone(), self.queue.clone());
-        self.runtime.spawn(async move {
-            let Ok(late) = late.await else { return }; // The call returned in time.
-            let Err(error) = late else { return };
-            let replies = std::mem::take(&mut *locked(&replies));
-            // One has been counted where the deadline was noticed.
-            let others = replies.len().saturating_sub(1) as u64;
-            queue.counters().event_timeouts.fetch_add(others, Ordering::Relaxed);
-            for reply in replies {
-                drop(reply.send(Err(error.clone()))); // The client may have left.
-            }
-        });
-        reply
+        self.conclude_batch(desk, outcome, callers, count, begun.elapsed());
     }
 
     fn conclude_batch(
         self: &Arc<Self>,
         desk: Box<Desk>,
         outcome: BatchOutcome,
-        replies: Vec<ReplySender>,
+        callers: Option<Callers>,
         count: usize,
         taken: Duration,
     ) {
@@ -93,13 +105,14 @@ impl Workers {
         match outcome {
             Ok(answers) => {
                 self.free(desk);
+                let Some(Callers::Batch(replies)) = callers else { return };
                 for (reply, answer) in replies.into_iter().zip(answers) {
-                    drop(reply.send(answer.map_err(Into::into)));
+                    drop(reply.send(answer.map_err(Into::into))); // The client may have left.
                 }
             }
             Err(error) => {
-                for reply in replies {
-                    drop(reply.send(Err(error.clone().into())));
+                if let Some(callers) = callers {
+                    callers.fail(&error);
                 }
                 self.monitor.forget(&desk.slot);
                 let broken = Broken { index, reason: RestartReason::Protocol };

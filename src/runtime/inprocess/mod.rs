@@ -25,6 +25,7 @@ use crate::event::{Body, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Queue, ReplySender};
+use batch::Callers;
 use monitor::{Monitor, Slot};
 
 /// Bytes of stack of every thread that calls handlers.
@@ -178,14 +179,17 @@ impl Workers {
         let begun = Instant::now();
         self.queue.counters().started(begun.duration_since(job.submitted));
         let deadline = self.event_timeout.map(|limit| begun + limit);
-        self.monitor.open(slot, job.reply, begun);
+        self.monitor.open(slot, Callers::One(job.reply), begun);
         let event = *job.event;
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
         // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
         let outcome = outcome.unwrap_or_else(|_| {
             CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
         });
-        let reply = slot.close();
+        let reply = match slot.close() {
+            Some(Callers::One(reply)) => Some(reply),
+            _ => None, // The deadline took it.
+        };
         let given_up = slot.given_up();
         if given_up {
             self.monitor.returned();

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::batch::Callers;
 use super::{Broken, Desk, locked};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
-use crate::queue::{Queue, ReplySender};
+use crate::queue::Queue;
 use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 
 /// How often calls are looked at, and how long one may take before others are looked after.
@@ -33,7 +34,7 @@ pub struct Slot {
     index: usize,
     /// Nanoseconds since the monitor's start, plus one; 0: no call.
     begun: AtomicU64,
-    reply: Mutex<Option<ReplySender>>,
+    reply: Mutex<Option<Callers>>,
     cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
     /// How many events the call has; more than one in a batch.
@@ -90,7 +91,7 @@ impl Slot {
     }
 
     /// The call returned. The reply is still there unless the deadline took it.
-    pub fn close(&self) -> Option<ReplySender> {
+    pub fn close(&self) -> Option<Callers> {
         self.unmark();
         locked(&self.reply).take()
     }
@@ -171,7 +172,7 @@ impl Monitor {
     }
 
     /// A call begins; the deadline may take its reply.
-    pub fn open(&self, slot: &Slot, reply: ReplySender, begun: Instant) {
+    pub fn open(&self, slot: &Slot, reply: Callers, begun: Instant) {
         slot.cancelled.store(0, Ordering::Relaxed);
         if self.0.settings.event_timeout.is_some() {
             locked(&slot.cut).0 = false;
@@ -265,8 +266,9 @@ impl Shared {
         if let Some(limit) = late {
             if let Some(reply) = reply.take() {
                 slot.cancelled.store(CANCELLED_DEADLINE, Ordering::Relaxed);
-                self.settings.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
-                drop(reply.send(Err(HandlerError::TimedOut.into())));
+                let events = reply.count() as u64;
+                self.settings.queue.counters().event_timeouts.fetch_add(events, Ordering::Relaxed);
+                reply.fail(&HandlerError::TimedOut);
             } else {
                 slot.cut();
             }
@@ -275,7 +277,7 @@ impl Shared {
                 self.stuck.fetch_add(1, Ordering::Relaxed); // Before the call can return and take it back.
                 given_up.push((slot.clone(), age));
             }
-        } else if reply.as_ref().is_some_and(|reply| reply.is_closed()) {
+        } else if reply.as_ref().is_some_and(Callers::all_left) {
             slot.cancelled.store(CANCELLED_CLIENT_GONE, Ordering::Relaxed);
         }
     }
@@ -314,7 +316,7 @@ mod tests {
         let slot = Arc::new(Slot::new(0));
         let now = Instant::now();
         let (reply, mut answer) = oneshot::channel();
-        monitor.open(&slot, reply, now);
+        monitor.open(&slot, Callers::One(reply), now);
         let begun = slot.begun.load(Ordering::SeqCst) - 1;
         let (age, mut given_up) = (Duration::from_secs(7200), Vec::new());
         monitor.0.look_at(&slot, begun + 1, age, &mut given_up); // Of the call before.

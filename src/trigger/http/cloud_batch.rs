@@ -54,10 +54,11 @@ enum Data {
 
 impl Http {
     /// Hands all events in and gathers their answers, in the order of the request.
-    pub(super) async fn submit_cloud_batch(&self, events: Vec<Box<Event>>, answer: Answer) -> Answer {
+    pub(super) async fn submit_cloud_batch(&self, events: Vec<Event>, answer: Answer) -> Answer {
         // As many as can be in work: more would only keep other requests from waiting. Batches need them all.
         let at_once = if self.batches.is_some() { events.len() } else { self.cx.events.workers() };
-        let parts = in_order(events.into_iter().map(|event| self.part(event)), at_once.max(1)).await;
+        let parts =
+            in_order(events.into_iter().map(|event| self.part(Box::new(event))), at_once.max(1)).await;
         let failed = parts.iter().map(|part| part.status).filter(|status| *status >= 400).max();
         // Texts, numbers and JSON that has been read: nothing that could fail.
         let body = serde_json::to_vec(&parts).unwrap_or_default();
@@ -130,6 +131,9 @@ async fn in_order<F: Future>(futures: impl IntoIterator<Item = F>, at_once: usiz
                 done.push(None);
             }
             let before = running.len();
+            if before == 0 {
+                return Poll::Ready(());
+            }
             running.retain_mut(|(place, future)| match future.as_mut().poll(cx) {
                 Poll::Ready(output) => {
                     done[*place] = Some(output);
@@ -137,9 +141,6 @@ async fn in_order<F: Future>(futures: impl IntoIterator<Item = F>, at_once: usiz
                 }
                 Poll::Pending => true,
             });
-            if running.is_empty() {
-                return Poll::Ready(());
-            }
             if running.len() == before {
                 return Poll::Pending;
             }
