@@ -2,7 +2,6 @@
 //! and what is logged. Without the published SDK, and with it.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::harness::{Answer, Client, Processor, Setup, python};
+use crate::packages::python_with;
 
 /// Cases of which a newer rule of the reference holds: generators are streamed.
 const NEWER: &[(&str, &str)] =
@@ -61,35 +61,7 @@ fn python_cases_hold_with_the_sdk() {
 /// An interpreter that has the SDK.
 fn sdk_python() -> &'static Result<PathBuf, String> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/nuclio-sdk"));
-        let (interpreter, complete) = (folder.join("bin/python3"), folder.join(SDK));
-        if !complete.exists() {
-            drop(std::fs::remove_dir_all(&folder));
-            succeeds(Command::new(python()).args(["-m", "venv"]).arg(&folder))?;
-            let mut pip = Command::new(&interpreter);
-            succeeds(pip.args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--retries",
-                "1",
-                "--timeout",
-                "20",
-                SDK,
-            ]))?;
-            std::fs::write(complete, "").unwrap();
-        }
-        Ok(interpreter)
-    })
-}
-
-fn succeeds(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let reason =
-        || format!("{SDK} cannot be had: {}", String::from_utf8_lossy(&output.stderr).replace('\n', " "));
-    if output.status.success() { Ok(()) } else { Err(reason()) }
+    MADE.get_or_init(|| python_with("nuclio-sdk", &[SDK]))
 }
 
 fn run(interpreter: &str) {
