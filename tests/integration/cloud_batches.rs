@@ -25,7 +25,7 @@ def handler(context, event):
     if word == b"raise":
         raise ValueError("no")
     if word == b"missing":
-        return context.Response(status_code=404, headers={"X-A": "1"})
+        return context.Response(body="", status_code=404, headers={"X-A": "1"})
     if word == b"stream":
         return (piece for piece in ("a", "b"))
     if word == b"endless":
