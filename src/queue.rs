@@ -1,5 +1,5 @@
 //! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
-//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. [`batch`] has what is
+//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. `batch` has what is
 //! particular to jobs of several events.
 
 mod batch;

@@ -409,6 +409,17 @@ fn mistakes_about_batches_are_named() {
 }
 
 #[test]
+fn the_example_answers_each_client() {
+    let setup = Setup::new("python", "sums:handler").python_environment();
+    setup.write("sums.py", include_str!("../../examples/python/batch/sums.py"));
+    let batch = json!({"batch": {"mode": "enable", "batchSize": 3, "timeout": "5m"}});
+    let processor = setup.trigger(batch).start();
+    let mut clients: Vec<Client> = ["1 2", "x", ""].iter().map(|body| client(&processor, body)).collect();
+    let expected = [(200, "3"), (400, "numbers only, please"), (200, "0")];
+    assert_eq!(answers(&mut clients), expected.map(|(status, text)| (status, text.to_owned())));
+}
+
+#[test]
 fn other_modes_are_off() {
     let handler = "def handler(context, event): return type(event).__name__\n";
     let processor = Setup::python(handler).trigger(json!({"batch": {"mode": "disable"}})).start();

@@ -25,7 +25,11 @@ use vectors::{Step, Vector};
 const NOT_SERVED: &[(&str, &str, &str)] = &[];
 
 macro_rules! areas {
-    ($($name:ident $area:literal)*) => { $(mod $name {
+    ($($name:ident $area:literal)*) => {
+        /// What there are tests for.
+        const AREAS: &[&str] = &[$($area),*];
+
+        $(mod $name {
         #[test]
         fn python() {
             super::run($area, super::Runtime::Python);
@@ -36,6 +40,16 @@ macro_rules! areas {
             super::run($area, super::Runtime::Library);
         }
     })* };
+}
+
+#[test]
+fn every_vector_is_run() {
+    for vector in vectors::load() {
+        assert!(AREAS.contains(&vector.area.as_str()), "{}: no test runs area {}", vector.name, vector.area);
+        let runs =
+            [Runtime::Python, Runtime::Library].iter().any(|runtime| vector.applies_to(runtime.name()));
+        assert!(runs, "{}: applies to nothing", vector.name);
+    }
 }
 
 areas! {

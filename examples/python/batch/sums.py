@@ -6,7 +6,7 @@ def handler(context, events):
     answers = []
     for event in events:
         try:
-            body, status = str(sum(int(word) for word in event.body.split())), 200
+            body, status = str(sum(int(word) for word in (event.body or b"").split())), 200
         except ValueError:
             body, status = "numbers only, please", 400
         answers.append(context.Response(body=body, status_code=status, event_id=event.id))
