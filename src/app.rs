@@ -109,6 +109,7 @@ impl App {
         // Before a library is loaded, as every handler of signals must be.
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
+        warn_of_batches(&config, &runtime, &logger);
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
         let mut app = Self { config, logger, shutdown, admin, runtime, pools, triggers, events };
@@ -161,6 +162,7 @@ impl App {
             let cx = TriggerContext {
                 info: info.clone(),
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout),
+                event_timeout: self.config.function.event_timeout,
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
                 link: link.clone(),
@@ -305,6 +307,20 @@ async fn stop_runtime(runtime: Runtime, logger: &Logger) -> bool {
         Err(_) => logger.warn("Handler library takes too long to stop", fields! {}),
     }
     false
+}
+
+/// Batches for a handler that takes none are refused one by one; better said once at the start.
+fn warn_of_batches(config: &Config, runtime: &Runtime, logger: &Logger) {
+    for trigger in &config.function.triggers {
+        if let TriggerKind::Http(http) = &trigger.kind
+            && http.batch.is_some()
+            && !runtime.takes_batches()
+        {
+            let message = "The handler library has no handle_batch, so every event of this trigger is answered \
+                           with 501; add it, or remove batch from the trigger";
+            logger.warn(message, fields! {"trigger" => trigger.name});
+        }
+    }
 }
 
 /// A side server that could not be started: an error, or a line in the log.
@@ -472,6 +488,11 @@ fn view(
         configuration["readBufferSize"] = http.head_bytes_max.into();
         configuration["maxRequestBodySize"] = http.body_bytes_max.into();
         configuration["reduceMemoryUsage"] = http.reduce_memory.into();
+        if let Some(batch) = &http.batch {
+            let timeout = config::duration::format(batch.timeout);
+            configuration["batch"] =
+                serde_json::json!({"mode": "enable", "batchSize": batch.size, "timeout": timeout});
+        }
         configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
         if let Some(cors) = &http.cors {
             configuration["cors"] = serde_json::json!({

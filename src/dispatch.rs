@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::event::{Event, HandlerError};
 use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
-use crate::queue::{Reply, SubmitError};
+use crate::queue::{Member, Reply, SubmitError};
 
 /// One trigger's way to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -28,13 +28,34 @@ impl Dispatcher {
     /// # Errors
     /// Why there is no answer.
     pub async fn submit(&self, event: Box<Event>) -> Reply {
-        let mut abandoned = Abandoned(Some(&self.counters));
-        let reply = self.pool.submit(event, self.wait).await;
-        abandoned.0 = None;
+        let reply = self.pool.submit(event, self.wait);
         // The other end is dropped unanswered only when everything is cut off.
-        let reply = reply.unwrap_or(Err(SubmitError::Stopping));
+        self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await
+    }
+
+    /// Hands several events to one worker at once. Each is answered through its own reply, which whoever waits for it
+    /// gives to [`Dispatcher::counted`].
+    pub fn submit_batch(&self, members: Vec<Member>) {
+        self.pool.submit_batch(members, self.wait);
+    }
+
+    /// Waits for an answer and counts how its event ended; a future that is dropped before is a failure.
+    pub async fn counted(&self, reply: impl Future<Output = Reply>) -> Reply {
+        let mut abandoned = Abandoned(Some(&self.counters));
+        let reply = reply.await;
+        abandoned.0 = None;
         self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
         reply
+    }
+
+    /// How long an event may wait for a worker.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.pool.counters().workers.len()
     }
 
     /// Counts an event that was settled or refused before it reached a worker.

@@ -176,11 +176,18 @@ impl PoolCounters {
 
     /// One event left its worker after `taken`.
     pub fn finished(&self, worker: usize, taken: Duration) {
+        self.finished_beside_others(worker, taken);
+        if let Some(worker) = self.workers.get(worker) {
+            worker.busy_micros.fetch_add(taken.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// The same for an event of a batch of which others are still there: the worker was busy once, not once for each.
+    pub fn finished_beside_others(&self, worker: usize, taken: Duration) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.handler_micros.observe(taken);
         if let Some(worker) = self.workers.get(worker) {
             worker.events.fetch_add(1, Relaxed);
-            worker.busy_micros.fetch_add(taken.as_micros() as u64, Relaxed);
         }
     }
 

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod batches;
 mod cli;
 mod clients;
+mod cloud_batches;
 mod cloudevents;
 mod compatibility;
 mod conformance;

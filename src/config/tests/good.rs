@@ -370,6 +370,18 @@ fn numbers_out_of_the_ordinary_mean_defaults() {
 }
 
 #[test]
+fn a_batch_has_at_most_ten_thousand_events() {
+    for (size, expected, warnings) in [(10_000, 10_000, 0), (10_001, 10_000, 1)] {
+        let file = format!(
+            "  runtime: python\n  triggers: {{w: {{kind: http, batch: {{mode: enable, batchSize: {size}}}}}}}\n"
+        );
+        let config = config_of(&file).unwrap();
+        assert_eq!(http(&config, "w").batch.as_ref().unwrap().size, expected);
+        assert_eq!(config.warnings.len(), warnings, "{:?}", config.warnings);
+    }
+}
+
+#[test]
 fn batches_are_off_where_nobody_answers_them() {
     let config =
         config_of("  runtime: java\n  triggers: {w: {kind: http, batch: {mode: enable}}}\n").unwrap();
