@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::readiness::Readiness;
+use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
 use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
+use crate::link::Link;
 use crate::logging::Logger;
 use crate::logging::sink::Writer;
 use crate::metrics::TriggerCounters;
@@ -108,6 +109,7 @@ impl App {
         // Before a library is loaded, as every handler of signals must be.
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
+        warn_of_batches(&config, &runtime, &logger);
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
         let mut app = Self { config, logger, shutdown, admin, runtime, pools, triggers, events };
@@ -141,8 +143,8 @@ impl App {
             self.pools.push(pool.clone());
             pools.insert((plan.name.clone(), plan.shared), pool);
         }
-        readiness
-            .watch(pools.iter().map(|((name, _), pool)| (name.clone(), pool.status().clone())).collect());
+        let statuses = pools.iter().map(|((name, _), pool)| (name.clone(), pool.status().clone()));
+        let mut watched = Watched { pools: statuses.collect(), links: Vec::new() };
         let bodies = BodyBudget::new(self.config.env.body_bytes_in_flight_max);
         let (mut sources, mut views, mut built) = (Vec::new(), Vec::new(), Vec::new());
         for (index, trigger) in self.config.function.triggers.iter().enumerate() {
@@ -155,11 +157,15 @@ impl App {
                 name: trigger.name.clone(),
             });
             let counters = Arc::new(TriggerCounters::default());
+            let link = Link::default();
+            watched.links.push((trigger.name.clone(), link.clone()));
             let cx = TriggerContext {
                 info: info.clone(),
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout),
+                event_timeout: self.config.function.event_timeout,
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
+                link: link.clone(),
                 logger: self.logger.child(&info.kind),
             };
             let _entered = self.events.handle.enter();
@@ -167,6 +173,7 @@ impl App {
             views.push(view(trigger, &self.config, &counters, pool));
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
+        readiness.watch(watched);
         self.start_internal_health(readiness)?;
         self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
         self.start_side_servers(views, sources, purpose);
@@ -232,7 +239,7 @@ impl App {
     /// Stops: nothing accepted is lost, and it takes no longer than that. `hurry`: whoever asks again. False: calls of
     /// a handler library still run, so the process must [`leave`].
     pub async fn drain(mut self, hurry: CancellationToken) -> bool {
-        self.shutdown.draining.cancel();
+        self.shutdown.drain();
         let limit = self.config.function.triggers.iter().map(|trigger| trigger.termination_timeout).max();
         let limit = limit.unwrap_or(Duration::from_secs(10));
         let drained = tokio::select! {
@@ -300,6 +307,20 @@ async fn stop_runtime(runtime: Runtime, logger: &Logger) -> bool {
         Err(_) => logger.warn("Handler library takes too long to stop", fields! {}),
     }
     false
+}
+
+/// Batches for a handler that takes none are refused one by one; better said once at the start.
+fn warn_of_batches(config: &Config, runtime: &Runtime, logger: &Logger) {
+    for trigger in &config.function.triggers {
+        if let TriggerKind::Http(http) = &trigger.kind
+            && http.batch.is_some()
+            && !runtime.takes_batches()
+        {
+            let message = "The handler library has no handle_batch, so every event of this trigger is answered \
+                           with 501; add it, or remove batch from the trigger";
+            logger.warn(message, fields! {"trigger" => trigger.name});
+        }
+    }
 }
 
 /// A side server that could not be started: an error, or a line in the log.
@@ -467,7 +488,23 @@ fn view(
         configuration["readBufferSize"] = http.head_bytes_max.into();
         configuration["maxRequestBodySize"] = http.body_bytes_max.into();
         configuration["reduceMemoryUsage"] = http.reduce_memory.into();
+        if let Some(batch) = &http.batch {
+            let timeout = config::duration::format(batch.timeout);
+            configuration["batch"] =
+                serde_json::json!({"mode": "enable", "batchSize": batch.size, "timeout": timeout});
+        }
         configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
+        if let Some(cors) = &http.cors {
+            configuration["cors"] = serde_json::json!({
+                "Enabled": true,
+                "AllowOrigins": cors.allow_origins,
+                "AllowMethods": cors.allow_methods,
+                "AllowHeaders": cors.allow_headers,
+                "AllowCredentials": cors.allow_credentials,
+                "ExposeHeaders": cors.expose_headers,
+                "PreflightMaxAgeSeconds": cors.preflight_max_age_seconds,
+            });
+        }
     }
     TriggerView {
         name: trigger.name.clone(),

@@ -56,7 +56,7 @@ pub struct Event {
 }
 
 /// Method and target of an event.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Target {
     /// As hyper parsed them.
     Http {

@@ -840,6 +840,8 @@ class Shim:
         if not last or not self.batch:
             return None
         calls, self.batch = self.batch, []
+        if len(calls) > 1:
+            self.log_level = self.level  # none of the callers sees what is logged of all
         whole = Call(calls[0].ident, [call.argument for call in calls])
         whole.members = [(call.ident, as_bytes(call.argument.id)) for call in calls]
         return whole
@@ -991,8 +993,7 @@ class Shim:
 
     def send_answer(self, ident, nanos, converted, more=0, hold=False):
         status, flags, content_type, pairs, table, body = converted
-        if len(body) > self.channel.max_frame - 65536:
-            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
+        self.check_size(body)
         head = 8 + len(content_type) + len(table)
         frame = ANSWER_HEAD.pack(head + len(body), ANSWER, flags | more, status, ident, head,
                                  min(nanos // 1000, 0xFFFFFFFF), pairs, 0) + content_type + table
@@ -1004,6 +1005,10 @@ class Shim:
                 return self.channel.hold(frame)
         # Never held back for the next answer: that call may be slow, or the process may die in it.
         self.channel.send(frame)
+
+    def check_size(self, body):
+        if len(body) > self.channel.max_frame - 65536:
+            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
 
     def failed(self, call, error, where="in handler"):
         if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
@@ -1169,18 +1174,37 @@ def answer_batch(self, call, value):
     """One answer for each event of a batch, in one write. Answers are told apart by the text id of their event."""
     nanos = monotonic_ns() - call.started
     nothing = 200, NONE, TEXT, 0, b"", b""
-    answers = {}
+    answers, texts = {}, {text for _, text in call.members}
     for item in value if isinstance(value, list) else [value]:
         event_id = getattr(item, "event_id", None) if isinstance(item, RESPONSES) else None
         if event_id:
-            answers.setdefault(as_bytes(event_id), convert(item))
+            text = as_bytes(event_id)
+            if text in texts and text not in answers:
+                answers[text] = convert_member(item)
+            else:
+                what = "a second answer to an event" if text in texts else "an answer to an event that is not"
+                self.logger.warn_with("Ignored %s of a batch" % what, event_id=str(event_id))
         elif isinstance(value, list):
             self.logger.warn("Ignored an answer without event_id in a batch")
         else:
-            nothing = convert(item)  # one bare answer is for all
+            nothing = convert_member(item)  # one bare answer is for all
     for ident, text in call.members:
         self.send_answer(ident, nanos, answers.get(text, nothing), hold=True)
     self.channel.flush()
+
+
+def convert_member(item):
+    """As `convert`; an answer that cannot be sent fails its own event and no other."""
+    try:
+        if is_stream(item):
+            raise HandlerFault("handler returned a generator for an event of a batch")
+        converted = convert(item)
+        shim.check_size(converted[5])
+        return converted
+    except Exception as error:
+        message = message_of(error)
+        shim.logger.error_with("Cannot send an answer of a batch", err=message)
+        return 500, 0, TEXT, 0, b"", utf8(message)
 
 
 class StreamCancelled(Exception):

@@ -591,6 +591,40 @@ class Batches(unittest.TestCase):
         found = self.batch("async def handler(c, es): raise ValueError('all')")
         self.assertEqual({a.status for a in found}, {500})
 
+    def test_second_and_unknown(self):
+        found = self.batch("def handler(c, es): return [c.Response(body=b, event_id=i) for i, b in "
+                           "(('i0', 'a'), ('i0', 'b'), ('zz', 'c'), ('i2', 'd'))]")
+        self.assertEqual([(a.flags & 8, a.body) for a in found], [(0, b"a"), (8, b""), (0, b"d")])
+        self.assertEqual([(level, message, fields["event_id"]) for level, message, fields, _ in self.logs], [
+            ("warn", "Ignored a second answer to an event of a batch", "i0"),
+            ("warn", "Ignored an answer to an event that is not of a batch", "zz")])
+
+    def test_one_that_cannot_be_sent(self):
+        for fault in ("status_code='x'", "body={1: object()}", "body=(x for x in 'ab')"):
+            found = self.batch("def handler(c, es): return [c.Response(body='x', event_id='i0'), "
+                               "c.Response(event_id='i1', %s), c.Response(body='y', event_id='i2')]" % fault)
+            self.assertEqual([(a.status, a.flags & 8) for a in found], [(200, 0), (500, 0), (200, 0)])
+            self.assertEqual((found[0].body, found[2].body), (b"x", b"y"))
+
+    def test_generator(self):
+        for source in ("def handler(c, es):\n    yield 'x'", "async def handler(c, es):\n    yield 'x'"):
+            found = self.batch(source)
+            self.assertEqual({(a.status, b"generator" in a.body) for a in found}, {(500, True)})
+
+    def test_of_one_is_a_list(self):
+        found = self.batch("def handler(c, es): return c.Response(body=type(es).__name__, event_id=es[0].id)", 1)
+        self.assertEqual([a.body for a in found], [b"list"])
+
+    def test_log_level_of_a_caller(self):
+        source = "def handler(c, es):\n    c.logger.debug('d')\n    return [c.Response(event_id=e.id) for e in es]"
+        for count, logged in ((1, ["d"]), (2, [])):
+            with Shim(source, settings={"log_level": "3"}) as shim:
+                for n in range(count):
+                    shim.send(event(n + 1, text_id="i%d" % n, code=1 << 12, flags=0x08 | (0x10 if n == count - 1 else 0)))
+                for _ in range(count):
+                    shim.answer()
+                self.assertEqual([message for _, message, _, _ in shim.logs], logged)
+
     def test_empty_list(self):
         self.assertEqual([a.flags & 8 for a in self.batch("def handler(c, es): return []")], [8] * 3)
 

@@ -20,6 +20,8 @@ const HEAD_BYTES_MAX: usize = 16_384;
 const HEAD_BYTES_MAX_WHEN_NEGATIVE: usize = 4_096;
 const BODY_BYTES_MAX: usize = 4_194_304;
 const BATCH_SIZE: usize = 10;
+/// Most events of a batch; each costs memory, and a shim's ids are not without end.
+const BATCH_SIZE_MAX: usize = 10_000;
 const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS_PER_WORKER: usize = 1000;
 const CONNECTIONS_PER_WORKER_MAX: i64 = 100_000;
@@ -233,9 +235,15 @@ fn batch(
         let problem = place.place(source, "batch.batchSize").problem("Batch size should be 1 or higher");
         problem.remedy(format!("write a number of events, for example {BATCH_SIZE}"))
     })?;
-    let size = if size == 0 { BATCH_SIZE } else { size };
+    let mut size = if size == 0 { BATCH_SIZE } else { size };
+    if size > BATCH_SIZE_MAX {
+        let text = format!("a batch of {size} events is more than possible; it gets {BATCH_SIZE_MAX}");
+        source.warn(&place.place(source, "batch.batchSize"), &text);
+        size = BATCH_SIZE_MAX;
+    }
     let timeout = batch_timeout(&file.timeout, place, source)?;
-    if runtime != RuntimeKind::Python {
+    // A handler library is asked by its table whether it takes batches, and answers 501 if not.
+    if !matches!(runtime, RuntimeKind::Python | RuntimeKind::Golang) {
         let text = "only python functions answer batches; batching is off";
         source.warn(&place.place(source, "batch"), text);
         return Ok(None);

@@ -119,6 +119,13 @@ impl BodyPermit {
     pub fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
+
+    /// Gives a part of the room, or what is left of it, to a permit of its own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { used: self.used.clone(), bytes }
+    }
 }
 
 impl Drop for BodyPermit {
@@ -159,7 +166,10 @@ mod tests {
         assert!(budget.take(5).is_none());
         permit.join(budget.take(4).unwrap());
         assert!(budget.take(1).is_none());
+        let part = permit.split(3);
         drop(permit);
+        assert!(budget.take(8).is_none());
+        drop((part.bytes == 3).then_some(part));
         assert!(budget.take(10).is_some());
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{Event, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::PoolCounters;
-use crate::queue::{Job, Queue, Reply};
+use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
@@ -104,7 +104,7 @@ impl Pool {
         logger: &Logger,
     ) -> Result<Arc<Self>, StartError> {
         let counters = PoolCounters::new(settings.workers);
-        let status = Arc::new(Status::new(settings.workers));
+        let status = Arc::new(Status::new(counters.clone()));
         match runtime {
             Runtime::Shim(language, launch) => {
                 let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
@@ -227,6 +227,18 @@ impl Pool {
     /// that future is a client that left: the worker goes on undisturbed, its answer is thrown away.
     pub fn submit(&self, event: Box<Event>, wait: Duration) -> oneshot::Receiver<Reply> {
         let (job, reply) = Job::new(event, wait);
+        self.take_in(job);
+        reply
+    }
+
+    /// Hands several events to one worker at once, in the same way. Each is answered through its own reply.
+    pub fn submit_batch(&self, members: Vec<Member>, wait: Duration) {
+        if let Some(job) = Job::batch(members, wait) {
+            self.take_in(job);
+        }
+    }
+
+    fn take_in(&self, job: Job) {
         match &self.shape {
             Shape::Shim(queue) => {
                 if let Some((desk, job)) = queue.admit(job) {
@@ -235,7 +247,6 @@ impl Pool {
             }
             Shape::InProcess(workers) => workers.submit(job),
         }
-        reply
     }
 
     /// Its counters.

@@ -66,6 +66,15 @@ impl Runtime {
         }
     }
 
+    /// Whether its workers take several events at once, as far as that is known before they start.
+    pub fn takes_batches(&self) -> bool {
+        match self {
+            Self::InProcess(inprocess::Source::Builtin) => false,
+            Self::InProcess(inprocess::Source::Library(library)) => library.takes_batches(),
+            Self::Shim(..) => true,
+        }
+    }
+
     /// Name in messages and logger names.
     pub fn name(&self) -> &'static str {
         match self {

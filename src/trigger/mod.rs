@@ -1,14 +1,17 @@
 //! A trigger turns something that happened into events. It is a name and a future: it can only submit, and it ends
 //! when told to.
 
+mod batch;
 pub mod http;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config;
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
+use crate::link::Link;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
 
@@ -17,8 +20,11 @@ pub struct Trigger {
     /// Kind and name.
     pub info: Arc<TriggerInfo>,
     /// Lasts until the shutdown closes it and it owes nothing.
-    pub task: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub task: Task,
 }
+
+/// The future that serves a trigger.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a trigger is given.
 pub struct TriggerContext {
@@ -26,10 +32,15 @@ pub struct TriggerContext {
     pub info: Arc<TriggerInfo>,
     /// The way to workers.
     pub events: Dispatcher,
+    /// Longest time of an event with a worker.
+    pub event_timeout: Option<Duration>,
     /// Bounds the bytes of bodies held at once.
     pub bodies: BodyBudget,
     /// When to end.
     pub shutdown: Shutdown,
+    /// Where a trigger that depends on something else, a broker for example, says that it is cut off from it: then
+    /// the processor is not ready.
+    pub link: Link,
     /// For what happens.
     pub logger: Logger,
 }
@@ -55,14 +66,6 @@ pub enum TriggerError {
         /// Its kind.
         kind: String,
     },
-    /// This build does not serve a setting.
-    #[error("trigger {trigger}: {setting} cannot be served by this build yet; remove it")]
-    Setting {
-        /// Its name.
-        trigger: String,
-        /// The key.
-        setting: &'static str,
-    },
 }
 
 /// Refuses what this build cannot serve, before anything is started.
@@ -70,14 +73,10 @@ pub enum TriggerError {
 /// # Errors
 /// Names the trigger and what cannot be served.
 pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
-    let trigger = config.name.clone();
     match &config.kind {
-        config::TriggerKind::Http(http) if http.batch.is_some() => {
-            Err(TriggerError::Setting { trigger, setting: "batch" })
-        }
         config::TriggerKind::Http(_) => Ok(()),
         config::TriggerKind::Unsupported(kind) => {
-            Err(TriggerError::Unsupported { trigger, kind: kind.clone() })
+            Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }
     }
 }

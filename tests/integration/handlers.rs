@@ -8,12 +8,8 @@ use std::time::{Duration, Instant};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use crate::compatibility::explains;
 use crate::harness::{Answer, Client, Processor, Setup, python};
 use crate::packages::python_with;
-
-/// Cases that do not run here: name and reason.
-const EXCLUDED: &[(&str, &str)] = &[("batch", "batches are not served yet")];
 
 /// Cases of which a newer rule of the reference holds: generators are streamed.
 const NEWER: &[(&str, &str)] =
@@ -77,15 +73,9 @@ fn run(interpreter: &str) {
         for key in case.as_object().unwrap().keys() {
             assert!(KEYS.contains(&key.as_str()), "{name}: unknown key {key}");
         }
-        if let Some((_, reason)) = EXCLUDED.iter().find(|(other, _)| *other == name) {
-            assert!(
-                explains(&format!("python:{name}")),
-                "no row of docs/compatibility.md says that {name} is not served"
-            );
-            println!("not served yet: {name}: {reason}");
-            continue;
-        }
-        let differences = play(case, interpreter);
+        let batch = case.get("batch").map(|batch| batch.as_array().unwrap());
+        let differences =
+            batch.map_or_else(|| play(case, interpreter), |batch| play_batch(case, batch, interpreter));
         passed += usize::from(differences.is_empty());
         if !differences.is_empty() {
             failed.push(format!("{name}:\n    {}", differences.join("\n    ")));
@@ -123,12 +113,45 @@ fn play(case: &Value, interpreter: &str) -> Vec<String> {
     found
 }
 
+/// The events of a batch, each with the id that the case gives it: over HTTP only cloud events have one of their own.
+fn play_batch(case: &Value, members: &[Value], interpreter: &str) -> Vec<String> {
+    let processor = start(case, interpreter);
+    let request = case["request"].as_object().unwrap();
+    let send = |member: &Value| {
+        let mut client = Client::connect(processor.http());
+        let mut request = request.clone();
+        let body = member["body_utf8"].as_str().unwrap();
+        request.insert("body_utf8".into(), body.into());
+        request["headers"]["CE-CloudEventsVersion"] = "0.1".into();
+        request["headers"]["CE-EventID"] = member["id"].clone();
+        client.send(&bytes(&Value::Object(request)));
+        client
+    };
+    let clients: Vec<Client> = members.iter().map(send).collect();
+    let mut found = Vec::new();
+    for (member, mut client) in members.iter().zip(clients) {
+        let id = member["id"].as_str().unwrap();
+        match client.read_answer(false) {
+            Ok(answer) => {
+                let expect = case["expect"]["results"][id].as_object().unwrap();
+                found.extend(of_answer(expect, &answer).into_iter().map(|line| format!("{id}: {line}")));
+            }
+            Err(error) => found.push(format!("{id}: no answer: {error}\n{}", processor.stdout.text())),
+        }
+    }
+    found
+}
+
 fn start(case: &Value, interpreter: &str) -> Processor {
     let text = |key: &str, default: &str| case[key].as_str().unwrap_or(default).to_owned();
     let mut setup = Setup::new("python", &text("handler_spec", "main:handler"));
     setup.function["metadata"] = json!({"name": "fn", "namespace": "nuclio"});
     setup.function["spec"]["triggers"] =
         json!({text("trigger_name", "http"): {"kind": "http", "numWorkers": 1}});
+    if let Some(batch) = case["batch"].as_array() {
+        setup.function["spec"]["triggers"]["http"]["batch"] =
+            json!({"mode": "enable", "batchSize": batch.len(), "timeout": "5m"});
+    }
     let file = text("file", "main.py");
     setup.write(&file, &text("handler", ""));
     if let Some((package, _)) = file.split_once('/') {

@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod batches;
 mod cli;
 mod clients;
+mod cloud_batches;
 mod cloudevents;
 mod compatibility;
 mod conformance;
+mod dashboard;
 mod dev;
 mod differences;
 mod faults;
@@ -20,12 +23,16 @@ mod kills;
 mod layout;
 mod library;
 mod lifecycle;
+mod metrics;
 mod outputs;
 mod packages;
 mod pid1;
 mod plugin_faults;
+mod pushes;
+mod readiness;
 mod samples;
 mod schema;
+mod servers;
 mod smoke;
 mod support;
 mod timeouts;
@@ -33,3 +40,4 @@ mod v1_async;
 mod v1_control;
 mod v1_hostile;
 mod v1_wire;
+mod webadmin;

@@ -9,6 +9,7 @@ use crate::response::EventSlice;
 
 /// Something that happened. All its bytes stay where the processor has them; they are valid during `handle`, and as
 /// long as an answer made with [`Event::share`] is on its way.
+#[derive(Clone, Copy)]
 pub struct Event<'e> {
     frame: Frame<'e>,
 }

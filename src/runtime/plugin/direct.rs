@@ -3,6 +3,8 @@
 //! An event goes in, its answer comes out; where the answer's bytes stay in the plugin's or the event's memory, the
 //! answer keeps that memory. Nothing here decides what becomes of a broken worker.
 
+mod batch;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;

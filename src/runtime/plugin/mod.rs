@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nuclio_handler::abi;
 
-pub use worker::{CallOutcome, Control, Pull, Worker};
+pub use worker::{BatchOutcome, CallOutcome, Control, Pull, Worker};
 
 use crate::config::{Config, PlatformKind};
 use crate::runtime::StartError;
@@ -163,6 +163,11 @@ impl Library {
     /// All calls of one worker must come from one thread.
     pub fn wants_fixed_thread(&self) -> bool {
         self.features & abi::FEATURE_FIXED_THREAD != 0
+    }
+
+    /// Its handler takes several events in one call.
+    pub fn takes_batches(&self) -> bool {
+        self.instance.takes_batches()
     }
 
     /// Its calls return at once and never block.

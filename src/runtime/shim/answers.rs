@@ -123,8 +123,10 @@ impl Worker {
     }
 
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
-        let event = self.key(header.id).map(|key| &self.in_flight[key].event);
-        let buffer = event.and_then(|event| event.log_buffer.as_deref());
+        let event = self.key(header.id).map(|key| &self.in_flight[key]);
+        // What a handler says of a batch may hold what another client sent.
+        let event = event.filter(|event| !self.places.is_shared(event.seat));
+        let buffer = event.and_then(|event| event.event.log_buffer.as_deref());
         record(&self.logger, header, head, body, buffer)
     }
 }

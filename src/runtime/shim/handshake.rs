@@ -16,6 +16,8 @@ pub struct Hello {
     pub about: String,
     /// `cancel` offered: the shim reads while a handler runs.
     pub cancel: bool,
+    /// `batch` offered: its handler takes several events at once.
+    pub batch: bool,
     /// `control` offered: drain, continue, terminate.
     pub control: bool,
     /// Events it may have in work at once.
@@ -112,6 +114,7 @@ impl Link {
         Ok(Hello {
             about: format!("{} {}, SDK {}", text("language"), text("version"), text("sdk")),
             cancel: offers("cancel"),
+            batch: offers("batch"),
             control: offers("control"),
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),

@@ -2,6 +2,7 @@
 //! ([`languages`]), not by code.
 
 mod answers;
+mod batch;
 pub mod connection;
 pub mod desk;
 pub mod handshake;

@@ -15,6 +15,7 @@ use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
+use super::batch::{Places, Seat, fail, jobs_again};
 use super::desk::Desk;
 use super::handshake::{Hello, Link};
 use super::pace::Pace;
@@ -22,7 +23,7 @@ use super::protocol::v2::{self, CancelReason, ControlCode};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
-use crate::queue::{Job, Queue, Reply, ReplySender};
+use crate::queue::{Job, Member, Queue, Reply, ReplySender};
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
 const READS_IN_A_ROW: u32 = 16;
@@ -69,7 +70,9 @@ pub(super) struct InFlight {
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
-    submitted: Instant,
+    pub(super) submitted: Instant,
+    /// Alone or in a batch.
+    pub(super) seat: Seat,
     /// `None`: written ahead, not begun.
     begun: Option<Instant>,
     pub(super) stream: Option<PipeWriter>,
@@ -93,16 +96,18 @@ pub struct Settings {
 /// See the module.
 pub struct Worker {
     pub(super) link: Link,
-    hello: Hello,
-    settings: Settings,
-    queue: Arc<Queue<Desk>>,
+    pub(super) hello: Hello,
+    pub(super) settings: Settings,
+    pub(super) queue: Arc<Queue<Desk>>,
     desk: Desk,
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
     /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
-    order: VecDeque<usize>,
+    pub(super) order: VecDeque<usize>,
     begun: usize,
+    /// What they take of the shim's places.
+    pub(super) places: Places,
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
@@ -172,6 +177,7 @@ impl Worker {
             in_flight: Slab::new(),
             order: VecDeque::new(),
             begun: 0,
+            places: Places::default(),
             done: Vec::new(),
             pace,
             alarm: None,
@@ -290,7 +296,7 @@ impl Worker {
     fn refill(&mut self) {
         let mut bunch = false;
         while !self.paused {
-            let room = self.in_flight.len() < self.settings.in_flight_max;
+            let room = self.has_room(0);
             let taken = match self.listed {
                 Listed::Idle => return,
                 Listed::No | Listed::Hungry if room => self.queue.next(self.desk.clone()).map(|(_, job)| job),
@@ -314,28 +320,61 @@ impl Worker {
     /// Events are written ahead in bunches: not before half of them are used up, but then all in one write.
     fn wants_ahead(&self, begun_to: bool) -> bool {
         let ahead = self.pace.ahead(Instant::now());
-        self.in_flight.len() < self.settings.in_flight_max + if begun_to { ahead } else { ahead.div_ceil(2) }
+        self.has_room(if begun_to { ahead } else { ahead.div_ceil(2) })
+    }
+
+    /// Whether a place is free, of those for events in work and `ahead` more.
+    fn has_room(&self, ahead: usize) -> bool {
+        self.places.taken < self.settings.in_flight_max + ahead && self.in_flight.len() < HELD_MAX
     }
 
     fn write_job(&mut self, job: Job) {
-        let Job { event, reply, submitted, .. } = job;
+        let Job { event, reply, submitted, batch, .. } = job;
+        match batch {
+            None => {
+                self.places.taken += 1;
+                self.write_event(event, reply, submitted, Seat::Alone, |_| {});
+            }
+            Some(rest) => self.write_batch(Member { event, reply }, rest, submitted),
+        }
+        self.begin(Instant::now());
+    }
+
+    /// Writes one event; `mark` may change its frame.
+    pub(super) fn write_event(
+        &mut self,
+        event: Box<Event>,
+        reply: ReplySender,
+        submitted: Instant,
+        seat: Seat,
+        mark: impl FnOnce(&mut [u8]),
+    ) {
         let place = self.in_flight.vacant_entry();
         let key = place.key();
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held = InFlight { id, reply, event, submitted, begun: None, stream: None, cancelled: false };
+        let held =
+            InFlight { id, reply, event, submitted, seat, begun: None, stream: None, cancelled: false };
         let event = &place.insert(held).event;
-        v2::write_event(self.link.writer.frames(), id, event, self.settings.event_timeout);
+        let frames = self.link.writer.frames();
+        let start = frames.len();
+        v2::write_event(frames, id, event, self.settings.event_timeout);
+        mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
         self.order.push_back(key);
-        self.begin(Instant::now());
     }
 
     /// Starts the clock of the events that the shim works on from now on.
     fn begin(&mut self, now: Instant) {
-        while !self.leaving && self.begun < self.settings.in_flight_max.min(self.order.len()) {
+        while !self.leaving && self.begun < self.order.len() {
             let event = &mut self.in_flight[self.order[self.begun]];
+            if event.seat.opens_place() {
+                if self.places.begun == self.settings.in_flight_max {
+                    return;
+                }
+                self.places.begun += 1;
+            }
             event.begun = Some(now);
             self.queue.counters().started(now.duration_since(event.submitted));
             self.begun += 1;
@@ -358,9 +397,10 @@ impl Worker {
             self.begun -= usize::from(place < self.begun);
         }
         let taken = event.begun.map(|begun| now.duration_since(begun));
+        let last = self.places.leave(event.seat, taken.is_some());
         if let Some(taken) = taken {
             self.pace.observe(handler.unwrap_or(taken), now);
-            self.queue.finished(self.settings.index, taken);
+            self.count_finished(last, taken);
         } else {
             self.queue.dropped();
         }
@@ -376,19 +416,19 @@ impl Worker {
             self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
             return Ok(());
         }
-        self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let ahead = self.order.len() > self.begun;
         self.leaving = true; // What was written ahead does not begin here any more.
-        let mut event = self.remove(oldest, None);
-        if let Some(reply) = event.reply.take() {
-            drop(reply.send(Err(HandlerError::TimedOut.into())));
-        }
-        if let Some(stream) = event.stream.take() {
-            self.count_stream(false);
-            stream.end(Err(HandlerError::TimedOut));
-        }
         if self.hello.cancel {
-            v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::Deadline);
+            let id = self.in_flight[oldest].id;
+            v2::write_cancel(self.link.writer.frames(), id, CancelReason::Deadline);
+        }
+        for event in self.remove_place(oldest) {
+            self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            fail(event.reply, HandlerError::TimedOut);
+            if let Some(stream) = event.stream {
+                self.count_stream(false);
+                stream.end(Err(HandlerError::TimedOut));
+            }
         }
         Err(Ended::TimedOut { ahead })
     }
@@ -459,29 +499,25 @@ impl Worker {
         let mut unbegun = Vec::new();
         for key in keys {
             let mut event = self.in_flight.remove(key);
+            let last = self.places.leave(event.seat, event.begun.is_some());
             let Some(begun) = event.begun else {
                 unbegun.push(event);
                 continue;
             };
-            self.queue.finished(self.settings.index, begun.elapsed());
+            self.count_finished(last, begun.elapsed());
             if event.stream.is_some() {
                 self.count_stream(false);
             }
             match ended {
                 Ended::TimedOut { .. } => {
-                    let error = HandlerError::Lost("worker restarted".into());
-                    if let Some(reply) = event.reply.take() {
-                        drop(reply.send(Err(error.into())));
-                    }
+                    fail(event.reply.take(), HandlerError::Lost("worker restarted".into()));
                 }
                 _ => waiting.extend(event.reply.take()),
             }
         }
         // From the last to the first, so that the first ends up at the head of the queue.
-        for event in unbegun.into_iter().rev() {
-            if let Some(reply) = event.reply {
-                self.give_back(Job::again(event.event, reply, event.submitted));
-            }
+        for job in jobs_again(unbegun).into_iter().rev() {
+            self.give_back(job);
         }
         while let Some(job) = self.desk.take() {
             self.give_back(job);

@@ -1,6 +1,7 @@
 //! The HTTP trigger: the order of decisions for one request. Reading it is `request`'s business, answering
 //! `response`'s.
 
+mod cloud_batch;
 mod cors;
 mod file;
 mod request;
@@ -16,6 +17,7 @@ use http::{Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::HttpTrigger;
 use crate::event::{Event, cloudevent};
@@ -33,6 +35,8 @@ const CONNECTIONS_MAX: usize = 262_144;
 struct Http {
     cx: TriggerContext,
     config: HttpTrigger,
+    /// Gathers events where the handler takes several at once.
+    batches: Option<Batcher>,
 }
 
 /// Binds the address; serves nothing yet.
@@ -44,7 +48,10 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         Limits { head_bytes_max: config.head_bytes_max, stall: STALL, connections_max: CONNECTIONS_MAX };
     let info = cx.info.clone();
     let shutdown = cx.shutdown.clone();
-    let http = Arc::new(Http { cx, config: config.clone() });
+    let batches = config.batch.as_ref().map(|batch| {
+        Batcher::new(cx.events.clone(), batch.clone(), cx.event_timeout, shutdown.closing.clone())
+    });
+    let http = Arc::new(Http { cx, config: config.clone(), batches });
     if http.config.cors.as_ref().is_some_and(|cors| cors.allow_credentials && cors.allows_any_origin()) {
         let message = "CORS allows credentials from every origin, because allowOrigins holds *";
         http.cx.logger.warn(message, crate::fields! {"trigger" => info.name});
@@ -60,7 +67,23 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         address: config.listen.clone(),
         error,
     })?;
-    Ok(Trigger { info, task: Box::pin(server.run(shutdown)) })
+    let serve = server.run(shutdown);
+    let task: super::Task = if http.batches.is_none() {
+        Box::pin(serve)
+    } else {
+        Box::pin(async move {
+            let gather = async {
+                if let Some(batches) = &http.batches {
+                    batches.run().await;
+                }
+            };
+            tokio::select! {
+                () = serve => {}
+                () = gather => {}
+            }
+        })
+    };
+    Ok(Trigger { info, task })
 }
 
 impl Http {
@@ -114,13 +137,24 @@ impl Http {
     }
 
     /// The event's way to a worker, and its answer's way back.
-    async fn submit(&self, mut event: Box<Event>, mut answer: Answer) -> Answer {
-        if let Err(error) = cloudevent::unwrap(&mut event) {
-            self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
-            self.cx.events.count(false);
-            return answer.bad_cloud_event();
+    async fn submit(&self, mut event: Box<Event>, answer: Answer) -> Answer {
+        match cloudevent::unwrap(&mut event) {
+            Ok(None) => self.submit_one(event, answer).await,
+            // Boxed, as below: what few requests need must not make the future of all larger.
+            Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
+            Err(error) => {
+                self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+                self.cx.events.count(false);
+                answer.bad_cloud_event()
+            }
         }
-        let mut reply = self.cx.events.submit(event).await;
+    }
+
+    async fn submit_one(&self, event: Box<Event>, mut answer: Answer) -> Answer {
+        let mut reply = match &self.batches {
+            None => self.cx.events.submit(event).await,
+            Some(batches) => Box::pin(batches.submit(event)).await,
+        };
         if let Ok(response) = &mut reply
             && let Some(file) = file::wanted(&mut response.headers)
         {

@@ -61,6 +61,32 @@ impl Answer {
         }
     }
 
+    /// An empty 200 to one of several events that came in one request.
+    pub(super) fn to_part() -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+            length: None,
+            logs: None,
+            version: Version::HTTP_11,
+            closes: false,
+        }
+    }
+
+    /// What is shown of such an answer.
+    pub(super) fn into_part(mut self) -> (u16, HeaderMap, Body) {
+        self.default_content_type();
+        (self.status.as_u16(), self.headers, self.body)
+    }
+
+    /// The answers to several events, as JSON.
+    pub(super) fn parts(mut self, status: u16, body: Bytes) -> Self {
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = body.into();
+        self.status(status)
+    }
+
     /// Another status.
     pub(super) fn status(mut self, status: u16) -> Self {
         self.set_status(status);
@@ -189,14 +215,18 @@ impl Answer {
         matches!(self.body, Body::Stream(_))
     }
 
+    fn default_content_type(&mut self) {
+        if !matches!(self.body, Body::Empty) && !self.headers.contains_key(header::CONTENT_TYPE) {
+            self.headers.insert(header::CONTENT_TYPE, TEXT);
+        }
+    }
+
     /// The response as hyper sends it. `activity` is told when a streamed body has ended.
     pub(super) fn finish(mut self, activity: Option<Arc<Activity>>) -> http::Response<HttpBody> {
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
-        if !matches!(self.body, Body::Empty) && !self.headers.contains_key(header::CONTENT_TYPE) {
-            self.headers.insert(header::CONTENT_TYPE, TEXT);
-        }
+        self.default_content_type();
         if let Some(logs) = &self.logs {
             // JSON has no control bytes left, so this cannot fail.
             self.headers.insert(

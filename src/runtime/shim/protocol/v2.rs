@@ -50,6 +50,8 @@ const FLAG_OPTIONAL: u8 = 0x80;
 mod event_flag {
     pub(super) const NO_BODY: u8 = 0x02;
     pub(super) const BODY_JSON: u8 = 0x04;
+    pub(super) const BATCH: u8 = 0x08;
+    pub(super) const BATCH_END: u8 = 0x10;
     pub(super) const TYPED: u8 = 0x20;
     pub(super) const NOT_UTF8: u8 = 0x40;
 }
@@ -270,6 +272,11 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         head,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+}
+
+/// Makes of the EVENT frame that starts `frame` one of a batch, which ends with the `last`.
+pub fn mark_batch(frame: &mut [u8], last: bool) {
+    frame[5] |= if last { event_flag::BATCH | event_flag::BATCH_END } else { event_flag::BATCH };
 }
 
 /// Whether a text that the sender of a cloud event chose holds what separates texts.
