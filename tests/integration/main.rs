@@ -37,6 +37,7 @@ mod smoke;
 mod support;
 mod timeouts;
 mod v1_async;
+mod v1_batch;
 mod v1_control;
 mod v1_hostile;
 mod v1_wire;

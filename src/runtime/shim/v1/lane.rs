@@ -20,15 +20,17 @@ use super::Shared;
 use super::lines::Lines;
 use super::socket::Socket;
 use super::transit::Passage;
-use crate::event::{Event, HandlerError, Response};
+use crate::event::{Event, EventBody, HandlerError, Response};
 use crate::fields;
-use crate::queue::{Job, Reply, ReplySender};
+use crate::queue::{Job, Member, Reply, ReplySender};
 use crate::runtime::shim::connection::Writer;
 use crate::runtime::shim::desk::Desk;
+use crate::runtime::shim::protocol::v1::answer::Answers;
 use crate::runtime::shim::protocol::v1::event::{Frame, View};
 use crate::runtime::shim::stream::PipeWriter;
 use crate::runtime::shim::worker::Ended;
 
+mod batch;
 mod said;
 
 /// Reads in a row after which everything else is looked at, however much the wrapper still says.
@@ -61,11 +63,13 @@ pub(super) struct LaneEnd {
     pub(super) waiting: Vec<ReplySender>,
 }
 
-/// The event in work.
+/// The event in work, or the batch.
 struct Current {
     event: Box<Event>,
     /// `None` once answered; a stream is still open then.
     reply: Option<ReplySender>,
+    /// The further events of a batch; `None`: this is no batch.
+    batch: Option<Vec<Member>>,
     begun: Instant,
     stream: Option<Streaming>,
     /// The wrapper said how long the handler took, and has not said what it answered.
@@ -104,8 +108,8 @@ pub(super) struct Lane {
     idle: bool,
     orders: mpsc::Receiver<Order>,
     current: Option<Current>,
-    /// An answer read but not yet handed out.
-    done: Option<(ReplySender, Reply)>,
+    /// Answers read but not yet handed out.
+    done: Vec<(ReplySender, Reply)>,
     /// The wrapper still owes the duration of the event before.
     owes_metric: bool,
     quiet: Option<mpsc::Sender<()>>,
@@ -135,7 +139,7 @@ impl Lane {
             idle: false,
             orders,
             current: None,
-            done: None,
+            done: Vec::new(),
             owes_metric: false,
             quiet: None,
             paused: false,
@@ -160,7 +164,7 @@ impl Lane {
         loop {
             self.refill();
             poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await.map_err(|_| Ended::Lost)?;
-            if let Some((reply, answer)) = self.done.take() {
+            for (reply, answer) in self.done.drain(..) {
                 drop(reply.send(answer)); // The client may have left.
             }
             if self.current.is_none() {
@@ -305,23 +309,41 @@ impl Lane {
     }
 
     fn write_job(&mut self, job: Job) {
-        let Job { event, reply, submitted, .. } = job;
-        self.frame.write(self.shared.encoding, &View::of(&event));
-        for before in self.frame.before_bodies() {
-            self.writer.frames().extend_from_slice(before);
-            self.writer.body(event.body.len(), event.body.pieces());
-        }
-        self.writer.frames().extend_from_slice(self.frame.rest());
-        self.passage = self.shared.transit.as_ref().map(|transit| Passage::new(transit, self.frame.size()));
+        let Job { event, reply, submitted, batch, .. } = job;
         let begun = Instant::now();
-        self.shared.queue.counters().started(begun.duration_since(submitted));
+        let reply = Some(reply);
+        let current = Current { event, reply, batch, begun, stream: None, measured: None };
+        self.write_events(&current);
+        self.passage = self.shared.transit.as_ref().map(|transit| Passage::new(transit, self.frame.size()));
+        for _ in current.events() {
+            self.shared.queue.counters().started(begun.duration_since(submitted));
+        }
         if let Some(limit) = self.shared.event_timeout
             && self.alarm.is_none()
         {
             // Not moved for every event: when it rings it looks at how old the event of then is.
             self.wake_at(begun + limit);
         }
-        self.current = Some(Current { event, reply: Some(reply), begun, stream: None, measured: None });
+        self.current = Some(current);
+    }
+
+    fn write_events(&mut self, current: &Current) {
+        if current.batch.is_none() {
+            let view = View::of(&current.event);
+            self.frame.write(self.shared.encoding, &view);
+            return self.write_frame(view.bytes());
+        }
+        let views: Vec<View<'_>> = current.events().map(View::of).collect();
+        self.frame.write_batch(self.shared.encoding, &views);
+        self.write_frame(views.iter().filter_map(View::bytes));
+    }
+
+    fn write_frame<'a>(&mut self, bodies: impl IntoIterator<Item = &'a EventBody>) {
+        for (before, body) in self.frame.before_bodies().zip(bodies) {
+            self.writer.frames().extend_from_slice(before);
+            self.writer.body(body.len(), body.pieces());
+        }
+        self.writer.frames().extend_from_slice(self.frame.rest());
     }
 
     /// Rings at that time, or before.
@@ -348,7 +370,7 @@ impl Lane {
             return Err(Ended::Recycled("nobody takes the streamed answer that it goes on with".into()));
         }
         if answer_due.is_some_and(|due| due <= now) {
-            self.finish(Ok(Response::default()));
+            self.finish_without_a_word();
             return Err(Ended::Recycled("it did not say what the handler answered".into()));
         }
         if let Some(next) = [due, answer_due, gone_due].into_iter().flatten().min() {
@@ -357,13 +379,21 @@ impl Lane {
         Ok(())
     }
 
+    /// The handler has ended, and the wrapper says nothing more: a generator that yielded nothing.
+    fn finish_without_a_word(&mut self) {
+        if self.current.as_ref().is_some_and(|current| current.batch.is_some()) {
+            return self.finish_batch(Ok(Answers::List(Vec::new())));
+        }
+        self.finish(Ok(Response::default()));
+    }
+
     fn time_out(&mut self) -> Ended {
         self.shared.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
         if let Some(mut current) = self.take_current() {
-            if let Some(reply) = current.reply.take() {
+            self.end_stream(&mut current, Err(HandlerError::TimedOut));
+            for reply in current.into_replies() {
                 drop(reply.send(Err(HandlerError::TimedOut.into())));
             }
-            self.end_stream(current, Err(HandlerError::TimedOut));
         }
         Ended::TimedOut { ahead: false }
     }
@@ -371,7 +401,11 @@ impl Lane {
     /// The event has left the wrapper.
     fn take_current(&mut self) -> Option<Current> {
         let current = self.current.take()?;
-        self.shared.queue.finished(self.shared.index, current.begun.elapsed());
+        let taken = current.begun.elapsed();
+        for _ in 1..current.events().count() {
+            self.shared.queue.finished_beside_others(self.shared.index, taken);
+        }
+        self.shared.queue.finished(self.shared.index, taken);
         Some(current)
     }
 
@@ -379,12 +413,12 @@ impl Lane {
     fn finish(&mut self, answer: Reply) {
         let Some(mut current) = self.take_current() else { return };
         if let Some(reply) = current.reply.take() {
-            self.done = Some((reply, answer));
+            self.done.push((reply, answer));
         }
     }
 
     /// A streamed answer has ended, well or not.
-    fn end_stream(&self, mut current: Current, result: Result<(), HandlerError>) {
+    fn end_stream(&self, current: &mut Current, result: Result<(), HandlerError>) {
         let Some(stream) = current.stream.take() else { return };
         // One that is thrown away has failed before.
         let place = usize::from(result.is_err() || stream.pipe.is_none());
@@ -418,7 +452,7 @@ impl Lane {
     fn leave(&mut self, ended: &Ended) -> Vec<ReplySender> {
         self.shared.queue.withdraw(&self.desk);
         self.not_idle();
-        if let Some((reply, answer)) = self.done.take() {
+        for (reply, answer) in self.done.drain(..) {
             drop(reply.send(answer));
         }
         while let Some(job) = self.desk.take() {
@@ -427,12 +461,11 @@ impl Lane {
             }
         }
         let Some(mut current) = self.take_current() else { return Vec::new() };
-        let waiting = current.reply.take().into_iter().collect();
         let cause = match ended {
             Ended::Protocol(error) => error.clone(),
             _ => "the worker ended in the middle of a streamed answer".to_owned(),
         };
-        self.end_stream(current, Err(HandlerError::Lost(cause)));
-        waiting
+        self.end_stream(&mut current, Err(HandlerError::Lost(cause)));
+        current.into_replies()
     }
 }

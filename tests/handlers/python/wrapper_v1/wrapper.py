@@ -138,14 +138,39 @@ def handle(connection, control, event):
         send(connection, 'm{"duration": 0.001}', answer(body.decode("latin-1")))
 
 
+def handle_batch(connection, events):
+    word = events[0]["path"].strip("/")
+    answers = [json.loads(answer(event["body"].decode(), event_id=event["id"])[1:]) for event in events]
+    if word == "raises":
+        send(connection, "r" + json.dumps({"body": "it raised", "body_encoding": "text", "status_code": 500}))
+    elif word == "partly":
+        nobody = dict(answers[0], event_id="nobody")
+        del answers[1]["event_id"]
+        send(connection, 'm{"duration": 0.001}', "r" + json.dumps([nobody] + answers))
+    elif word == "garbage":
+        send(connection, "r[")
+    elif word == "streams":
+        send(connection, "c" + answer("one ")[1:], "bdHdvIA==", "e", 'm{"duration": 0.001}')
+    elif word == "exits":
+        os._exit(3)
+    elif word == "hangs":
+        time.sleep(30)
+    else:
+        send(connection, 'm{"duration": 0.001}', "r" + json.dumps(answers[::-1]))
+
+
 def serve(connection, control):
     while True:
         length = receive(connection, 4)
         if length is None:
             return
         event = Reader(receive(connection, int.from_bytes(length, "big"))).value()
-        assert len(event) == 19, event
-        handle(connection, control, event)
+        if isinstance(event, list):
+            assert all(len(one) == 19 for one in event), event
+            handle_batch(connection, event)
+        else:
+            assert len(event) == 19, event
+            handle(connection, control, event)
 
 
 def main():

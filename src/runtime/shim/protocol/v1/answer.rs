@@ -26,7 +26,7 @@ const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 /// One answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     /// 0: not set.
     pub status: i64,

@@ -137,6 +137,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The body, where it is the caller who writes its bytes.
+    pub fn bytes(&self) -> Option<&'a EventBody> {
+        match self.body {
+            BodyView::Bytes(body) => Some(body),
+            BodyView::Absent | BodyView::Object(_) => None,
+        }
+    }
+
     fn size(&self) -> i64 {
         match &self.body {
             BodyView::Bytes(body) => body.len() as i64,

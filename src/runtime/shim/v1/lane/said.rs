@@ -9,7 +9,7 @@ use crate::fields;
 use crate::queue::Reply;
 use crate::runtime::shim::answers::check_status;
 use crate::runtime::shim::protocol::v1::ProtocolError;
-use crate::runtime::shim::protocol::v1::answer::{Answer, read_answers, read_chunk};
+use crate::runtime::shim::protocol::v1::answer::{Answer, Answers, read_answers, read_chunk};
 use crate::runtime::shim::protocol::v1::line::{Line, parse, read_log, read_metric};
 use crate::runtime::shim::stream::pipe;
 use crate::runtime::shim::worker::Ended;
@@ -68,7 +68,8 @@ impl Lane {
             let shown = String::from_utf8_lossy(&json[..json.len().min(SHOWN_BYTES)]);
             return self.shared.logger.error("Can't decode log", fields! {"line" => shown});
         };
-        let current = self.current.as_ref();
+        // What a handler says of a batch may hold what another client sent.
+        let current = self.current.as_ref().filter(|current| current.events().count() == 1);
         self.shared.record(log, current.and_then(|current| current.event.log_buffer.as_deref()));
     }
 
@@ -105,18 +106,23 @@ impl Lane {
             self.finish_stream(Err(HandlerError::failed(text)));
             return Ok(());
         }
-        let measured = current.measured.is_some();
-        let answer = read_answers(json).and_then(|answers| answers.single().map_err(str::to_owned));
+        let (measured, batch) = (current.measured.is_some(), current.batch.is_some());
+        let answers = read_answers(json);
         // Newer wrappers report the duration afterwards, except for their own error answers.
-        let own_error = answer.as_ref().is_ok_and(|answer| answer.status == 500 && !answer.has_headers);
+        let own_error = matches!(&answers, Ok(Answers::One(one)) if one.status == 500 && !one.has_headers);
         self.owes_metric = self.shared.wrapper.newer && !measured && !own_error;
+        if batch {
+            self.finish_batch(answers);
+            return Ok(());
+        }
+        let answer = answers.and_then(|answers| answers.single().map_err(str::to_owned));
         let reply =
             answer.map_err(|text| HandlerError::failed(text).into()).and_then(|answer| self.reply(answer));
         self.finish(reply);
         Ok(())
     }
 
-    fn reply(&self, answer: Answer) -> Reply {
+    pub(super) fn reply(&self, answer: Answer) -> Reply {
         let (status, mut response) = self.head(&answer);
         response.body = answer.body.map_err(HandlerError::failed)?.into();
         check_status(status)?;
@@ -165,7 +171,17 @@ impl Lane {
         if let Some(current) = &mut self.current {
             current.measured = None;
             current.stream = Some(stream);
-            self.done = current.reply.take().map(|sender| (sender, reply));
+            if let Some(rest) = current.batch.take() {
+                let taken = current.begun.elapsed();
+                for _ in &rest {
+                    self.shared.queue.finished_beside_others(self.shared.index, taken);
+                }
+                let replies = current.reply.take().into_iter();
+                let replies: Vec<_> = replies.chain(rest.into_iter().map(|member| member.reply)).collect();
+                self.fail(replies, "a batch cannot be answered piece by piece");
+            } else if let Some(sender) = current.reply.take() {
+                self.done.push((sender, reply));
+            }
         }
         Ok(())
     }
@@ -206,8 +222,8 @@ impl Lane {
     }
 
     fn finish_stream(&mut self, result: Result<(), HandlerError>) {
-        if let Some(current) = self.take_current() {
-            self.end_stream(current, result);
+        if let Some(mut current) = self.take_current() {
+            self.end_stream(&mut current, result);
         }
     }
 }
