@@ -37,6 +37,11 @@ impl Dispatcher {
         reply
     }
 
+    /// Whether handlers take bodies as they come.
+    pub fn streams_bodies(&self) -> bool {
+        self.pool.streams_bodies()
+    }
+
     /// Counts an event that ended before it reached a worker.
     pub fn count(&self, success: bool) {
         self.counters.count(success);

@@ -52,10 +52,19 @@ pub fn unwrap(event: &mut Event) -> Result<(), CloudEventError> {
     if is_structured(&event.header_map) {
         return structured(event);
     }
-    if event.header_map.keys().any(|name| name.as_str().starts_with(BINARY)) {
+    if is_binary(&event.header_map) {
         binary(event);
     }
     Ok(())
+}
+
+/// Whether a request with these headers carries a cloud event.
+pub fn is_one(headers: &HeaderMap) -> bool {
+    is_structured(headers) || is_binary(headers)
+}
+
+fn is_binary(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(BINARY))
 }
 
 fn is_structured(headers: &HeaderMap) -> bool {

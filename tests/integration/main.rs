@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod addresses;
+mod bodies;
 mod cli;
 mod clients;
 mod cloudevents;
@@ -12,7 +14,10 @@ mod dev;
 mod faults;
 mod files;
 mod handlers;
+mod half_close;
 mod harness;
+mod headers;
+
 mod hostile;
 mod kills;
 mod layout;
@@ -23,5 +28,6 @@ mod pid1;
 mod plugin_faults;
 mod samples;
 mod smoke;
+mod smuggling;
 mod support;
 mod timeouts;

@@ -10,6 +10,7 @@ mod elf;
 mod ffi;
 mod fixed;
 mod frame;
+mod reader;
 pub mod worker;
 
 use std::fmt;
@@ -163,6 +164,11 @@ impl Library {
     /// All calls of one worker must come from one thread.
     pub fn wants_fixed_thread(&self) -> bool {
         self.features & abi::FEATURE_FIXED_THREAD != 0
+    }
+
+    /// It reads bodies while they arrive.
+    pub fn streams_bodies(&self) -> bool {
+        self.features & abi::FEATURE_STREAM_BODY != 0
     }
 
     /// Its calls return at once and never block.

@@ -5,6 +5,7 @@ mod answers;
 pub mod connection;
 pub mod desk;
 pub mod handshake;
+mod intake;
 pub mod languages;
 mod pace;
 pub mod process;

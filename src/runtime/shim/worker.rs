@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::desk::Desk;
 use super::handshake::{Hello, Link};
+use super::intake::Intake;
 use super::pace::Pace;
 use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
 use super::stream::PipeWriter;
@@ -63,13 +64,15 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// On the wire; never 0.
-    id: u32,
+    pub(super) id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
     submitted: Instant,
     /// `None`: written ahead, not begun.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
+    /// What still comes of its body.
+    pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the stream any more.
     cancelled: bool,
@@ -157,6 +160,9 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         logger: Logger,
     ) -> Self {
+        if hello.streams_bodies {
+            queue.stream_bodies();
+        }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
@@ -262,6 +268,9 @@ impl Worker {
         if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
             return Poll::Ready(Ok(Wake::Command(command)));
         }
+        if self.hello.streams_bodies && self.poll_intakes(cx).is_ready() {
+            return Poll::Ready(Ok(Wake::Again));
+        }
         self.poll_streams(cx)
     }
 
@@ -316,16 +325,16 @@ impl Worker {
     }
 
     fn write_job(&mut self, job: Job) {
-        let Job { event, reply, submitted, .. } = job;
+        let Job { mut event, reply, submitted, .. } = job;
         let place = self.in_flight.vacant_entry();
         let key = place.key();
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held = InFlight { id, reply, event, submitted, begun: None, stream: None, cancelled: false };
-        let event = &place.insert(held).event;
-        v2::write_event(self.link.writer.frames(), id, event, self.settings.event_timeout);
+        v2::write_event(self.link.writer.frames(), id, &event, self.settings.event_timeout);
         self.link.writer.body(event.body.len(), event.body.pieces());
+        let intake = event.body.stream.take().map(Intake::new);
+        place.insert(InFlight { id, reply, event, submitted, begun: None, intake, stream: None, cancelled: false });
         self.order.push_back(key);
         self.begin(Instant::now());
     }
@@ -476,7 +485,8 @@ impl Worker {
             }
         }
         // From the last to the first, so that the first ends up at the head of the queue.
-        for event in unbegun.into_iter().rev() {
+        for mut event in unbegun.into_iter().rev() {
+            event.event.body.stream = event.intake.take().map(Intake::into_stream);
             if let Some(reply) = event.reply {
                 self.give_back(Job::again(event.event, reply, event.submitted));
             }
