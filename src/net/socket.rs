@@ -50,10 +50,21 @@ pub(super) struct Socket {
     stream: Stream,
     activity: Arc<Activity>,
     closing: Closing,
+    end: End,
     /// Everything that was to be written has been, so that the next write begins an answer.
     flushed: bool,
     /// What is left of an answer that is written in the place of another.
     instead: &'static [u8],
+}
+
+/// Of what the client sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotSeen,
+    /// hyper is told at its next look: it may have read a whole request that nobody serves yet.
+    Seen,
+    /// The client still waits for an answer, as far as anybody can know.
+    HalfClosed,
 }
 
 enum Closing {
@@ -64,11 +75,26 @@ enum Closing {
 
 impl Socket {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, closing: Closing::Open, flushed: true, instead: &[] }
+        Self { stream, activity, closing: Closing::Open, end: End::NotSeen, flushed: true, instead: &[] }
     }
 
-    /// A client that has closed its sending half, and is waited upon as long as it is there. hyper, which would take
-    /// the end of its bytes for its leaving, learns of it when the answer has been given.
+    /// Nothing more comes from the client. hyper, which would take that for its leaving, learns of it when the answer
+    /// has been given.
+    fn poll_end(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        match self.end {
+            End::HalfClosed => return self.poll_half_closed(),
+            End::NotSeen | End::Seen if self.activity.close_half() => {
+                self.end = End::HalfClosed;
+                return Poll::Pending; // The server's sweep wakes the connection.
+            }
+            End::Seen => return Poll::Ready(Ok(())),
+            End::NotSeen => {}
+        }
+        self.end = End::Seen;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn poll_half_closed(&self) -> Poll<io::Result<()>> {
         if !self.activity.owes() {
             return Poll::Ready(Ok(()));
@@ -76,7 +102,7 @@ impl Socket {
         let mut look = [PollFd::new(&self.stream, PollFlags::empty())];
         match poll(&mut look, Some(&Timespec::default())) {
             Ok(1..) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            _ => Poll::Pending, // The server's sweep wakes the connection.
+            _ => Poll::Pending,
         }
     }
 
@@ -126,17 +152,15 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        if self.activity.half_closed() {
-            return self.poll_half_closed();
+        if self.end != End::NotSeen {
+            return self.poll_end(cx);
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
             0 => {
                 self.closing = Closing::Done; // The client's end is closed: nothing to linger for.
-                if self.activity.close_half() {
-                    return Poll::Pending; // Woken by the sweep, and read again when the answer has been given.
-                }
+                return self.poll_end(cx);
             }
             _ => self.activity.read(&buffer.filled()[before..]),
         }

@@ -187,11 +187,13 @@ impl Http {
         if !request::host_is_sound(&parts.headers) || !request::target_is_sound(&parts.method, &parts.uri) {
             return Break(answer.malformed());
         }
-        if !body.is_end_stream()
-            && body.size_hint().exact().is_none()
-            && !request::is_chunked_only(&parts.headers)
-        {
-            return Break(answer.unknown_coding());
+        if !body.is_end_stream() {
+            if !request::expects_continue_only(&parts.headers) {
+                return Break(answer.unknown_expectation());
+            }
+            if body.size_hint().exact().is_none() && !request::is_chunked_only(&parts.headers) {
+                return Break(answer.unknown_coding());
+            }
         }
         answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
         if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(parts)) {

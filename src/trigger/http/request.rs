@@ -110,7 +110,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
     joined
 }
 
-/// Whether at most one host is named, which has no blank, a port of digits, and brackets in pairs: everything else is
+/// Whether at most one host is named, with no blank and no delimiter, a port of digits, and brackets in pairs: everything else is
 /// a mistake or an attempt to be routed by one reading and served by another.
 // compat: a request without one is served; nothing here goes by it.
 pub(super) fn host_is_sound(headers: &HeaderMap) -> bool {
@@ -127,6 +127,12 @@ pub(super) fn target_is_sound(method: &Method, uri: &Uri) -> bool {
         // What has a scheme may have no path.
         _ => uri.scheme().is_some(),
     }
+}
+
+/// Whether a request with a body expects nothing of us but to be asked for it.
+pub(super) fn expects_continue_only(headers: &HeaderMap) -> bool {
+    let mut expectations = headers.get_all(header::EXPECT).iter();
+    expectations.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a body in chunks is nothing else besides: what another coding has made of it is not what handlers expect,
@@ -146,7 +152,7 @@ fn is_sound(host: &[u8]) -> bool {
         None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
     };
     let sound_port = port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
-    sound_port && !name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']'))
+    sound_port && !name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']' | b'/' | b'?' | b'#' | b'@' | b'\\'))
 }
 
 /// What the caller asked to be told of the handler's log.
@@ -340,6 +346,8 @@ mod tests {
             ("[::1", false),
             ("[::1]8080", false),
             ("x]", false),
+            ("a@x", false),
+            ("x/y", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());

@@ -190,6 +190,12 @@ impl Answer {
         self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy")
     }
 
+    /// `Expect` with something else than `100-continue`.
+    pub(super) fn unknown_expectation(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::EXPECTATION_FAILED, "Expect can only be 100-continue")
+    }
+
     /// A body in another transfer coding than chunks alone.
     pub(super) fn unknown_coding(mut self) -> Self {
         self.closes = true;
