@@ -162,7 +162,9 @@ fn listen(file: &TriggerFile, place: &TriggerSource<'_>, source: &Source) -> Res
     if port.is_none() || file.url.contains('/') {
         let problem =
             place.place(source, "url").problem(format!("{:?} is no address to listen on", file.url));
-        return Err(problem.remedy("write host:port, or :port for every address, or unix:/path, for example :8080"));
+        return Err(
+            problem.remedy("write host:port, or :port for every address, or unix:/path, for example :8080")
+        );
     }
     Ok(file.url.clone())
 }

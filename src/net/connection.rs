@@ -318,12 +318,8 @@ impl Activity {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S, F, B>(
-    stream: Stream,
-    shared: Arc<Shared>,
-    activity: Arc<Activity>,
-    service: S,
-) where
+pub(super) async fn serve<S, F, B>(stream: Stream, shared: Arc<Shared>, activity: Arc<Activity>, service: S)
+where
     S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
     F: Future<Output = Result<http::Response<B>, Infallible>>,
     B: Body + 'static,

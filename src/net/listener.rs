@@ -85,12 +85,7 @@ where
     ///
     /// # Errors
     /// The listener cannot be registered.
-    pub fn new(
-        listener: Listener,
-        limits: Limits,
-        logger: Logger,
-        service: S,
-    ) -> io::Result<Self> {
+    pub fn new(listener: Listener, limits: Limits, logger: Logger, service: S) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
         let shared = Shared {
@@ -342,6 +337,51 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         client.write_all(b"lf").unwrap();
         check_whole(&rest(client).await, "HTTP/1.1 200 ", "read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_lines_begin_no_request_and_cost_a_client_no_time() {
+        let (address, _shutdown, _running) = start(served);
+        let mut client = client(address, b"\r\n\r\n");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        client.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        check_whole(&rest(client).await, "HTTP/1.1 200 ", "served");
+    }
+
+    /// Sends a body of that many bytes, so many a second.
+    async fn drip(bytes: usize, bytes_a_second: usize) -> String {
+        let (address, _shutdown, _running) = start(reads);
+        let head = format!("POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n");
+        let mut client = client(address, head.as_bytes());
+        for piece in vec![b'x'; bytes].chunks(bytes_a_second) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(client.write_all(piece)); // The server may have closed.
+        }
+        rest(client).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_slowly_but_not_for_ever() {
+        check_whole(&drip(20 * 300, 300).await, "HTTP/1.1 200 ", "read");
+        check_whole(&drip(4 * 10, 10).await, "HTTP/1.1 200 ", "read");
+        check_whole(&drip(20 * 10, 10).await, "HTTP/1.1 200 ", "too slow");
+    }
+
+    #[test]
+    fn time_in_which_a_body_is_not_waited_for_is_not_the_clients() {
+        let clock = Arc::new(AtomicU32::new(0));
+        let activity = Activity::new(clock.clone());
+        activity.begin_body();
+        for round in 0..3 {
+            activity.await_body();
+            clock.fetch_add(2, Ordering::Relaxed);
+            activity.sweep(5);
+            assert_eq!(activity.expired(), round == 2, "two ticks of each round are the client's");
+            activity.read(b"x");
+            activity.body_came();
+            clock.fetch_add(100, Ordering::Relaxed);
+            activity.sweep(5);
+        }
     }
 
     #[tokio::test]

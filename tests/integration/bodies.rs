@@ -55,7 +55,16 @@ fn counter() -> Option<PathBuf> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let out = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("count.so");
         let mut command = Command::new("cc");
-        command.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]);
+        command.args([
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+        ]);
         command.arg("-I").arg(root.join("runtimes/rust/include"));
         command.arg(root.join("tests/handlers/c/count.c")).arg("-o").arg(&out);
         let Ok(output) = command.output() else {
@@ -99,7 +108,8 @@ fn send(client: &mut Client, chunked: bool, pieces: usize, piece: &[u8]) {
 }
 
 fn head(path: &str, chunked: bool, bytes: usize) -> Vec<u8> {
-    let framing = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {bytes}") };
+    let framing =
+        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {bytes}") };
     format!("POST {path} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n").into_bytes()
 }
 
@@ -116,8 +126,9 @@ fn large_bodies_pass_through_with_flat_memory() {
     let bytes = pieces * piece.len();
     everywhere(|setup| {
         let processor = limited(setup, bytes).start();
-        let pids: Vec<u32> =
-            std::iter::once(processor.child.id()).chain(processor.children().iter().map(|pid| *pid as u32)).collect();
+        let pids: Vec<u32> = std::iter::once(processor.child.id())
+            .chain(processor.children().iter().map(|pid| *pid as u32))
+            .collect();
         let before: u64 = pids.iter().map(|pid| peak(*pid)).sum();
         for chunked in [false, true] {
             let mut client = Client::connect(processor.http());
@@ -303,7 +314,8 @@ fn a_body_that_never_ends_ends_at_the_deadline() {
 #[test]
 fn a_client_is_asked_for_its_body_when_the_handler_wants_it() {
     let expect = |path: &str, bytes: usize| {
-        format!("POST {path} HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {bytes}\r\n\r\n").into_bytes()
+        format!("POST {path} HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {bytes}\r\n\r\n")
+            .into_bytes()
     };
     let processor = limited(Setup::python(PYTHON), 1 << 20).start();
     let mut client = Client::connect(processor.http());

@@ -57,7 +57,8 @@ fn python(processor: &Processor, headers: &Value, status: u32) -> String {
 #[test]
 fn answers_may_repeat_a_header() {
     let processor = Setup::python(PYTHON).start();
-    let answer = python(&processor, &json!({"Set-Cookie": ["a=1; Path=/", "b=2", 3, null], "x-one": []}), 200);
+    let answer =
+        python(&processor, &json!({"Set-Cookie": ["a=1; Path=/", "b=2", 3, null], "x-one": []}), 200);
     let cookies: Vec<&str> = answer.lines().filter(|line| line.starts_with("Set-Cookie: ")).collect();
     assert_eq!(cookies, ["Set-Cookie: a=1; Path=/", "Set-Cookie: b=2", "Set-Cookie: 3"]);
     assert!(!answer.contains("X-One"), "{answer}");
@@ -72,11 +73,18 @@ fn answers_may_repeat_a_header() {
 fn check(processor: &Processor, headers: Value, present: &[&str], absent: &[&str]) {
     let answer = python(processor, &headers, 200);
     assert_eq!(answer.matches("HTTP/1.").count(), 1, "{headers}: {answer}");
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"), "{headers}: {answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nbody"),
+        "{headers}: {answer}"
+    );
     assert_eq!(answer.matches("\r\n\r\n").count(), 1, "{headers}: {answer}");
     let lower = answer.to_lowercase();
     assert_eq!(lower.matches("\r\ncontent-length: 4\r\n").count(), 1, "{headers}: {answer}");
-    assert_eq!(lower.matches("content-length").count() + lower.matches("transfer-encoding").count(), 1, "{answer}");
+    assert_eq!(
+        lower.matches("content-length").count() + lower.matches("transfer-encoding").count(),
+        1,
+        "{answer}"
+    );
     for line in present {
         assert!(answer.contains(&format!("\r\n{line}\r\n")), "{headers}: no {line} in {answer}");
     }
@@ -92,11 +100,34 @@ fn no_header_of_an_answer_is_more_than_a_header() {
     check(&processor, json!({"X-A": "b\nX-Evil: 1"}), &["X-A: b X-Evil: 1"], &["\r\nX-Evil"]);
     check(&processor, json!({"X-A": "b\rX-Evil: 1"}), &["X-A: b X-Evil: 1"], &["\rX-Evil"]);
     check(&processor, json!({"X-A": "b\r\n\r\n<html>"}), &["X-A: b    <html>"], &[]);
-    check(&processor, json!({"X-A": ["b", "c\r\nX-Evil: 1"]}), &["X-A: b", "X-A: c  X-Evil: 1"], &["\r\nX-Evil"]);
+    check(
+        &processor,
+        json!({"X-A": ["b", "c\r\nX-Evil: 1"]}),
+        &["X-A: b", "X-A: c  X-Evil: 1"],
+        &["\r\nX-Evil"],
+    );
     // Characters whose low byte is a line break, and Unicode's own line ends: UTF-8 holds no line break.
     check(&processor, json!({"X-A": "b\u{10d}\u{10a}X-Evil: 1"}), &[], &["\nX-Evil", "\rX-Evil"]);
-    check(&processor, json!({"X-A": "b\u{2028}\u{2029}\u{85}\u{560d}\u{560a}X-Evil: 1"}), &[], &["\nX-Evil", "\rX-Evil"]);
-    for name in ["X-A\r\nX-Evil", "X-A: b\r\nX-Evil", "X A", " X-A", "X-A ", "X-A:", "", "X\u{0}A", "X-\u{e4}", "X-\u{ff21}", "X-A\n", "(X)"] {
+    check(
+        &processor,
+        json!({"X-A": "b\u{2028}\u{2029}\u{85}\u{560d}\u{560a}X-Evil: 1"}),
+        &[],
+        &["\nX-Evil", "\rX-Evil"],
+    );
+    for name in [
+        "X-A\r\nX-Evil",
+        "X-A: b\r\nX-Evil",
+        "X A",
+        " X-A",
+        "X-A ",
+        "X-A:",
+        "",
+        "X\u{0}A",
+        "X-\u{e4}",
+        "X-\u{ff21}",
+        "X-A\n",
+        "(X)",
+    ] {
         check(&processor, json!({name: "evil", "X-Kept": "1"}), &["X-Kept: 1"], &["evil"]);
     }
     for value in ["a\u{0}evil", "a\u{8}evil", "a\u{1b}[2Jevil", "a\u{7f}evil", "a\u{b}evil"] {
@@ -125,7 +156,10 @@ fn only_final_statuses_are_sent() {
     }
     for status in [204, 304] {
         let answer = python(&processor, &json!({"Content-Length": "9"}), status);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
         assert!(!answer.to_lowercase().contains("content-length"), "{answer}");
     }
     let answer = python(&processor, &json!({}), 599);

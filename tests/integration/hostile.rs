@@ -243,7 +243,14 @@ fn a_hundred_headers_are_served_and_one_more_is_refused() {
     let target = |bytes: usize| format!("GET /echo?{} HTTP/1.1\r\n\r\n", "q".repeat(bytes)).into_bytes();
     let processor = start(json!({"readBufferSize": 200_000}));
     check(&processor, "a long target", &target(65_000), Some(200), None, Serves);
-    check(&processor, "too long a target", &target(65_600), Some(414), Some(b"Too long request target"), Closes);
+    check(
+        &processor,
+        "too long a target",
+        &target(65_600),
+        Some(414),
+        Some(b"Too long request target"),
+        Closes,
+    );
 }
 
 #[test]

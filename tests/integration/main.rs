@@ -13,8 +13,8 @@ mod conformance;
 mod dev;
 mod faults;
 mod files;
-mod handlers;
 mod half_close;
+mod handlers;
 mod harness;
 mod headers;
 

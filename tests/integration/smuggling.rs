@@ -29,7 +29,9 @@ fn judge(processor: &Processor, case: &Value) -> Result<(), String> {
             return Err(format!("answer {place} has the body {:?}", answer.text()));
         }
         // One of the parser's own behind another answer is bare.
-        if answer.status != 200 && place == 0 && (answer.header("Server"), answer.body.is_empty()) != (Some("nuclio"), false)
+        if answer.status != 200
+            && place == 0
+            && (answer.header("Server"), answer.body.is_empty()) != (Some("nuclio"), false)
         {
             return Err(format!("answer {place} does not say what it is: {answer:?}"));
         }

@@ -340,12 +340,7 @@ pub struct Host {
     >,
     /// Since 1.2.
     pub read: Option<
-        unsafe extern "C" fn(
-            event: *const Event,
-            buffer: *mut u8,
-            size: usize,
-            n: *mut usize,
-        ) -> CallResult,
+        unsafe extern "C" fn(event: *const Event, buffer: *mut u8, size: usize, n: *mut usize) -> CallResult,
     >,
 }
 

@@ -138,7 +138,9 @@ impl Link {
             let (found, head) = self.frame(logger).await?;
             match found {
                 kind::READY => {
-                    return Ok(v2::read_pairs(&head).iter().any(|(name, value)| name == "stream_in" && value == "1"));
+                    return Ok(v2::read_pairs(&head)
+                        .iter()
+                        .any(|(name, value)| name == "stream_in" && value == "1"));
                 }
                 kind::METRIC => {}
                 other => return Err(ProtocolError::Unexpected(other).into()),

@@ -58,7 +58,8 @@ impl Intake {
                     }
                 }
             }
-            let bytes = self.credit.min(PIECE_BYTES_MAX).min(u32::try_from(self.rest.len()).unwrap_or(u32::MAX));
+            let bytes =
+                self.credit.min(PIECE_BYTES_MAX).min(u32::try_from(self.rest.len()).unwrap_or(u32::MAX));
             let piece = self.rest.split_to(bytes as usize);
             self.credit -= bytes;
             v2::write_data(writer.frames(), id, 0, bytes);
@@ -146,7 +147,8 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_written_than_the_shim_has_credit_for() {
         let large = CREDIT_BYTES as usize + 100;
-        let mut intake = intake(vec![Ok(Bytes::from(vec![b'x'; large])), Ok(Bytes::from_static(b"end"))], false);
+        let mut intake =
+            intake(vec![Ok(Bytes::from(vec![b'x'; large])), Ok(Bytes::from_static(b"end"))], false);
         assert_eq!(pull(&mut intake).await, (CREDIT_BYTES as usize, false));
         assert_eq!(pull(&mut intake).await, (0, false));
         intake.allow(60);

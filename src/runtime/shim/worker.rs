@@ -334,7 +334,16 @@ impl Worker {
         v2::write_event(self.link.writer.frames(), id, &event, self.settings.event_timeout);
         self.link.writer.body(event.body.len(), event.body.pieces());
         let intake = event.body.stream.take().map(Intake::new);
-        place.insert(InFlight { id, reply, event, submitted, begun: None, intake, stream: None, cancelled: false });
+        place.insert(InFlight {
+            id,
+            reply,
+            event,
+            submitted,
+            begun: None,
+            intake,
+            stream: None,
+            cancelled: false,
+        });
         self.order.push_back(key);
         self.begin(Instant::now());
     }

@@ -71,8 +71,7 @@ pub(super) fn open(
     activity.begin_body();
     activity.body_came();
     let (sender, refusal) = oneshot::channel();
-    let state =
-        State { body: Some(body), read: 0, whole: false, reader: None, refusal: Some(sender) };
+    let state = State { body: Some(body), read: 0, whole: false, reader: None, refusal: Some(sender) };
     let state = Arc::new(Mutex::new(state));
     let source = Source {
         state: state.clone(),
@@ -148,7 +147,9 @@ impl Stream for Source {
                         }
                     }
                     // The handler has its headers already, so that trailers come too late for it.
-                    Err(frame) if frame.trailers_ref().is_some_and(|t| t.keys().any(|n| HEAD_ONLY.contains(n))) => {
+                    Err(frame)
+                        if frame.trailers_ref().is_some_and(|t| t.keys().any(|n| HEAD_ONLY.contains(n))) =>
+                    {
                         return self.fail(&mut state, BodyFault::Broken);
                     }
                     Err(_) => {}

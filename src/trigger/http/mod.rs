@@ -141,7 +141,13 @@ impl Http {
     }
 
     /// As [`Http::submit`], with a body that is still arriving.
-    async fn submit_with(&self, event: Box<Event>, answer: Answer, mut feed: Feed, activity: &Activity) -> Answer {
+    async fn submit_with(
+        &self,
+        event: Box<Event>,
+        answer: Answer,
+        mut feed: Feed,
+        activity: &Activity,
+    ) -> Answer {
         let reply = tokio::select! {
             biased; // A handler that has been told of it may have answered, which is not the reason any more.
             refusal = feed.refused() => return self.refuse(answer, refusal, activity),

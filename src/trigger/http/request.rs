@@ -139,7 +139,8 @@ pub(super) fn expects_continue_only(headers: &HeaderMap) -> bool {
 /// and two readers may disagree about a list of codings. Called for bodies of unknown length only.
 pub(super) fn is_chunked_only(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let only = codings.next().is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    let only =
+        codings.next().is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
     only && codings.next().is_none()
 }
 
@@ -152,7 +153,10 @@ fn is_sound(host: &[u8]) -> bool {
         None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
     };
     let sound_port = port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
-    sound_port && !name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']' | b'/' | b'?' | b'#' | b'@' | b'\\'))
+    sound_port
+        && !name.iter().any(|byte| {
+            byte.is_ascii_whitespace() || matches!(byte, b'[' | b']' | b'/' | b'?' | b'#' | b'@' | b'\\')
+        })
 }
 
 /// What the caller asked to be told of the handler's log.

@@ -233,12 +233,8 @@ impl Answer {
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        let mut response = http::Response::new(HttpBody {
-            body: self.body,
-            length: self.length,
-            feed: self.feed,
-            activity,
-        });
+        let mut response =
+            http::Response::new(HttpBody { body: self.body, length: self.length, feed: self.feed, activity });
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
         *response.status_mut() = self.status;
