@@ -25,6 +25,8 @@ const BATCH_SIZE_MAX: usize = 10_000;
 const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS_PER_WORKER: usize = 1000;
 const CONNECTIONS_PER_WORKER_MAX: i64 = 100_000;
+/// The kernel's limit, less what the name that a socket file is made under is longer.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
 const PREFLIGHT_MAX_AGE_SECONDS: i64 = 5;
 const CORS_METHODS: [&str; 7] = ["HEAD", "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 const CORS_HEADERS: [&str; 5] =
@@ -192,11 +194,21 @@ fn listen(file: &TriggerFile, place: &TriggerSource<'_>, source: &Source) -> Res
     if file.url.is_empty() {
         return Ok(DEFAULT_LISTEN.to_owned());
     }
+    if let Some(path) = file.url.strip_prefix("unix:") {
+        if path.starts_with('/') && path.len() <= SOCKET_PATH_BYTES_MAX && !path.contains('\0') {
+            return Ok(file.url.clone());
+        }
+        let problem = place.place(source, "url").problem(format!("{path:?} is no file to listen on"));
+        let remedy = format!("write unix: and an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes");
+        return Err(problem.remedy(format!("{remedy}, for example unix:/run/function/http.sock")));
+    }
     let port = file.url.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none() || file.url.contains('/') {
         let problem =
             place.place(source, "url").problem(format!("{:?} is no address to listen on", file.url));
-        return Err(problem.remedy("write host:port, or :port for every address, for example :8080"));
+        return Err(
+            problem.remedy("write host:port, or :port for every address, or unix:/path, for example :8080")
+        );
     }
     Ok(file.url.clone())
 }

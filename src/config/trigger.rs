@@ -73,7 +73,7 @@ pub(super) struct TriggerFile {
     /// Counts where `numWorkers` is missing or 0: for files of old platforms.
     #[cfg_attr(test, schemars(range(min = 0, max = 100_000)))]
     max_workers: i64,
-    /// Address. `http`: where to listen, `host:port` or `:port`; default `:8080`.
+    /// Address. `http`: where to listen, `host:port`, `:port` or `unix:/path`; default `:8080`.
     pub(super) url: String,
     /// How long a worker may take to end, as Go duration.
     #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]

@@ -51,7 +51,8 @@ impl Worker {
                 Ok(())
             }
             // No trigger of ours needs explicit acknowledgements or own metrics yet.
-            kind::ACK | kind::METRIC | kind::PONG | kind::CREDIT_IN => Ok(()),
+            kind::ACK | kind::METRIC | kind::PONG => Ok(()),
+            kind::CREDIT_IN => self.read_credit(header, head),
             kind::FAILED => {
                 let text = v2::read_failed(head, body.as_slice());
                 self.logger.error("The shim cannot go on", fields! {"err" => text});

@@ -24,6 +24,8 @@ pub struct Hello {
     pub in_flight_max: usize,
     /// Events it may hold beyond those.
     pub prefetch: usize,
+    /// Its handler takes bodies as they come; known once it is ready.
+    pub streams_bodies: bool,
 }
 
 /// Why a shim did not become ready.
@@ -115,16 +117,17 @@ impl Link {
             control: offers("control"),
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),
+            streams_bodies: offers("stream-in"),
         })
     }
 
     /// Sends INIT and waits for READY, as long as loading takes. What the handler's own initialization logs goes to
-    /// `logger`.
+    /// `logger`. Returns whether the handler asks for bodies as they come.
     pub async fn init(
         &mut self,
         settings: &[(&'static str, String)],
         logger: &Logger,
-    ) -> Result<(), HandshakeError> {
+    ) -> Result<bool, HandshakeError> {
         let own = [
             ("max_frame", FRAME_BYTES_MAX.to_string()),
             ("credit", v2::CREDIT_BYTES.to_string()),
@@ -135,8 +138,13 @@ impl Link {
             .await
             .map_err(|_| HandshakeError::Ended)?;
         loop {
-            match self.frame(logger).await?.0 {
-                kind::READY => return Ok(()),
+            let (found, head) = self.frame(logger).await?;
+            match found {
+                kind::READY => {
+                    return Ok(v2::read_pairs(&head)
+                        .iter()
+                        .any(|(name, value)| name == "stream_in" && value == "1"));
+                }
                 kind::METRIC => {}
                 other => return Err(ProtocolError::Unexpected(other).into()),
             }

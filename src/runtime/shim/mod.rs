@@ -6,6 +6,7 @@ mod batch;
 pub mod connection;
 pub mod desk;
 pub mod handshake;
+mod intake;
 pub mod languages;
 mod pace;
 pub mod process;

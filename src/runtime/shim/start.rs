@@ -227,9 +227,9 @@ async fn handshake(
 ) -> Result<(Link, Hello), HandshakeError> {
     let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
     let mut link = Link::new(stream);
-    let hello = link.hello(logger).await?;
+    let mut hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
     init.push(("max_inflight", settings.in_flight_max.to_string()));
-    link.init(&init, logger).await?;
+    hello.streams_bodies &= link.init(&init, logger).await?;
     Ok((link, hello))
 }

@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 use super::batch::{Places, Seat, fail, jobs_again};
 use super::desk::Desk;
 use super::handshake::{Hello, Link};
+use super::intake::Intake;
 use super::pace::Pace;
 use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
 use super::stream::PipeWriter;
@@ -64,7 +65,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// On the wire; never 0.
-    id: u32,
+    pub(super) id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
@@ -72,7 +73,9 @@ pub(super) struct InFlight {
     /// Alone or in a batch.
     pub(super) seat: Seat,
     /// `None`: written ahead, not begun.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
+    /// What still comes of its body.
+    pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the stream any more.
     cancelled: bool,
@@ -162,6 +165,9 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         logger: Logger,
     ) -> Self {
+        if hello.streams_bodies {
+            queue.stream_bodies();
+        }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
@@ -268,6 +274,9 @@ impl Worker {
         if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
             return Poll::Ready(Ok(Wake::Command(command)));
         }
+        if self.hello.streams_bodies && self.poll_intakes(cx).is_ready() {
+            return Poll::Ready(Ok(Wake::Again));
+        }
         self.poll_streams(cx)
     }
 
@@ -341,7 +350,7 @@ impl Worker {
     /// Writes one event; `mark` may change its frame.
     pub(super) fn write_event(
         &mut self,
-        event: Box<Event>,
+        mut event: Box<Event>,
         reply: ReplySender,
         submitted: Instant,
         seat: Seat,
@@ -352,14 +361,23 @@ impl Worker {
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held =
-            InFlight { id, reply, event, submitted, seat, begun: None, stream: None, cancelled: false };
-        let event = &place.insert(held).event;
         let frames = self.link.writer.frames();
         let start = frames.len();
-        v2::write_event(frames, id, event, self.settings.event_timeout);
+        v2::write_event(frames, id, &event, self.settings.event_timeout);
         mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
+        let intake = event.body.stream.take().map(Intake::new);
+        place.insert(InFlight {
+            id,
+            reply,
+            event,
+            submitted,
+            seat,
+            begun: None,
+            intake,
+            stream: None,
+            cancelled: false,
+        });
         self.order.push_back(key);
     }
 
