@@ -80,7 +80,8 @@ fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
     line(out, "head limit", &format!("{} bytes", http.head_bytes_max))?;
     line(out, "body limit", &format!("{} bytes", http.body_bytes_max))?;
     if http.in_flight_per_worker > 1 {
-        line(out, "events per worker", &http.in_flight_per_worker.to_string())?;
+        let when = if http.async_handlers_only { ", if the handler is async" } else { "" };
+        line(out, "events per worker", &format!("{}{when}", http.in_flight_per_worker))?;
     }
     if let Some(batch) = &http.batch {
         line(out, "batches", &format!("at most {} events, {}", batch.size, format(batch.timeout)))?;

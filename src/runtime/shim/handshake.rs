@@ -16,6 +16,11 @@ pub struct Hello {
     pub about: String,
     /// `cancel` offered: the shim reads while a handler runs.
     pub cancel: bool,
+    /// `deadline` offered: told that an event has passed its deadline, the shim answers at once, whatever its handler
+    /// does.
+    pub deadline: bool,
+    /// `client-gone` offered: the shim wants to know of clients that leave before their answer has begun.
+    pub client_gone: bool,
     /// `control` offered: drain, continue, terminate.
     pub control: bool,
     /// Events it may have in work at once.
@@ -109,6 +114,8 @@ impl Link {
         Ok(Hello {
             about: format!("{} {}, SDK {}", text("language"), text("version"), text("sdk")),
             cancel: offers("cancel"),
+            deadline: offers("cancel") && offers("deadline"),
+            client_gone: offers("cancel") && offers("client-gone"),
             control: offers("control"),
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),
@@ -116,12 +123,12 @@ impl Link {
     }
 
     /// Sends INIT and waits for READY, as long as loading takes. What the handler's own initialization logs goes to
-    /// `logger`.
+    /// `logger`. Returns how many events in work at once READY allows, if it says so.
     pub async fn init(
         &mut self,
         settings: &[(&'static str, String)],
         logger: &Logger,
-    ) -> Result<(), HandshakeError> {
+    ) -> Result<Option<usize>, HandshakeError> {
         let own = [
             ("max_frame", FRAME_BYTES_MAX.to_string()),
             ("credit", v2::CREDIT_BYTES.to_string()),
@@ -132,8 +139,13 @@ impl Link {
             .await
             .map_err(|_| HandshakeError::Ended)?;
         loop {
-            match self.frame(logger).await?.0 {
-                kind::READY => return Ok(()),
+            let (found, head) = self.frame(logger).await?;
+            match found {
+                kind::READY => {
+                    let pairs = v2::read_pairs(&head);
+                    let said = pairs.iter().find(|(name, _)| name == "max_inflight");
+                    return Ok(said.and_then(|(_, value)| value.parse().ok()).filter(|said| *said > 0));
+                }
                 kind::METRIC => {}
                 other => return Err(ProtocolError::Unexpected(other).into()),
             }

@@ -3,6 +3,7 @@
 
 mod answers;
 pub mod connection;
+mod deadline;
 pub mod desk;
 pub mod handshake;
 pub mod languages;

@@ -230,6 +230,9 @@ async fn handshake(
     let hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
     init.push(("max_inflight", settings.in_flight_max.to_string()));
-    link.init(&init, logger).await?;
+    // Only the loaded handler tells whether it can have several.
+    if let Some(fewer) = link.init(&init, logger).await? {
+        settings.in_flight_max = settings.in_flight_max.min(fewer);
+    }
     Ok((link, hello))
 }

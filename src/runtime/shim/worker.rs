@@ -63,16 +63,18 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// On the wire; never 0.
-    id: u32,
+    pub(super) id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
     submitted: Instant,
     /// `None`: written ahead, not begun.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
     pub(super) stream: Option<PipeWriter>,
-    /// The shim has been told that nobody takes the stream any more.
+    /// The shim has been told that nobody takes the answer any more.
     cancelled: bool,
+    /// When the shim was told that the deadline has passed.
+    pub(super) expired: Option<Instant>,
 }
 
 /// Fixed settings of a worker.
@@ -91,27 +93,27 @@ pub struct Settings {
 /// See the module.
 pub struct Worker {
     pub(super) link: Link,
-    hello: Hello,
-    settings: Settings,
-    queue: Arc<Queue<Desk>>,
+    pub(super) hello: Hello,
+    pub(super) settings: Settings,
+    pub(super) queue: Arc<Queue<Desk>>,
     desk: Desk,
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
     /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
-    order: VecDeque<usize>,
-    begun: usize,
+    pub(super) order: VecDeque<usize>,
+    pub(super) begun: usize,
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
-    alarm: Option<Pin<Box<Sleep>>>,
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
     /// Reads since everything else was looked at.
     reads: u32,
     /// Events written so far.
     written: u32,
     paused: bool,
     /// The connection is given up.
-    leaving: bool,
+    pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
     next_control: u32,
@@ -265,10 +267,20 @@ impl Worker {
         self.poll_streams(cx)
     }
 
-    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
-    fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
+    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left. A shim that asked for
+    /// it learns of clients that leave before their answer, too.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            if self.hello.client_gone
+                && !event.cancelled
+                && let Some(reply) = &mut event.reply
+                && reply.poll_closed(cx).is_ready()
+            {
+                event.cancelled = true;
+                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
+                wrote = true;
+            }
             let Some(stream) = &event.stream else { continue };
             let (bytes, gone) = stream.poll_passed_on(cx);
             if bytes > 0 {
@@ -322,7 +334,16 @@ impl Worker {
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held = InFlight { id, reply, event, submitted, begun: None, stream: None, cancelled: false };
+        let held = InFlight {
+            id,
+            reply,
+            event,
+            submitted,
+            begun: None,
+            stream: None,
+            cancelled: false,
+            expired: None,
+        };
         let event = &place.insert(held).event;
         v2::write_event(self.link.writer.frames(), id, event, self.settings.event_timeout);
         self.link.writer.body(event.body.len(), event.body.pieces());
@@ -364,31 +385,6 @@ impl Worker {
         }
         self.begin(now);
         event
-    }
-
-    fn check_deadline(&mut self) -> Result<(), Ended> {
-        let Some(limit) = self.settings.event_timeout else { return Ok(()) };
-        let Some(oldest) = self.order.front().copied() else { return Ok(()) };
-        let due = self.in_flight[oldest].begun.unwrap_or_else(Instant::now) + limit;
-        if due > Instant::now() {
-            self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
-            return Ok(());
-        }
-        self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let ahead = self.order.len() > self.begun;
-        self.leaving = true; // What was written ahead does not begin here any more.
-        let mut event = self.remove(oldest, None);
-        if let Some(reply) = event.reply.take() {
-            drop(reply.send(Err(HandlerError::TimedOut.into())));
-        }
-        if let Some(stream) = event.stream.take() {
-            self.count_stream(false);
-            stream.end(Err(HandlerError::TimedOut));
-        }
-        if self.hello.cancel {
-            v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::Deadline);
-        }
-        Err(Ended::TimedOut { ahead })
     }
 
     fn obey(&mut self, command: Command) {
