@@ -943,6 +943,7 @@ function shim (require) {
     }
     const names = await importFile(find(file, text))
     for (let look = 0; look <= EXPORT_LOOKS; look++) {
+      if (look === 1) baseLogger.info('The handler is not exported yet, it is looked for again for 10 s', { handler: text })
       if (look > 0) await new Promise((resolve) => setTimeout(resolve, EXPORT_LOOK_MS))
       // A name among the exports, or of the default export, or what is exported as a whole.
       const candidates = [names, names && names.default]
