@@ -171,7 +171,7 @@ fn resolve_all(spec: Option<&Node>, setup: &Setup, source: &mut Source) -> Resul
         }
     }
     if setup.add_http && !triggers.file_has_http {
-        triggers.list.push(default_http(&triggers.list));
+        triggers.list.push(default_http(&triggers.list, setup.runtime));
     }
     share_allocators(&mut triggers.list, source);
     Ok(triggers)
@@ -314,13 +314,13 @@ fn check_cron(place: &TriggerSource<'_>, source: &Source) -> Result<(), Box<Prob
 }
 
 /// The trigger the platform adds to a function without an HTTP trigger.
-fn default_http(others: &[Trigger]) -> Trigger {
+fn default_http(others: &[Trigger], runtime: RuntimeKind) -> Trigger {
     let is_taken = |name: &str| others.iter().any(|trigger| trigger.name == name);
     let mut name = DEFAULT_HTTP_NAME.to_owned();
     while is_taken(&name) {
         name.push('-');
     }
-    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1)
+    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1, runtime)
 }
 
 /// Gives every member of a shared pool the largest number of workers any of them asks for.

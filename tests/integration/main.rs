@@ -22,13 +22,14 @@ mod half_close;
 mod handlers;
 mod harness;
 mod headers;
-
 mod hostile;
 mod kills;
+mod languages;
 mod layout;
 mod library;
 mod lifecycle;
 mod metrics;
+mod nodejs;
 mod outputs;
 mod packages;
 mod pid1;

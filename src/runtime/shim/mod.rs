@@ -4,6 +4,7 @@
 mod answers;
 mod batch;
 pub mod connection;
+mod deadline;
 pub mod desk;
 pub mod handshake;
 mod intake;

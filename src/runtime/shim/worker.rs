@@ -77,8 +77,10 @@ pub(super) struct InFlight {
     /// What still comes of its body.
     pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
-    /// The shim has been told that nobody takes the stream any more.
+    /// The shim has been told that nobody takes the answer any more.
     cancelled: bool,
+    /// When the shim was told that the deadline has passed.
+    pub(super) expired: Option<Instant>,
 }
 
 /// Fixed settings of a worker.
@@ -106,20 +108,20 @@ pub struct Worker {
     pub(super) in_flight: Slab<InFlight>,
     /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
     pub(super) order: VecDeque<usize>,
-    begun: usize,
+    pub(super) begun: usize,
     /// What they take of the shim's places.
     pub(super) places: Places,
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
-    alarm: Option<Pin<Box<Sleep>>>,
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
     /// Reads since everything else was looked at.
     reads: u32,
     /// Events written so far.
     written: u32,
     paused: bool,
     /// The connection is given up.
-    leaving: bool,
+    pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
     next_control: u32,
@@ -280,10 +282,20 @@ impl Worker {
         self.poll_streams(cx)
     }
 
-    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
-    fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
+    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left. A shim that asked for
+    /// it learns of clients that leave before their answer, too.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            if self.hello.client_gone
+                && !event.cancelled
+                && let Some(reply) = &mut event.reply
+                && reply.poll_closed(cx).is_ready()
+            {
+                event.cancelled = true;
+                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
+                wrote = true;
+            }
             let Some(stream) = &event.stream else { continue };
             let (bytes, gone) = stream.poll_passed_on(cx);
             if bytes > 0 {
@@ -377,6 +389,7 @@ impl Worker {
             intake,
             stream: None,
             cancelled: false,
+            expired: None,
         });
         self.order.push_back(key);
     }
@@ -422,31 +435,6 @@ impl Worker {
         }
         self.begin(now);
         event
-    }
-
-    fn check_deadline(&mut self) -> Result<(), Ended> {
-        let Some(limit) = self.settings.event_timeout else { return Ok(()) };
-        let Some(oldest) = self.order.front().copied() else { return Ok(()) };
-        let due = self.in_flight[oldest].begun.unwrap_or_else(Instant::now) + limit;
-        if due > Instant::now() {
-            self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
-            return Ok(());
-        }
-        let ahead = self.order.len() > self.begun;
-        self.leaving = true; // What was written ahead does not begin here any more.
-        if self.hello.cancel {
-            let id = self.in_flight[oldest].id;
-            v2::write_cancel(self.link.writer.frames(), id, CancelReason::Deadline);
-        }
-        for event in self.remove_place(oldest) {
-            self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            fail(event.reply, HandlerError::TimedOut);
-            if let Some(stream) = event.stream {
-                self.count_stream(false);
-                stream.end(Err(HandlerError::TimedOut));
-            }
-        }
-        Err(Ended::TimedOut { ahead })
     }
 
     fn obey(&mut self, command: Command) {
