@@ -30,6 +30,7 @@ use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
 use crate::runtime::plugin::Library;
+use crate::runtime::shim::languages;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
 
@@ -450,9 +451,12 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
-        ("handler_dir", env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned())),
+        ("max_inflight_for", if async_handlers_only(trigger) { "async" } else { "any" }.to_owned()),
         ("triggers", function.triggers.len().to_string()),
     ];
+    if let Some(language) = languages::of(function.runtime) {
+        init.push(("handler_dir", language.handler_dir(env).display().to_string()));
+    }
     for (index, trigger) in function.triggers.iter().enumerate() {
         // The names are few and last as long as the process.
         let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
@@ -460,6 +464,11 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
         init.push((name("name"), trigger.name.clone()));
     }
     init
+}
+
+/// Whether only handlers that are async by themselves get several events at a time.
+fn async_handlers_only(trigger: &config::Trigger) -> bool {
+    matches!(&trigger.kind, TriggerKind::Http(http) if http.async_handlers_only)
 }
 
 fn view(
@@ -493,7 +502,8 @@ fn view(
             configuration["batch"] =
                 serde_json::json!({"mode": "enable", "batchSize": batch.size, "timeout": timeout});
         }
-        configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
+        let asynchronous = http.in_flight_per_worker > 1 && !http.async_handlers_only;
+        configuration["mode"] = if asynchronous { "async" } else { "sync" }.into();
         if let Some(cors) = &http.cors {
             configuration["cors"] = serde_json::json!({
                 "Enabled": true,

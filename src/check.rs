@@ -108,7 +108,8 @@ fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
     line(out, "head limit", &format!("{} bytes", http.head_bytes_max))?;
     line(out, "body limit", &format!("{} bytes", http.body_bytes_max))?;
     if http.in_flight_per_worker > 1 {
-        line(out, "events per worker", &http.in_flight_per_worker.to_string())?;
+        let when = if http.async_handlers_only { ", if the handler is async" } else { "" };
+        line(out, "events per worker", &format!("{}{when}", http.in_flight_per_worker))?;
     }
     if let Some(batch) = &http.batch {
         line(out, "batches", &format!("at most {} events, {}", batch.size, format(batch.timeout)))?;
@@ -226,9 +227,9 @@ platform
     }
     #[test]
     fn runtimes_and_settings_that_cannot_be_served_are_errors_too() {
-        let (good, text) = run("04-several-triggers.yaml", "absent");
+        let (good, text) = run("15-json.yaml", "absent");
         assert!(!good);
-        assert!(text.contains("error: spec.runtime is nodejs, which this build cannot serve yet"), "{text}");
+        assert!(text.contains("error: spec.runtime is shell, which this build cannot serve yet"), "{text}");
         let (good, text) = run("07-batching.yaml", "absent");
         assert!(good);
         assert!(text.contains("at most 16 events, 250ms"), "{text}");

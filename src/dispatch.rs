@@ -58,6 +58,11 @@ impl Dispatcher {
         self.pool.counters().workers.len()
     }
 
+    /// Whether handlers take bodies as they come.
+    pub fn streams_bodies(&self) -> bool {
+        self.pool.streams_bodies()
+    }
+
     /// Counts an event that was settled or refused before it reached a worker.
     pub fn count(&self, success: bool) {
         self.counters.count(if success { Ok(()) } else { Err(Cause::Refused) });

@@ -7,6 +7,7 @@
 
 mod body;
 pub mod cloudevent;
+mod incoming;
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use crate::logging::LogBuffer;
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
+pub use self::incoming::{BodyFault, BodyStream};
 
 /// Where an event comes from; one per trigger, shared by its events.
 #[derive(Debug, Clone, PartialEq, Eq)]

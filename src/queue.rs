@@ -75,6 +75,7 @@ pub struct Queue<W> {
     waiting_max: usize,
     expiry_changed: Notify,
     closed: AtomicBool,
+    streams_bodies: AtomicBool,
     /// Events admitted that have not ended, wherever they are.
     open: AtomicUsize,
     all_ended: Notify,
@@ -108,6 +109,7 @@ impl<W: PartialEq> Queue<W> {
             waiting_max,
             expiry_changed: Notify::new(),
             closed: AtomicBool::new(false),
+            streams_bodies: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             all_ended: Notify::new(),
         }
@@ -115,6 +117,16 @@ impl<W: PartialEq> Queue<W> {
 
     fn lock(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its workers have said that they take bodies as they come.
+    pub fn stream_bodies(&self) {
+        self.streams_bodies.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an event's body may still be arriving when it is submitted.
+    pub fn streams_bodies(&self) -> bool {
+        self.streams_bodies.load(Ordering::Relaxed)
     }
 
     /// The pool's counters.

@@ -237,7 +237,7 @@ class LifeCycle(unittest.TestCase):
             self.assertEqual((shim.hello["protocol_min"], shim.hello["protocol_max"]), ("2", "2"))
             self.assertEqual(shim.hello["pid"], str(shim.process.pid))
             self.assertEqual(shim.hello["sdk"] == "builtin", not HAS_SDK)
-            self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1"})
+            self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1", "stream_in": "0"})
             self.assertEqual(shim.call().body, b"hello")
             self.assertEqual(shim.finish(), 0)
 

@@ -177,6 +177,8 @@ pub struct HttpTrigger {
     pub batch: Option<Batch>,
     /// `mode: async` with `async.maxConnectionsNumber`: events in flight per worker; 1 for `sync`.
     pub in_flight_per_worker: usize,
+    /// No `mode` is set: several events only if the handler is async by itself.
+    pub async_handlers_only: bool,
 }
 
 /// `attributes.cors`.

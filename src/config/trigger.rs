@@ -73,7 +73,7 @@ pub(super) struct TriggerFile {
     /// Counts where `numWorkers` is missing or 0: for files of old platforms.
     #[cfg_attr(test, schemars(range(min = 0, max = 100_000)))]
     max_workers: i64,
-    /// Address. `http`: where to listen, `host:port` or `:port`; default `:8080`.
+    /// Address. `http`: where to listen, `host:port`, `:port` or `unix:/path`; default `:8080`.
     pub(super) url: String,
     /// How long a worker may take to end, as Go duration.
     #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]
@@ -171,7 +171,7 @@ fn resolve_all(spec: Option<&Node>, setup: &Setup, source: &mut Source) -> Resul
         }
     }
     if setup.add_http && !triggers.file_has_http {
-        triggers.list.push(default_http(&triggers.list));
+        triggers.list.push(default_http(&triggers.list, setup.runtime));
     }
     share_allocators(&mut triggers.list, source);
     Ok(triggers)
@@ -314,13 +314,13 @@ fn check_cron(place: &TriggerSource<'_>, source: &Source) -> Result<(), Box<Prob
 }
 
 /// The trigger the platform adds to a function without an HTTP trigger.
-fn default_http(others: &[Trigger]) -> Trigger {
+fn default_http(others: &[Trigger], runtime: RuntimeKind) -> Trigger {
     let is_taken = |name: &str| others.iter().any(|trigger| trigger.name == name);
     let mut name = DEFAULT_HTTP_NAME.to_owned();
     while is_taken(&name) {
         name.push('-');
     }
-    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1)
+    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1, runtime)
 }
 
 /// Gives every member of a shared pool the largest number of workers any of them asks for.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::incoming::BodyStream;
+
 /// Pieces of a body below this size are gathered: a body that arrives byte by byte must not cost a list of bytes.
 const GATHERED_BYTES: usize = 16 << 10;
 
@@ -15,6 +17,8 @@ pub struct EventBody {
     pub present: bool,
     /// What its bytes count against.
     pub permit: Option<BodyPermit>,
+    /// What follows the bytes that are here, for handlers that take bodies as they come.
+    pub stream: Option<BodyStream>,
     first: Bytes,
     rest: Vec<Bytes>,
     gathered: BytesMut,
@@ -25,6 +29,11 @@ impl EventBody {
     /// No body at all.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// A body of which nothing has been read yet.
+    pub fn streamed(stream: BodyStream) -> Self {
+        Self { present: true, stream: Some(stream), ..Self::default() }
     }
 
     /// Appends a piece. Call [`EventBody::finish`] after the last.

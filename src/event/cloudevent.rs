@@ -59,12 +59,21 @@ pub fn unwrap(event: &mut Event) -> Result<Option<Vec<Event>>, CloudEventError> 
         Mode::Structured => structured(event)?,
         Mode::Batched => return batched(event).map(Some),
         Mode::Other => {
-            if event.header_map.keys().any(|name| name.as_str().starts_with(BINARY)) {
+            if is_binary(&event.header_map) {
                 binary(event);
             }
         }
     }
     Ok(None)
+}
+
+/// Whether a request with these headers carries a cloud event, or several.
+pub fn is_one(headers: &HeaderMap) -> bool {
+    !matches!(mode(headers), Mode::Other) || is_binary(headers)
+}
+
+fn is_binary(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(BINARY))
 }
 
 /// What the content type says.

@@ -189,6 +189,9 @@ impl Pool {
             let queue = queue.clone();
             async move { queue.expire().await }
         });
+        if matches!(source, Source::Library(library) if library.streams_bodies()) {
+            queue.stream_bodies();
+        }
         let workers = Workers::new(monitor, settings.calls.clone(), broken);
         let mut starts = Vec::new();
         for index in 0..settings.workers {
@@ -246,6 +249,14 @@ impl Pool {
                 }
             }
             Shape::InProcess(workers) => workers.submit(job),
+        }
+    }
+
+    /// Whether its handlers take bodies as they come.
+    pub fn streams_bodies(&self) -> bool {
+        match &self.shape {
+            Shape::Shim(queue) => queue.streams_bodies(),
+            Shape::InProcess(workers) => workers.queue().streams_bodies(),
         }
     }
 

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod addresses;
 mod batches;
+mod bodies;
 mod cli;
 mod clients;
 mod cloud_batches;
@@ -16,14 +18,18 @@ mod dev;
 mod differences;
 mod faults;
 mod files;
+mod half_close;
 mod handlers;
 mod harness;
+mod headers;
 mod hostile;
 mod kills;
+mod languages;
 mod layout;
 mod library;
 mod lifecycle;
 mod metrics;
+mod nodejs;
 mod outputs;
 mod packages;
 mod pid1;
@@ -34,6 +40,7 @@ mod samples;
 mod schema;
 mod servers;
 mod smoke;
+mod smuggling;
 mod support;
 mod timeouts;
 mod v1_async;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use nuclio_processor::event::{Body, Event, EventId, Target, TriggerInfo, WorkerId};
 use nuclio_processor::logging::Logger;
+use nuclio_processor::logging::sink::Stream;
 use nuclio_processor::metrics::PoolCounters;
 use nuclio_processor::queue::{Job, Queue, Reply};
 use nuclio_processor::reaper::Children;
@@ -35,16 +36,18 @@ impl Bench {
         let path = folder.path().join("wrapper.py");
         std::fs::write(&path, include_str!("../handlers/python/wrapper_v1/wrapper.py")).unwrap();
         let queue = Arc::new(Queue::new(PoolCounters::new(1), 10));
+        let language = LANGUAGES.iter().find(|language| language.name == "python").unwrap();
         let launch = Launch {
             program: python().into(),
             arguments: vec!["-u".into()],
             environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
-            wrapper: Some(Wrapper::find(&path)),
+            wrapper: Some(Wrapper::find(&path, language.dialect.as_ref().unwrap())),
             answer_bytes_max: 1 << 20,
             files: Vec::new(),
+            errors_to: Stream::Err,
         };
         let recipe = Recipe {
-            language: LANGUAGES.iter().find(|language| language.name == "python").unwrap(),
+            language,
             launch: Arc::new(launch),
             init: vec![("handler", "main:handler".to_owned())],
             event_timeout: None,

@@ -49,7 +49,8 @@ impl<H: Handler> Table<H> {
         size: size_of::<abi::Plugin>() as u32,
         abi_version: abi::ABI_VERSION,
         features: (if H::FIXED_THREAD { abi::FEATURE_FIXED_THREAD } else { 0 })
-            | (if H::SHORT { abi::FEATURE_SHORT } else { 0 }),
+            | (if H::SHORT { abi::FEATURE_SHORT } else { 0 })
+            | (if H::STREAMS_BODY { abi::FEATURE_STREAM_BODY } else { 0 }),
         language: c"rust".as_ptr(),
         sdk_version: concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast(),
         start: Some(start),
@@ -179,6 +180,17 @@ impl<'e> Frame<'e> {
     pub(crate) fn cancelled(&self) -> i32 {
         // SAFETY: the event is in `handle`.
         self.host.cancelled.map_or(0, |cancelled| unsafe { cancelled(self.raw) })
+    }
+
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(read) = self.host.read else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let mut bytes = 0;
+        // SAFETY: the event is in `handle`, and the host writes no more than the buffer's length.
+        match unsafe { read(self.raw, buffer.as_mut_ptr(), buffer.len(), &mut bytes) } {
+            abi::OK => Ok(bytes),
+            abi::END => Ok(0),
+            _ => Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "no more of the body comes")),
+        }
     }
 
     pub(crate) fn alloc(&self, len: usize) -> Option<&'e mut [u8]> {

@@ -30,7 +30,7 @@ pub mod export;
 mod response;
 
 pub use context::{Context, Level, Value};
-pub use event::{Cancelled, Event};
+pub use event::{BodyReader, Cancelled, Event};
 pub use response::{Body, Chunks, EventSlice, HeaderValue, Response};
 
 /// The function: one value per worker, called with one event at a time.
@@ -42,6 +42,9 @@ pub trait Handler: Sized + Send + 'static {
     /// [`Handler::handle_batch`] answers the events of a trigger that gathers batches. Without it such a trigger answers
     /// each of its events with 501.
     const BATCHES: bool = false;
+    /// Large bodies and those of unknown length are not gathered first: `handle` reads them with
+    /// [`Event::reader`] while they arrive.
+    const STREAMS_BODY: bool = false;
 
     /// Called once per worker, before its first event. An error stops the processor's start.
     fn init(context: &Context) -> Result<Self, Error>;

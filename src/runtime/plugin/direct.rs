@@ -59,6 +59,7 @@ impl Direct {
         let inside = crash::inside();
         let (code, answer) = self.plugin.handle(frame.raw());
         drop(inside);
+        frame.end_reading();
         let outcome = match (answer.fault(), code) {
             (Some(fault), _) => self.broken(&format!("the handler answered with {fault}")),
             (None, abi::OK) => match self.head(&answer) {

@@ -10,6 +10,7 @@ mod elf;
 mod ffi;
 mod fixed;
 mod frame;
+mod reader;
 pub mod worker;
 
 use std::fmt;
@@ -168,6 +169,11 @@ impl Library {
     /// Its handler takes several events in one call.
     pub fn takes_batches(&self) -> bool {
         self.instance.takes_batches()
+    }
+
+    /// It reads bodies while they arrive.
+    pub fn streams_bodies(&self) -> bool {
+        self.features & abi::FEATURE_STREAM_BODY != 0
     }
 
     /// Its calls return at once and never block.

@@ -51,7 +51,8 @@ impl Worker {
                 Ok(())
             }
             // No trigger of ours needs explicit acknowledgements or own metrics yet.
-            kind::ACK | kind::METRIC | kind::PONG | kind::CREDIT_IN => Ok(()),
+            kind::ACK | kind::METRIC | kind::PONG => Ok(()),
+            kind::CREDIT_IN => self.read_credit(header, head),
             kind::FAILED => {
                 let text = v2::read_failed(head, body.as_slice());
                 self.logger.error("The shim cannot go on", fields! {"err" => text});
@@ -84,6 +85,9 @@ impl Worker {
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
         }
+        if self.in_flight[key].expired.is_some() {
+            return Ok(()); // Its end follows, because the shim has been told.
+        }
         // The first piece comes on top of the shim's credit.
         let (writer, reader) = pipe(body.as_slice().len() + v2::CREDIT_BYTES as usize);
         if !body.as_slice().is_empty() {
@@ -102,6 +106,12 @@ impl Worker {
     fn read_data(&mut self, header: Header, body: Payload<'_>) -> Result<(), ProtocolError> {
         let key = self.open_key(header.id)?;
         let Some(stream) = &self.in_flight[key].stream else {
+            if self.in_flight[key].expired.is_some() {
+                if header.flags & (DATA_END | DATA_ABORT) != 0 {
+                    self.remove(key, None);
+                }
+                return Ok(());
+            }
             return Err(ProtocolError::Unexpected(kind::DATA));
         };
         if header.flags & DATA_ABORT == 0 && !body.as_slice().is_empty() {

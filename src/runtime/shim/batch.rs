@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::intake::Intake;
 use super::protocol::v2;
 use super::worker::{InFlight, Worker};
 use crate::event::HandlerError;
@@ -122,7 +123,8 @@ pub(super) fn jobs_again(events: Vec<InFlight>) -> Vec<Job> {
     let mut jobs = Vec::new();
     // Events of a batch stand side by side.
     let mut events = events.into_iter().peekable();
-    while let Some(InFlight { event, reply, submitted, seat, .. }) = events.next() {
+    while let Some(InFlight { mut event, reply, submitted, seat, intake, .. }) = events.next() {
+        event.body.stream = intake.map(Intake::into_stream);
         let Some(number) = seat.batch() else {
             jobs.extend(reply.map(|reply| Job::again(event, reply, submitted)));
             continue;

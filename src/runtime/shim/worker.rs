@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 use super::batch::{Places, Seat, fail, jobs_again};
 use super::desk::Desk;
 use super::handshake::{Hello, Link};
+use super::intake::Intake;
 use super::pace::Pace;
 use super::protocol::v2::{self, CancelReason, ControlCode};
 use super::stream::PipeWriter;
@@ -66,7 +67,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// On the wire; never 0.
-    id: u32,
+    pub(super) id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
@@ -74,10 +75,14 @@ pub(super) struct InFlight {
     /// Alone or in a batch.
     pub(super) seat: Seat,
     /// `None`: written ahead, not begun.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
+    /// What still comes of its body.
+    pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
-    /// The shim has been told that nobody takes the stream any more.
+    /// The shim has been told that nobody takes the answer any more.
     cancelled: bool,
+    /// When the shim was told that the deadline has passed.
+    pub(super) expired: Option<Instant>,
 }
 
 /// Fixed settings of a worker.
@@ -105,20 +110,20 @@ pub struct Worker {
     pub(super) in_flight: Slab<InFlight>,
     /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
     pub(super) order: VecDeque<usize>,
-    begun: usize,
+    pub(super) begun: usize,
     /// What they take of the shim's places.
     pub(super) places: Places,
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
-    alarm: Option<Pin<Box<Sleep>>>,
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
     /// Reads since everything else was looked at.
     reads: u32,
     /// Events written so far.
     written: u32,
     paused: bool,
     /// The connection is given up.
-    leaving: bool,
+    pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
     next_control: u32,
@@ -164,6 +169,9 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         logger: Logger,
     ) -> Self {
+        if hello.streams_bodies {
+            queue.stream_bodies();
+        }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
@@ -270,13 +278,26 @@ impl Worker {
         if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
             return Poll::Ready(Ok(Wake::Command(command)));
         }
+        if self.hello.streams_bodies && self.poll_intakes(cx).is_ready() {
+            return Poll::Ready(Ok(Wake::Again));
+        }
         self.poll_streams(cx)
     }
 
-    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
-    fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
+    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left. A shim that asked for
+    /// it learns of clients that leave before their answer, too.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            if self.hello.client_gone
+                && !event.cancelled
+                && let Some(reply) = &mut event.reply
+                && reply.poll_closed(cx).is_ready()
+            {
+                event.cancelled = true;
+                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
+                wrote = true;
+            }
             let Some(stream) = &event.stream else { continue };
             let (bytes, gone) = stream.poll_passed_on(cx);
             if bytes > 0 {
@@ -343,7 +364,7 @@ impl Worker {
     /// Writes one event; `mark` may change its frame.
     pub(super) fn write_event(
         &mut self,
-        event: Box<Event>,
+        mut event: Box<Event>,
         reply: ReplySender,
         submitted: Instant,
         seat: Seat,
@@ -354,14 +375,24 @@ impl Worker {
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held =
-            InFlight { id, reply, event, submitted, seat, begun: None, stream: None, cancelled: false };
-        let event = &place.insert(held).event;
         let frames = self.link.writer.frames();
         let start = frames.len();
-        v2::write_event(frames, id, event, self.settings.event_timeout);
+        v2::write_event(frames, id, &event, self.settings.event_timeout);
         mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
+        let intake = event.body.stream.take().map(Intake::new);
+        place.insert(InFlight {
+            id,
+            reply,
+            event,
+            submitted,
+            seat,
+            begun: None,
+            intake,
+            stream: None,
+            cancelled: false,
+            expired: None,
+        });
         self.order.push_back(key);
     }
 
@@ -406,31 +437,6 @@ impl Worker {
         }
         self.begin(now);
         event
-    }
-
-    fn check_deadline(&mut self) -> Result<(), Ended> {
-        let Some(limit) = self.settings.event_timeout else { return Ok(()) };
-        let Some(oldest) = self.order.front().copied() else { return Ok(()) };
-        let due = self.in_flight[oldest].begun.unwrap_or_else(Instant::now) + limit;
-        if due > Instant::now() {
-            self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
-            return Ok(());
-        }
-        let ahead = self.order.len() > self.begun;
-        self.leaving = true; // What was written ahead does not begin here any more.
-        if self.hello.cancel {
-            let id = self.in_flight[oldest].id;
-            v2::write_cancel(self.link.writer.frames(), id, CancelReason::Deadline);
-        }
-        for event in self.remove_place(oldest) {
-            self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            fail(event.reply, HandlerError::TimedOut);
-            if let Some(stream) = event.stream {
-                self.count_stream(false);
-                stream.end(Err(HandlerError::TimedOut));
-            }
-        }
-        Err(Ended::TimedOut { ahead })
     }
 
     fn obey(&mut self, command: Command) {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use super::incoming::Feed;
 use crate::event::{Body, HandlerError, Response, header_value};
 use crate::fields;
 use crate::logging::{LogBuffer, Logger};
@@ -38,6 +39,8 @@ pub(super) struct Answer {
     pub(super) length: Option<u64>,
     /// Returned to a caller who asked for them.
     pub(super) logs: Option<Arc<LogBuffer>>,
+    /// The request's body, as long as a handler may read it.
+    pub(super) feed: Option<Feed>,
     version: Version,
     closes: bool,
 }
@@ -56,6 +59,7 @@ impl Answer {
             body: Body::Empty,
             length: None,
             logs: None,
+            feed: None,
             version: request.version,
             closes,
         }
@@ -69,6 +73,7 @@ impl Answer {
             body: Body::Empty,
             length: None,
             logs: None,
+            feed: None,
             version: Version::HTTP_11,
             closes: false,
         }
@@ -206,6 +211,24 @@ impl Answer {
         self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
     }
 
+    /// CONNECT: whoever sends it takes a success for a tunnel, and what follows for anything.
+    pub(super) fn no_tunnel(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy")
+    }
+
+    /// `Expect` with something else than `100-continue`.
+    pub(super) fn unknown_expectation(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::EXPECTATION_FAILED, "Expect can only be 100-continue")
+    }
+
+    /// A body in another transfer coding than chunks alone.
+    pub(super) fn unknown_coding(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::NOT_IMPLEMENTED, "Transfer-Encoding can only be chunked, once")
+    }
+
     /// A structured cloud event that cannot be unwrapped.
     pub(super) fn bad_cloud_event(self) -> Self {
         self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event")
@@ -241,7 +264,8 @@ impl Answer {
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        let mut response = http::Response::new(HttpBody { body: self.body, length: self.length, activity });
+        let mut response =
+            http::Response::new(HttpBody { body: self.body, length: self.length, feed: self.feed, activity });
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
         *response.status_mut() = self.status;
@@ -276,6 +300,7 @@ pub(super) struct HttpBody {
     body: Body,
     /// Bytes to come of a streamed body, where that is known.
     length: Option<u64>,
+    feed: Option<Feed>,
     activity: Option<Arc<Activity>>,
 }
 
@@ -316,6 +341,7 @@ impl http_body::Body for HttpBody {
 
 impl Drop for HttpBody {
     fn drop(&mut self) {
+        self.feed = None; // Before the phase is set, which a body that is still read would set, too.
         if let Some(activity) = &self.activity {
             activity.set_phase(Phase::Idle);
         }

@@ -48,6 +48,7 @@ const FLAG_OPTIONAL: u8 = 0x80;
 
 /// EVENT flags.
 mod event_flag {
+    pub(super) const MORE: u8 = 0x01;
     pub(super) const NO_BODY: u8 = 0x02;
     pub(super) const BODY_JSON: u8 = 0x04;
     pub(super) const BATCH: u8 = 0x08;
@@ -202,6 +203,13 @@ pub fn write_credit(out: &mut Vec<u8>, id: u32, bytes: u32) {
     write_frame(out, kind::CREDIT_OUT, 0, id, &bytes.to_le_bytes(), &[]);
 }
 
+/// Appends the header of a DATA frame with `bytes` bytes of a request's body; the caller writes them right after it.
+/// `flags`: [`DATA_END`], [`DATA_ABORT`] or none.
+pub fn write_data(out: &mut Vec<u8>, id: u32, flags: u8, bytes: u32) {
+    let header = Header { size: bytes, kind: kind::DATA_IN, flags, code: 0, id, head: 0 };
+    out.extend_from_slice(&header.encode());
+}
+
 /// What a CONTROL frame asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlCode {
@@ -287,6 +295,7 @@ fn holds_nul(event: &Event, extra: &Extra) -> bool {
 fn event_flags(event: &Event, plain: bool, utf8: bool) -> u8 {
     let mut flags = 0;
     for (set, flag) in [
+        (event.body.stream.is_some(), event_flag::MORE),
         (!event.body.present, event_flag::NO_BODY),
         (event.extra.as_deref().is_some_and(|extra| extra.body_is_json), event_flag::BODY_JSON),
         (!plain, event_flag::TYPED),

@@ -42,8 +42,10 @@ const CALLBACK_MESSAGES: [&str; 2] =
     ["Calling platform termination handler", "Calling platform drain handler"];
 
 /// A wrapper file of the Go processor, and what is known about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Wrapper {
+    /// How it is driven.
+    pub dialect: &'static Dialect,
     /// The file.
     pub path: PathBuf,
     /// Its async form, which serves many events at once.
@@ -56,11 +58,12 @@ pub struct Wrapper {
 
 impl Wrapper {
     /// Looks at what stands beside the file.
-    pub fn find(path: &Path) -> Self {
+    pub fn find(path: &Path, dialect: &'static Dialect) -> Self {
         let folder = path.parent().unwrap_or(Path::new(""));
         let common = std::fs::read_to_string(folder.join(COMMON_FILE)).ok();
         let async_path = ASYNC_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file());
         Self {
+            dialect,
             path: path.to_owned(),
             async_path: async_path.filter(|_| common.is_some()),
             newer: common.is_some(),

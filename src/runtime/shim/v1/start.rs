@@ -112,7 +112,7 @@ fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger:
         index: id.index,
         event_timeout: recipe.event_timeout,
         answer_bytes_max: recipe.launch.answer_bytes_max,
-        encoding: recipe.language.dialect.encoding,
+        encoding: wrapper.dialect.encoding,
         wrapper: wrapper.clone(),
         transit: many.then(Transit::new),
         queue: recipe.queue.clone(),
@@ -153,7 +153,7 @@ fn arguments(
         _ => &wrapper.path,
     };
     let mut arguments = vec![OsString::from(file)];
-    arguments.extend((recipe.language.dialect.arguments)(&from).into_iter().map(OsString::from));
+    arguments.extend((wrapper.dialect.arguments)(&from).into_iter().map(OsString::from));
     arguments
 }
 
