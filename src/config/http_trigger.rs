@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::decode::Fractions;
 use super::error::Problem;
 use super::source::Source;
 use super::trigger::{TriggerFile, TriggerSource, with_defaults};
@@ -97,7 +96,7 @@ pub(super) fn resolve(
     runtime: RuntimeKind,
     source: &mut Source,
 ) -> Result<HttpTrigger, Box<Problem>> {
-    let attributes = attributes(place, source)?;
+    let attributes: Attributes = place.attributes(source, IGNORED)?;
     Ok(HttpTrigger {
         listen: listen(file, place, source)?,
         head_bytes_max: limit(attributes.read_buffer_size, HEAD_BYTES_MAX, HEAD_BYTES_MAX_WHEN_NEGATIVE),
@@ -121,18 +120,6 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
         in_flight_per_worker: 1,
     };
     with_defaults(name, workers, TriggerKind::Http(http))
-}
-
-fn attributes(place: &TriggerSource<'_>, source: &mut Source) -> Result<Attributes, Box<Problem>> {
-    let Some(node) = place.node().child("attributes") else { return Ok(Attributes::default()) };
-    let path = format!("{}.attributes", place.path);
-    source.decode(node, &path, Fractions::Drop, IGNORED).map_err(|error| {
-        let problem =
-            source.decode_problem(error).remedy("mend the value, or remove the key for its default");
-        let wrong = problem.wrong.clone();
-        let problem = problem.root(format!("1 error(s) decoding: {wrong}"));
-        problem.cause("Failed to decode attributes").cause("Failed to create configuration")
-    })
 }
 
 /// compat: zero is the default too; there is no "unlimited".

@@ -1,4 +1,4 @@
-//! Cloud events over HTTP, versions 0.1 and 1.0 of their specification, unwrapped into the [`Event`] that carried
+//! Cloud events over HTTP and in the headers of timers, versions 0.1 and 1.0 of their specification, unwrapped into the [`Event`] that carried
 //! them. Knows the two ways they come: structured (all of it is the JSON body) and binary (attributes are headers).
 //! Start at [`unwrap`].
 //!
@@ -14,7 +14,7 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Event, EventBody, EventId, Extra, unescape};
+use super::{Event, EventBody, EventId, Extra, OwnValue, unescape};
 
 /// Content types that start like this are structured cloud events.
 const STRUCTURED: &[u8] = b"application/cloudevents";
@@ -52,10 +52,16 @@ pub fn unwrap(event: &mut Event) -> Result<(), CloudEventError> {
     if is_structured(&event.header_map) {
         return structured(event);
     }
+    unwrap_headers(event);
+    Ok(())
+}
+
+/// The same for triggers whose events have no content type: headers may make a binary cloud event, and nothing is
+/// malformed.
+pub fn unwrap_headers(event: &mut Event) {
     if event.header_map.keys().any(|name| name.as_str().starts_with(BINARY)) {
         binary(event);
     }
-    Ok(())
 }
 
 fn is_structured(headers: &HeaderMap) -> bool {
@@ -173,9 +179,10 @@ impl Members<'_> {
     }
 
     /// What is left as headers: texts as they are, everything else as JSON, `null` not at all.
-    fn into_headers(self) -> Vec<(String, String)> {
+    fn into_headers(self) -> Vec<(String, OwnValue)> {
         let shown = self.0.into_iter().filter(|(_, raw)| raw.get() != "null");
-        let text = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get()));
+        let text =
+            |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get())).into();
         shown.map(|(name, raw)| (name, text(raw))).collect()
     }
 }
@@ -213,7 +220,11 @@ fn binary(event: &mut Event) {
         let names = ["ce-eventid", "ce-eventtype", "ce-cloudeventsversion", "ce-eventtime"];
         (names, text("ce-eventtypeversion"), text("ce-name"))
     };
+    let before = event.extra.take().map(|extra| *extra).unwrap_or_default();
     let extra = Extra {
+        content_type: before.content_type,
+        headers: before.headers,
+        fields: before.fields,
         event_type: text(event_type),
         type_version,
         version: text(version),

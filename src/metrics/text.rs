@@ -9,7 +9,7 @@ use prometheus::proto::{
 };
 use prometheus::{Encoder, TextEncoder};
 
-use super::{Histogram, PoolCounters, RestartReason, TriggerCounters};
+use super::{DropReason, Histogram, PoolCounters, RestartReason, TriggerCounters};
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
@@ -131,9 +131,21 @@ impl Exposition {
         let mut timeouts =
             counter("nuclio_processor_event_timeouts_total", "Events that passed their deadline");
         let mut streams = counter("nuclio_processor_streams_total", "Streamed answers, by result");
+        let mut lost = counter(
+            "nuclio_processor_events_dropped_total",
+            "Events that were due and not handled, by reason",
+        );
         for source in &self.sources {
             let labels = self.labels(instance, source);
             let pool = &source.pool;
+            // Requests are refused, not dropped.
+            for (reason, count) in DropReason::ALL
+                .iter()
+                .zip(&source.counters.dropped)
+                .filter(|_| source.trigger.class == "async")
+            {
+                add(&mut lost, &labels, &[("reason", reason.label())], load(count));
+            }
             add_histogram(&mut handler, &labels, &pool.handler_micros, 1e6);
             add_histogram(&mut queue, &labels, &pool.queue_wait_micros, 1e6);
             add_histogram(&mut sizes, &labels, &source.counters.response_bytes, 1.0);
@@ -152,7 +164,7 @@ impl Exposition {
         let mut build = gauge("nuclio_processor_build_info", "Version of the processor");
         let version = ("version", env!("CARGO_PKG_VERSION"));
         add(&mut build, &vec![("instance", instance.to_owned())], &[version], 1.0);
-        vec![handler, queue, sizes, in_flight, restarts, timeouts, streams, dropped, build]
+        vec![handler, queue, sizes, in_flight, restarts, timeouts, streams, lost, dropped, build]
     }
 }
 

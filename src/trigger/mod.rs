@@ -1,7 +1,11 @@
 //! A trigger turns something that happened into events. It is a name and a future: it can only submit, and it ends
 //! when told to.
 
+mod clock;
+mod cron;
 pub mod http;
+mod kickstart;
+mod template;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,7 +52,9 @@ pub enum TriggerError {
         error: std::io::Error,
     },
     /// This build does not serve its kind.
-    #[error("trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http")]
+    #[error(
+        "trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http, cron and kickstart"
+    )]
     Unsupported {
         /// Its name.
         trigger: String,
@@ -75,7 +81,9 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
         config::TriggerKind::Http(http) if http.batch.is_some() => {
             Err(TriggerError::Setting { trigger, setting: "batch" })
         }
-        config::TriggerKind::Http(_) => Ok(()),
+        config::TriggerKind::Http(_) | config::TriggerKind::Cron(_) | config::TriggerKind::Kickstart(_) => {
+            Ok(())
+        }
         config::TriggerKind::Unsupported(kind) => {
             Err(TriggerError::Unsupported { trigger, kind: kind.clone() })
         }
@@ -90,6 +98,8 @@ pub fn build(config: &config::Trigger, cx: TriggerContext) -> Result<Trigger, Tr
     check(config)?;
     match &config.kind {
         config::TriggerKind::Http(http) => http::build(http, cx),
+        config::TriggerKind::Cron(cron) => Ok(cron::build(cron, config.workers, cx)),
+        config::TriggerKind::Kickstart(event) => Ok(kickstart::build(event, cx)),
         config::TriggerKind::Unsupported(kind) => {
             Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }

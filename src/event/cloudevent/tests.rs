@@ -45,7 +45,7 @@ fn body(event: &mut Event) -> String {
 }
 
 fn headers(event: &Event) -> Vec<(&str, &str)> {
-    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.text().as_str())).collect()
 }
 
 fn seconds(event: &Event) -> i64 {
