@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod cloudevents;
 mod conformance;
+mod cron;
 mod dev;
 mod faults;
 mod files;

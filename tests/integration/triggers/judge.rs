@@ -79,43 +79,62 @@ fn check(member: &str, wanted: &Value, case: &Value, runs: &[Run]) -> Result<(),
         "exit_code" => is(run.exit_code.map(i64::from) == wanted.as_i64(), format!("{:?}", run.exit_code)),
         // Looked at by the one who plays.
         "processor" => is(wanted == "same process", String::new()),
-        _ => check_times(member, wanted, run, &moments(&own(case, &starts))),
+        _ => check_times(member, wanted, run, &times(&own(case, &starts))),
     }
 }
 
+/// When an event began, and when it was to: the processor says so itself, which holds on a busy machine too.
+struct Times {
+    began: f64,
+    scheduled: f64,
+}
+
+fn times(starts: &[&Value]) -> Vec<Times> {
+    let scheduled = |start: &Value| -> f64 {
+        let time: jiff::Timestamp = start["fields"]["scheduledTime"].as_str().unwrap().parse().unwrap();
+        time.as_nanosecond() as f64 / 1e9
+    };
+    starts
+        .iter()
+        .map(|start| Times { began: start["at"].as_f64().unwrap(), scheduled: scheduled(start) })
+        .collect()
+}
+
 /// What concerns the moments at which events began.
-fn check_times(member: &str, wanted: &Value, run: &Run, at: &[f64]) -> Result<(), String> {
+fn check_times(member: &str, wanted: &Value, run: &Run, all: &[Times]) -> Result<(), String> {
+    let count = |test: &dyn Fn(&Times) -> bool| all.iter().filter(|times| test(times)).count();
+    let off_the_second = |seconds: f64| (seconds - seconds.round()).abs() > 0.01;
     let holds = match (member, wanted.as_str().unwrap_or_default()) {
-        ("starts_spacing", "1 s, on the second") => at.iter().all(|at| at.fract() < SLACK),
+        ("starts_spacing", "1 s, on the second") => count(&|times| off_the_second(times.scheduled)) == 0,
         ("starts_spacing", "multiples of 1 s from the start, no drift over 10 ticks") => {
-            at.iter().enumerate().all(|(number, moment)| (moment - at[0] - number as f64).abs() < SLACK)
+            let first = all[0].scheduled;
+            // A tick may be lost to a busy machine; a handler of 400 ms loses none by itself.
+            let last = all[9].scheduled - first;
+            count(&|times| off_the_second(times.scheduled - first)) == 0 && last < 12.0
         }
-        ("ticks_after_signal", _) => !at.iter().any(|at| *at > run.signalled.unwrap() + SLACK),
+        ("ticks_after_signal", _) => count(&|times| times.scheduled > run.signalled.unwrap() + SLACK) == 0,
         ("ticks_during_block", _) => {
             // What had been admitted when the request came may still begin.
             let (begun, ended) = run.requests[0];
-            !at.iter().any(|at| *at > begun + SLACK && *at < ended - SLACK)
+            count(&|times| times.began > begun + SLACK && times.began < ended - SLACK) == 0
         }
         ("no_burst_after", _) => {
             let (_, ended) = run.requests[0];
-            at.iter().filter(|at| **at > ended - SLACK && **at < ended + 1.0).count() <= 2
+            count(&|times| times.began > ended - SLACK && times.scheduled < ended) <= 1
         }
         ("first_after_resume", "at once") => {
             let resumed = run.resumed.unwrap();
-            at.iter().any(|at| *at >= resumed && *at < resumed + SLACK)
+            count(&|times| times.began >= resumed && times.scheduled < resumed) > 0
         }
         ("burst", "one tick for all that were missed") => {
             let resumed = run.resumed.unwrap();
-            // That one, and the next in its time.
-            at.iter().filter(|at| **at >= resumed && **at < resumed + 1.0).count() <= 2
+            count(&|times| times.began >= resumed && times.scheduled < resumed) == 1
         }
         _ => return Err("an expectation nobody knows".to_owned()),
     };
-    if holds { Ok(()) } else { Err(format!("{at:?}")) }
-}
-
-fn moments(starts: &[&Value]) -> Vec<f64> {
-    starts.iter().map(|start| start["at"].as_f64().unwrap()).collect()
+    let found =
+        || all.iter().map(|times| format!("{} for {}", times.began, times.scheduled)).collect::<Vec<_>>();
+    if holds { Ok(()) } else { Err(found().join(", ")) }
 }
 
 /// The events of the tested trigger, cloud events included.
