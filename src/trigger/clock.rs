@@ -18,6 +18,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub(super) const CATCH_UP_MAX: usize = 100;
 /// Longest time without a look at the clock, which may have been set.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Shortest wait: ticks that come faster than timers do are sent together.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// A clock that is set back further has been wrong before: ticks start over from what it says now.
 const SET_BACK_MAX: SignedDuration = SignedDuration::from_hours(1);
 /// Ticks counted one by one; of more than that only a lower bound is known.
@@ -101,7 +103,7 @@ impl Clock {
                 wait.map(|wait| Duration::try_from(wait).unwrap_or_default())
             }
         };
-        wait.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
+        wait.unwrap_or(LOOK_EVERY).clamp(SHORTEST_WAIT, LOOK_EVERY)
     }
 
     /// Takes what is due.
@@ -280,6 +282,8 @@ mod tests {
     fn the_clock_is_looked_at_now_and_then_however_far_the_next_tick() {
         let (clock, at) = start(&timetable("@yearly"), MissedRuns::Once);
         assert_eq!(clock.wait(at(0.0, 0.0)), LOOK_EVERY);
+        let (clock, at) = start(&Timetable::Every(Duration::from_nanos(1)), MissedRuns::Once);
+        assert_eq!(clock.wait(at(1.0, 1.0)), SHORTEST_WAIT, "no busy loop");
         let (clock, at) = start(&Timetable::Every(Duration::MAX), MissedRuns::Once);
         assert_eq!(clock.wait(at(0.0, 0.0)), LOOK_EVERY);
     }
