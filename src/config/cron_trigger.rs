@@ -5,10 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::error::Problem;
+use super::ignored::Ignored;
 use super::schedule::Schedule;
+#[cfg(test)]
+use super::schema::generate;
 use super::source::Source;
 use super::trigger::TriggerSource;
 
@@ -54,36 +56,50 @@ pub enum MissedRuns {
     None,
 }
 
-/// What `attributes.event` says.
+/// What the events of a timer hold.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "TimerEvent"))]
 #[serde(default, rename_all = "camelCase")]
 pub struct EventTemplate {
-    /// The body.
+    /// The body, as text.
     pub body: String,
-    /// Names with values of any kind, in the order of the file.
+    /// Names with values of any kind.
     pub headers: serde_json::Map<String, serde_json::Value>,
-    /// May be empty.
+    /// The path; Python shows an empty one as `/`.
     pub path: String,
-    /// May be empty.
+    /// The method.
     pub method: String,
 }
 
+/// `attributes` of a `cron` trigger.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
-struct CronAttributes {
+pub(super) struct CronAttributes {
+    /// Time between ticks, as Go duration; wins over `schedule`.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration"))]
     interval: String,
+    /// Five fields, or six with the seconds first, or `@hourly` and the like; `TZ=Zone` may stand in front.
     schedule: String,
+    /// A tick while an earlier one is in work: `Forbid` drops it, `Allow` sends it to another worker.
+    #[cfg_attr(test, schemars(extend("examples" = ["Forbid", "Allow"], "default" = "Forbid")))]
     concurrency_policy: String,
+    /// Ticks that came while the process stood still: `once` sends one event for all, `all` one for each, `none` nothing.
+    #[cfg_attr(test, schemars(extend("examples" = ["once", "all", "none"], "default" = "once")))]
     missed_runs: String,
+    /// What every tick sends.
     event: EventTemplate,
-    // compat: only the platform uses it, for the jobs that it makes itself.
-    #[serde(rename = "jobBackoffLimit")]
-    _job_backoff_limit: IgnoredAny,
+    /// Retries of the jobs that the platform makes itself.
+    // compat: the processor has no use for it.
+    _job_backoff_limit: Ignored,
 }
 
+/// `attributes` of a `kickstart` trigger.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
-struct KickstartAttributes {
+pub(super) struct KickstartAttributes {
+    /// What is sent once, at the start.
     event: EventTemplate,
 }
 
@@ -92,12 +108,12 @@ pub(super) fn kickstart(
     place: &TriggerSource<'_>,
     source: &mut Source,
 ) -> Result<EventTemplate, Box<Problem>> {
-    place.attributes::<KickstartAttributes>(source, &[]).map(|attributes| attributes.event)
+    place.attributes::<KickstartAttributes>(source).map(|attributes| attributes.event)
 }
 
 /// Resolves what stands in the file about a `cron` trigger.
 pub(super) fn cron(place: &TriggerSource<'_>, source: &mut Source) -> Result<CronTrigger, Box<Problem>> {
-    let attributes: CronAttributes = place.attributes(source, &[])?;
+    let attributes: CronAttributes = place.attributes(source)?;
     Ok(CronTrigger {
         timetable: timetable(&attributes, place, source)?,
         concurrency: concurrency(&attributes.concurrency_policy, place, source)?,
