@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
-use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
+use crate::config::{self, Config, MetricSinkKind, PlatformKind, Timetable, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
@@ -153,7 +153,7 @@ impl App {
             let pool = &pools[&(pool_name(trigger).to_owned(), trigger.allocator.is_some())];
             let info = Arc::new(TriggerInfo {
                 index: index as u16,
-                class: "sync",
+                class: trigger.kind.class(),
                 kind: trigger.kind.name().to_owned(),
                 name: trigger.name.clone(),
             });
@@ -228,7 +228,7 @@ impl App {
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.config.function.triggers.iter().filter_map(|trigger| match &trigger.kind {
             TriggerKind::Http(http) => Some(http.listen.as_str()),
-            TriggerKind::Unsupported(_) => None,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => None,
         })
     }
 
@@ -409,7 +409,7 @@ impl PoolPlan<'_> {
         let (function, env) = (&config.function, &config.env);
         let in_flight_per_worker = match &self.trigger.kind {
             TriggerKind::Http(http) => http.in_flight_per_worker,
-            TriggerKind::Unsupported(_) => 1,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => 1,
         };
         let default_start = function.readiness_timeout.unwrap_or_default().max(START_TIMEOUT);
         pool::Settings {
@@ -479,7 +479,7 @@ fn view(
 ) -> TriggerView {
     let function = &config.function;
     let mut configuration = serde_json::json!({
-        "class": "sync",
+        "class": trigger.kind.class(),
         "kind": trigger.kind.name(),
         "name": trigger.name,
         "numWorkers": trigger.workers,
@@ -492,6 +492,24 @@ fn view(
             "runtime": function.runtime.name(),
         },
     });
+    if let TriggerKind::Cron(cron) = &trigger.kind {
+        let (interval, schedule) = match &cron.timetable {
+            Timetable::Every(interval) => (config::duration::format(*interval), String::new()),
+            Timetable::Schedule(schedule) => (String::new(), schedule.text().to_owned()),
+        };
+        configuration["Interval"] = interval.into();
+        configuration["Schedule"] = schedule.into();
+        configuration["ConcurrencyPolicy"] = cron.concurrency.name().into();
+        configuration["MissedRuns"] = cron.missed.name().into();
+    }
+    if let TriggerKind::Cron(config::CronTrigger { event, .. }) | TriggerKind::Kickstart(event) =
+        &trigger.kind
+    {
+        // Body and values of headers may hold secrets.
+        let headers: Vec<&String> = event.headers.keys().collect();
+        configuration["Event"] =
+            serde_json::json!({"Method": event.method, "Path": event.path, "Headers": headers});
+    }
     if let TriggerKind::Http(http) = &trigger.kind {
         configuration["url"] = http.listen.as_str().into();
         configuration["readBufferSize"] = http.head_bytes_max.into();

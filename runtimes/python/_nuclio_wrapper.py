@@ -1195,12 +1195,12 @@ def typed(data, at, decode):
     raw, end = data[at:at + size], at + size
     if kind == b"s":
         return raw.decode() if decode else raw, end
-    if kind == b"l":
+    if kind in b"lm":
         items = []
         while at < end:
             item, at = typed(data, at, decode)
             items.append(item)
-        return items, end
+        return items if kind == b"l" else dict(zip(items[::2], items[1::2])), end
     if kind == b"i":
         return int.from_bytes(raw, "little", signed=True), end
     if kind == b"f":

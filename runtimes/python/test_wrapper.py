@@ -486,14 +486,16 @@ def handler(context, event):
         texts = [item(b"s", b"") for _ in range(12)]
         texts[2] = item(b"s", b"a\0b")
         values = [item(b"b", b"\0\xff"), item(b"i", struct.pack("<q", -5)), item(b"f", struct.pack("<d", 1.5)),
-                  item(b"t", b"\1"), item(b"n", b""), item(b"l", item(b"s", b"x") + item(b"l", item(b"i", b"\1" + b"\0" * 7)))]
+                  item(b"t", b"\1"), item(b"n", b""), item(b"l", item(b"s", b"x") + item(b"l", item(b"i", b"\1" + b"\0" * 7))),
+                  item(b"m", item(b"s", b"k") + item(b"n", b""))]
         for n, value in enumerate(values):
             texts += [item(b"s", b"h%d" % n), value]
         head = struct.pack("<qqiiIHH", 0, 0, 0, 0, 0, len(values), 0) + b"".join(texts)
         with Shim("def handler(c, e): return repr((e.path, e.headers))") as shim:
             shim.send(frame(EVENT, 0x20, 0, 1, head))
             self.assertEqual(shim.answer().body.decode(), repr(("a\0b", {
-                "h0": b"\0\xff", "h1": -5, "h2": 1.5, "h3": True, "h4": None, "h5": ["x", [1]]})))
+                "h0": b"\0\xff", "h1": -5, "h2": 1.5, "h3": True, "h4": None, "h5": ["x", [1]],
+                "h6": {"k": None}})))
 
     def test_truncated_table(self):
         with Shim("def handler(c, e): return e.path") as shim:

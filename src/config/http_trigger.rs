@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::decode::Fractions;
 use super::error::Problem;
 use super::ignored::Ignored;
 #[cfg(test)]
@@ -145,7 +144,7 @@ pub(super) fn resolve(
     runtime: RuntimeKind,
     source: &mut Source,
 ) -> Result<HttpTrigger, Box<Problem>> {
-    let attributes = attributes(place, source)?;
+    let attributes: Attributes = place.attributes(source)?;
     let (in_flight_per_worker, async_handlers_only) = in_flight(file, place, runtime, source)?;
     Ok(HttpTrigger {
         listen: listen(file, place, source)?,
@@ -173,18 +172,6 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize, runtime: RuntimeKi
         async_handlers_only,
     };
     with_defaults(name, workers, TriggerKind::Http(http))
-}
-
-fn attributes(place: &TriggerSource<'_>, source: &mut Source) -> Result<Attributes, Box<Problem>> {
-    let Some(node) = place.node().child("attributes") else { return Ok(Attributes::default()) };
-    let path = format!("{}.attributes", place.path);
-    source.decode(node, &path, Fractions::Drop).map_err(|error| {
-        let problem =
-            source.decode_problem(error).remedy("mend the value, or remove the key for its default");
-        let wrong = problem.wrong.clone();
-        let problem = problem.root(format!("1 error(s) decoding: {wrong}"));
-        problem.cause("Failed to decode attributes").cause("Failed to create configuration")
-    })
 }
 
 /// compat: zero is the default too; there is no "unlimited".

@@ -1,6 +1,6 @@
-//! Cloud events over HTTP, versions 0.1 and 1.0 of their specification, unwrapped into the [`Event`] that carried
-//! them. Knows the ways they come: structured (all of it is the JSON body), binary (attributes are headers) and
-//! batched (the body is a JSON list of structured ones). Start at [`unwrap`].
+//! Cloud events over HTTP and in the headers of timers, versions 0.1 and 1.0 of their specification, unwrapped into
+//! the [`Event`] that carried them. Knows the ways they come: structured (all of it is the JSON body), binary
+//! (attributes are headers) and batched (the body is a JSON list of structured ones). Start at [`unwrap`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Event, EventBody, EventId, Extra, unescape};
+use super::{Event, EventBody, EventId, Extra, OwnValue, unescape};
 
 /// Content types that start like this are structured cloud events.
 const STRUCTURED: &[u8] = b"application/cloudevents";
@@ -58,13 +58,17 @@ pub fn unwrap(event: &mut Event) -> Result<Option<Vec<Event>>, CloudEventError> 
     match mode(&event.header_map) {
         Mode::Structured => structured(event)?,
         Mode::Batched => return batched(event).map(Some),
-        Mode::Other => {
-            if is_binary(&event.header_map) {
-                binary(event);
-            }
-        }
+        Mode::Other => unwrap_headers(event),
     }
     Ok(None)
+}
+
+/// The same for triggers whose events have no content type: headers may make a binary cloud event, and nothing is
+/// malformed.
+pub fn unwrap_headers(event: &mut Event) {
+    if is_binary(&event.header_map) {
+        binary(event);
+    }
 }
 
 /// Whether a request with these headers carries a cloud event, or several.
@@ -231,9 +235,10 @@ impl Members<'_> {
     }
 
     /// What is left as headers: texts as they are, everything else as JSON, `null` not at all.
-    fn into_headers(self) -> Vec<(String, String)> {
+    fn into_headers(self) -> Vec<(String, OwnValue)> {
         let shown = self.0.into_iter().filter(|(_, raw)| raw.get() != "null");
-        let text = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get()));
+        let text =
+            |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get())).into();
         shown.map(|(name, raw)| (name, text(raw))).collect()
     }
 }
@@ -271,7 +276,11 @@ fn binary(event: &mut Event) {
         let names = ["ce-eventid", "ce-eventtype", "ce-cloudeventsversion", "ce-eventtime"];
         (names, text("ce-eventtypeversion"), text("ce-name"))
     };
+    let before = event.extra.take().map(|extra| *extra).unwrap_or_default();
     let extra = Extra {
+        content_type: before.content_type,
+        headers: before.headers,
+        fields: before.fields,
         event_type: text(event_type),
         type_version,
         version: text(version),

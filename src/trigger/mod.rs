@@ -2,7 +2,11 @@
 //! when told to.
 
 mod batch;
+mod clock;
+mod cron;
 pub mod http;
+mod kickstart;
+mod template;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,7 +63,9 @@ pub enum TriggerError {
         error: std::io::Error,
     },
     /// This build does not serve its kind.
-    #[error("trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http")]
+    #[error(
+        "trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http, cron and kickstart"
+    )]
     Unsupported {
         /// Its name.
         trigger: String,
@@ -74,7 +80,9 @@ pub enum TriggerError {
 /// Names the trigger and what cannot be served.
 pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
     match &config.kind {
-        config::TriggerKind::Http(_) => Ok(()),
+        config::TriggerKind::Http(_) | config::TriggerKind::Cron(_) | config::TriggerKind::Kickstart(_) => {
+            Ok(())
+        }
         config::TriggerKind::Unsupported(kind) => {
             Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }
@@ -89,6 +97,8 @@ pub fn build(config: &config::Trigger, cx: TriggerContext) -> Result<Trigger, Tr
     check(config)?;
     match &config.kind {
         config::TriggerKind::Http(http) => http::build(http, cx),
+        config::TriggerKind::Cron(cron) => Ok(cron::build(cron, config.workers, cx)),
+        config::TriggerKind::Kickstart(event) => Ok(kickstart::build(event, cx)),
         config::TriggerKind::Unsupported(kind) => {
             Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }

@@ -45,7 +45,7 @@ fn body(event: &mut Event) -> String {
 }
 
 fn headers(event: &Event) -> Vec<(&str, &str)> {
-    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.text().as_str())).collect()
 }
 
 fn seconds(event: &Event) -> i64 {
@@ -278,4 +278,28 @@ fn a_batch_is_refused_as_a_whole() {
     let just = format!("[{}{{}}]", "{},".repeat(BATCH_EVENTS_MAX - 1));
     let mut carrier = event(&[("content-type", "application/cloudevents-batch+json")], &just);
     assert_eq!(unwrap(&mut carrier).unwrap().unwrap().len(), BATCH_EVENTS_MAX);
+}
+
+#[test]
+fn headers_that_make_a_timers_event_a_cloud_event_leave_its_own_headers_and_fields() {
+    let mut event = event(
+        &[
+            ("ce-cloudeventsversion", "0.1"),
+            ("ce-eventid", "e1"),
+            ("content-type", "application/cloudevents"),
+        ],
+        "d",
+    );
+    event.extra = Some(Box::new(Extra {
+        content_type: Some(String::new()),
+        headers: Some(vec![("CE-EventID".to_owned(), "e1".to_owned().into())]),
+        fields: vec![("f".to_owned(), "1".to_owned())],
+        ..Extra::default()
+    }));
+    unwrap_headers(&mut event);
+    assert_eq!((event.id.as_str(), event.content_type()), ("e1", &b""[..]));
+    assert_eq!(headers(&event), [("CE-EventID", "e1")]);
+    let fields: Vec<_> = event.fields().collect();
+    assert_eq!(fields, [(b"f".to_vec(), b"1".to_vec()), (b"q".to_vec(), b"1".to_vec())]);
+    assert_eq!(body(&mut event), "d");
 }

@@ -234,7 +234,9 @@ fn write_headers(event: &Event, names: &mut Vec<u8>, pairs: &mut Vec<abi::Pair>)
     names.clear();
     pairs.clear();
     if let Some(own) = event.own_headers() {
-        pairs.extend(own.iter().map(|(name, value)| abi::Pair { name: text(name), value: text(value) }));
+        pairs.extend(
+            own.iter().map(|(name, value)| abi::Pair { name: text(name), value: text(value.text()) }),
+        );
         return;
     }
     // All at once: pointers into `names` must stay good.
