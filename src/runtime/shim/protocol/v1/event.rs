@@ -9,7 +9,7 @@ mod msgpack;
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
-use crate::event::{Event, EventBody, Extra, Target};
+use crate::event::{Event, EventBody, Extra, OwnValue, Target};
 
 use json::Json;
 use msgpack::MsgPack;
@@ -235,11 +235,18 @@ fn fields(event: &Event) -> Texts<'_> {
     fields
 }
 
+fn own_value(value: &OwnValue) -> Value<'_> {
+    match value {
+        OwnValue::Text(text) => Value::Text(text.as_bytes().into()),
+        OwnValue::Json { value, .. } => data_value(value.clone()),
+    }
+}
+
 /// compat: the last of several headers of one name wins.
 fn headers(event: &Event) -> Option<Vec<(Name<'_>, Value<'_>)>> {
     if let Some(own) = event.own_headers() {
-        let text = |text: &'_ String| Value::Text(text.as_bytes().to_vec().into());
-        return Some(own.iter().map(|(name, value)| (Name::Exact(name.as_bytes()), text(value))).collect());
+        let headers = own.iter().map(|(name, value)| (Name::Exact(name.as_bytes()), own_value(value)));
+        return Some(headers.collect());
     }
     if event.header_map.is_empty() && !matches!(event.target, Target::Http { .. }) {
         return None;
