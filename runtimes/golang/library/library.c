@@ -1,0 +1,90 @@
+/* The two symbols of a handler library, and the calls that cross between C and Go. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "_cgo_export.h"
+
+/* An answer that fits here needs no call from Go to C. */
+enum { ROOM = 1024, FIELDS_ON_STACK = 16 };
+
+static const nh_host *host;
+
+void nuclio_go_release_block(void *owner) { free(owner); }
+
+void nuclio_go_release_stream(void *owner) { nuclioProcessorStreamRelease((uintptr_t)owner); }
+
+nh_result nuclio_go_next_piece(void *owner, nh_str *chunk) { return nuclioProcessorStreamNext((uintptr_t)owner, chunk); }
+
+uint32_t nuclio_go_log_level(uintptr_t worker_ref, const nh_event *event) {
+    return host->log_level((void *)worker_ref, event);
+}
+
+/* texts holds the message and, for each field, its name and its text, one behind the other; lengths are in sizes. Each
+ * field takes three numbers there: length of its name, kind, and length of its text or the value itself. */
+void nuclio_go_log(uintptr_t worker_ref, const nh_event *event, uint32_t level, const uint8_t *texts, const uint64_t *sizes,
+                   size_t n) {
+    nh_field few[FIELDS_ON_STACK];
+    nh_field *fields = n <= FIELDS_ON_STACK ? few : malloc(n * sizeof *fields);
+    if (!fields) return;
+    const nh_str message = {texts, sizes[0]};
+    texts += *sizes++;
+    for (size_t at = 0; at < n; at++, sizes += 3) {
+        nh_field *field = &fields[at];
+        memset(field, 0, sizeof *field);
+        field->name = (nh_str){texts, sizes[0]};
+        texts += sizes[0];
+        field->value.kind = (uint32_t)sizes[1];
+        if (sizes[1] == NH_TEXT || sizes[1] == NH_JSON || sizes[1] == NH_BYTES) {
+            field->value.as.text = (nh_str){texts, sizes[2]};
+            texts += sizes[2];
+        } else {
+            memcpy(&field->value.as, &sizes[2], sizeof sizes[2]);
+        }
+    }
+    host->log((void *)worker_ref, event, level, message, fields, n);
+    if (fields != few) free(fields);
+}
+
+nh_pairs nuclio_go_fields(const nh_event *event) { return host->fields(event); }
+
+static nh_result start(const nh_host *given, const nh_config *config, void **plugin, nh_response *error) {
+    host = given;
+    *plugin = NULL;
+    return nuclioProcessorStart((void *)config, error);
+}
+
+static nh_result worker_start(void *plugin, const nh_worker_config *config, void **worker, nh_response *error) {
+    (void)plugin;
+    uintptr_t number = 0;
+    const nh_result result = nuclioProcessorWorkerStart((void *)config, error, &number);
+    *worker = (void *)number;
+    return result;
+}
+
+static nh_result handle(void *worker, const nh_event *event, nh_response *response) {
+    void *block = malloc(ROOM);
+    const nh_result result = nuclioProcessorHandle((uintptr_t)worker, (void *)event, response, block, block ? ROOM : 0);
+    if (response->owner != block) free(block);
+    return result;
+}
+
+static void worker_stop(void *worker) { nuclioProcessorWorkerStop((uintptr_t)worker); }
+
+static void stop(void *plugin) { (void)plugin; }
+
+static const nh_plugin table = {
+    .size = sizeof(nh_plugin),
+    .abi_version = NH_ABI_VERSION,
+    .features = NH_FEATURE_OWNS_RUNTIME,
+    .language = "go",
+    .sdk_version = "nuclio-sdk-go",
+    .start = start,
+    .worker_start = worker_start,
+    .handle = handle,
+    .worker_stop = worker_stop,
+    .stop = stop,
+};
+
+NH_EXPORT const uint32_t nh_abi_version = NH_ABI_VERSION;
+
+NH_EXPORT const nh_plugin *nh_plugin_v1(void) { return &table; }

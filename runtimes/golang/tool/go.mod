@@ -1,0 +1,3 @@
+module nuclio-processor/golang/tool
+
+go 1.21
