@@ -7,6 +7,8 @@ use crate::event::Event;
 use crate::metrics::TriggerCounters;
 use crate::pool::Pool;
 use crate::queue::{Reply, SubmitError};
+use crate::trace::Tracer;
+use crate::trace::span::Kind;
 
 /// One trigger's way to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -14,12 +16,25 @@ pub struct Dispatcher {
     pool: Arc<Pool>,
     counters: Arc<TriggerCounters>,
     wait: Duration,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Dispatcher {
     /// `wait`: how long an event may wait for a worker.
     pub fn new(pool: Arc<Pool>, counters: Arc<TriggerCounters>, wait: Duration) -> Self {
-        Self { pool, counters, wait }
+        Self { pool, counters, wait, tracer: None }
+    }
+
+    /// The same, with traces for its events; `None`: tracing is off.
+    pub fn with_tracer(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Begins traces, if tracing is on. A trigger that knows more of its events than this module begins theirs
+    /// itself.
+    pub fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
     }
 
     /// Hands an event to a worker and waits for the answer. Dropping the future is a client that left: the handler
@@ -27,7 +42,22 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn submit(&self, event: Box<Event>) -> Reply {
+    pub async fn submit(&self, mut event: Box<Event>) -> Reply {
+        if let Some(tracer) = &self.tracer
+            && event.trace.is_none()
+        {
+            let trace = tracer.begin(&event.header_map);
+            trace.stamp(&mut event.header_map);
+            let kind = Kind::Trigger { kind: event.trigger.kind.clone(), name: event.trigger.name.clone() };
+            event.trace = Some(trace.clone());
+            let reply = Box::pin(self.hand_in(event)).await;
+            trace.end_event(kind, reply.is_err().then_some("event_failed"));
+            return reply;
+        }
+        self.hand_in(event).await
+    }
+
+    async fn hand_in(&self, event: Box<Event>) -> Reply {
         let mut abandoned = Abandoned(Some(&self.counters));
         let reply = self.pool.submit(event, self.wait).await;
         abandoned.0 = None;

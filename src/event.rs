@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
-use crate::logging::LogBuffer;
+use crate::logging::{LogBuffer, Origin};
+use crate::trace::EventTrace;
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
 
@@ -51,6 +52,8 @@ pub struct Event {
     pub body: EventBody,
     /// Where the handler's log records go besides the processor's log, when the caller asked for them.
     pub log_buffer: Option<Arc<LogBuffer>>,
+    /// Its place in its trace; `None`: tracing is off.
+    pub trace: Option<Arc<EventTrace>>,
     /// What HTTP events leave empty.
     pub extra: Option<Box<Extra>>,
 }
@@ -166,6 +169,11 @@ impl fmt::Debug for EventId {
 }
 
 impl Event {
+    /// Where records about it belong.
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { buffer: self.log_buffer.as_deref(), trace: self.trace.as_deref() }
+    }
+
     /// Method; empty for triggers that have none.
     pub fn method(&self) -> &str {
         match &self.target {

@@ -347,6 +347,7 @@ mod tests {
             header_map: http::HeaderMap::new(),
             body: EventBody::none(),
             log_buffer: None,
+            trace: None,
             extra: None,
         };
         Job::new(Box::new(event), Duration::from_millis(wait_ms))

@@ -13,6 +13,7 @@ use super::{Histogram, PoolCounters, RestartReason, TriggerCounters};
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
+use crate::trace::span::SpanCounters;
 
 /// One trigger as a scrape sees it.
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ pub struct Exposition {
     project: String,
     sources: Vec<Source>,
     logger: Logger,
+    spans: Option<Arc<SpanCounters>>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -46,7 +48,14 @@ impl Exposition {
             project: function.project.clone(),
             sources,
             logger,
+            spans: None,
         }
+    }
+
+    /// The same, with what became of spans; `None`: tracing is off.
+    pub fn with_spans(mut self, spans: Option<Arc<SpanCounters>>) -> Self {
+        self.spans = spans;
+        self
     }
 
     /// All metrics as text; `instance` is the sink's label of that name.
@@ -149,10 +158,23 @@ impl Exposition {
         for (sink, count) in self.logger.dropped() {
             add(&mut dropped, &vec![("instance", instance.to_owned())], &[("sink", sink)], count as f64);
         }
+        let mut traced = counter("nuclio_processor_spans_total", "Spans of traces, by what became of them");
+        if let Some(spans) = &self.spans {
+            let counts =
+                [("exported", &spans.exported), ("dropped", &spans.dropped), ("failed", &spans.failed)];
+            for (result, count) in counts {
+                add(
+                    &mut traced,
+                    &vec![("instance", instance.to_owned())],
+                    &[("result", result)],
+                    load(count),
+                );
+            }
+        }
         let mut build = gauge("nuclio_processor_build_info", "Version of the processor");
         let version = ("version", env!("CARGO_PKG_VERSION"));
         add(&mut build, &vec![("instance", instance.to_owned())], &[version], 1.0);
-        vec![handler, queue, sizes, in_flight, restarts, timeouts, streams, dropped, build]
+        vec![handler, queue, sizes, in_flight, restarts, timeouts, streams, dropped, traced, build]
     }
 }
 

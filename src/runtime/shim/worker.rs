@@ -23,6 +23,7 @@ use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
 use crate::queue::{Job, Queue, Reply, ReplySender};
+use crate::trace::Call;
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
 const READS_IN_A_ROW: u32 = 16;
@@ -347,10 +348,16 @@ impl Worker {
     }
 
     /// The event is no longer with the shim. `handler`: the time in the handler as the shim saw it, which does not count
-    /// how long either side waited for a processor.
-    pub(super) fn remove(&mut self, key: usize, handler: Option<Duration>) -> InFlight {
+    /// how long either side waited for a processor. `error`: how the call failed, for its span.
+    pub(super) fn remove(
+        &mut self,
+        key: usize,
+        handler: Option<Duration>,
+        error: Option<&'static str>,
+    ) -> InFlight {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
+        self.trace(&event, error);
         if let Some(place) = self.order.iter().position(|other| *other == key) {
             self.order.remove(place);
             self.begun -= usize::from(place < self.begun);
@@ -366,6 +373,16 @@ impl Worker {
         event
     }
 
+    /// The span of a call that ends now, where it is recorded.
+    fn trace(&self, event: &InFlight, error: Option<&'static str>) {
+        let Some(trace) = &event.event.trace else { return };
+        let Some(begun) = event.begun else { return };
+        let call = Call::begin(Some(trace), self.settings.index, event.submitted, begun);
+        if let (Some(mut call), Some(error)) = (call, error) {
+            call.fail(error);
+        }
+    }
+
     fn check_deadline(&mut self) -> Result<(), Ended> {
         let Some(limit) = self.settings.event_timeout else { return Ok(()) };
         let Some(oldest) = self.order.front().copied() else { return Ok(()) };
@@ -377,7 +394,7 @@ impl Worker {
         self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let ahead = self.order.len() > self.begun;
         self.leaving = true; // What was written ahead does not begin here any more.
-        let mut event = self.remove(oldest, None);
+        let mut event = self.remove(oldest, None, Some("timeout"));
         if let Some(reply) = event.reply.take() {
             drop(reply.send(Err(HandlerError::TimedOut.into())));
         }
@@ -461,6 +478,7 @@ impl Worker {
                 unbegun.push(event);
                 continue;
             };
+            self.trace(&event, Some("worker_lost"));
             self.queue.finished(self.settings.index, begun.elapsed());
             if event.stream.is_some() {
                 self.count_stream(false);

@@ -5,6 +5,7 @@ mod cors;
 mod file;
 mod request;
 mod response;
+mod span;
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -22,6 +23,7 @@ use crate::event::{Event, cloudevent};
 use crate::net::{Activity, Limits, Phase, Server, bind};
 use request::Refusal;
 use response::{Answer, HttpBody};
+use span::RequestSpan;
 
 /// Paths that start like this answer probes without a worker.
 const HEALTH_PATH: &[u8] = b"/__internal/health";
@@ -91,6 +93,11 @@ impl Http {
             }
             Continue(answer) => answer,
         };
+        let mut answer = answer;
+        let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
+        if let Some(trace) = &trace {
+            answer.span = RequestSpan::begin(trace, &parts, &self.cx.info);
+        }
         let logs = answer.logs.clone();
         activity.set_phase(Phase::Body);
         let body =
@@ -98,7 +105,12 @@ impl Http {
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                if let Some(trace) = trace {
+                    answer.describe(&event);
+                    trace.stamp(&mut event.header_map);
+                    event.trace = Some(trace);
+                }
                 self.submit(event, answer).await
             }
             Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),

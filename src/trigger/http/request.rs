@@ -234,6 +234,7 @@ pub(super) fn event(
         header_map: parts.headers,
         body,
         log_buffer,
+        trace: None,
         extra: None,
     })
 }

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
-use crate::event::{Body, HandlerError, Response, header_value};
+use super::span::RequestSpan;
+use crate::event::{Body, Event, HandlerError, Response, header_value};
 use crate::fields;
 use crate::logging::{LogBuffer, Logger};
 use crate::metrics::TriggerCounters;
@@ -38,6 +39,8 @@ pub(super) struct Answer {
     pub(super) length: Option<u64>,
     /// Returned to a caller who asked for them.
     pub(super) logs: Option<Arc<LogBuffer>>,
+    /// `None`: not recorded.
+    pub(super) span: Option<Box<RequestSpan>>,
     version: Version,
     closes: bool,
 }
@@ -56,8 +59,16 @@ impl Answer {
             body: Body::Empty,
             length: None,
             logs: None,
+            span: None,
             version: request.version,
             closes,
+        }
+    }
+
+    /// Tells the span, if there is one, about the event.
+    pub(super) fn describe(&mut self, event: &Event) {
+        if let Some(span) = &mut self.span {
+            span.describe(event);
         }
     }
 
@@ -211,7 +222,13 @@ impl Answer {
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        let mut response = http::Response::new(HttpBody { body: self.body, length: self.length, activity });
+        if let Some(span) = &mut self.span {
+            span.answered(self.status);
+        }
+        // It ends with the body: now, or with the stream.
+        let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
+        let body = HttpBody { body: self.body, length: self.length, activity, span };
+        let mut response = http::Response::new(body);
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
         *response.status_mut() = self.status;
@@ -247,6 +264,8 @@ pub(super) struct HttpBody {
     /// Bytes to come of a streamed body, where that is known.
     length: Option<u64>,
     activity: Option<Arc<Activity>>,
+    /// Of a streamed answer.
+    span: Option<Box<RequestSpan>>,
 }
 
 impl http_body::Body for HttpBody {
@@ -262,6 +281,9 @@ impl http_body::Body for HttpBody {
             let piece = std::task::ready!(stream.as_mut().poll_next(cx));
             if let (Some(length), Some(Ok(piece))) = (&mut this.length, &piece) {
                 *length = length.saturating_sub(piece.len() as u64);
+            }
+            if let (Some(span), Some(Err(_))) = (&mut this.span, &piece) {
+                span.fail("stream_failed");
             }
             return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
         }
