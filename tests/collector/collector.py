@@ -47,7 +47,7 @@ class Collector(BaseHTTPRequestHandler):
             line = {
                 "answer": answer,
                 "path": self.path,
-                "headers": dict(self.headers),
+                "headers": {name.lower(): value for name, value in self.headers.items()},
                 "spans": spans,
                 "unknown": len(body) - request.ByteSize(),
                 "text": MessageToDict(request) != {},
@@ -82,5 +82,7 @@ def value(attribute):
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     server.daemon_threads = True
+    # A processor that ends while an answer is on its way is no news.
+    server.handle_error = lambda *_: None
     print(server.server_address[1], flush=True)
     server.serve_forever()

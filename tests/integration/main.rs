@@ -25,3 +25,4 @@ mod samples;
 mod smoke;
 mod support;
 mod timeouts;
+mod tracing;

@@ -213,7 +213,12 @@ impl Workers {
         let Called { outcome, reply, taken, mut span } = call;
         let index = desk.index;
         let answer = match outcome {
-            CallOutcome::Answer(response) => Ok(response),
+            CallOutcome::Answer(response) => {
+                if response.status >= 500 {
+                    fail(&mut span, "handler_failed");
+                }
+                Ok(response)
+            }
             CallOutcome::Failed(error) => {
                 fail(&mut span, "handler_failed");
                 Err(error)

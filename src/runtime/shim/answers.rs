@@ -82,7 +82,7 @@ impl Worker {
             self.logger.record_of(origin, Level::Warn, "Dropped a header of the handler's answer", fields);
         }
         if !answer.more {
-            let error = answer.failed.then_some("handler_failed");
+            let error = (answer.failed || answer.status >= 500).then_some("handler_failed");
             let event = self.remove(key, Some(answer.duration), error);
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
