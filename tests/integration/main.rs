@@ -18,6 +18,7 @@ mod kills;
 mod layout;
 mod library;
 mod lifecycle;
+mod logs;
 mod outputs;
 mod pid1;
 mod plugin_faults;
