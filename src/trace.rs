@@ -46,8 +46,11 @@ impl Tracer {
             call: random_span_id(),
             flags,
             state,
-            began: (SystemTime::now(), Instant::now()),
-            spans: self.spans.clone().filter(|_| sampled),
+            recording: self.spans.as_ref().filter(|_| sampled).map(|spans| Recording {
+                spans: spans.clone(),
+                wall: SystemTime::now(),
+                steady: Instant::now(),
+            }),
         })
     }
 }
@@ -63,15 +66,22 @@ pub struct EventTrace {
     call: u64,
     flags: u8,
     state: Option<HeaderValue>,
-    began: (SystemTime, Instant),
-    /// `None`: not recorded.
-    spans: Option<Spans>,
+    recording: Option<Recording>,
+}
+
+/// Of a trace that is recorded.
+#[derive(Debug)]
+struct Recording {
+    spans: Spans,
+    /// When the event began, by both clocks.
+    wall: SystemTime,
+    steady: Instant,
 }
 
 impl EventTrace {
     /// Whether its spans go anywhere.
     pub fn recorded(&self) -> bool {
-        self.spans.is_some()
+        self.recording.is_some()
     }
 
     /// The trace's id as 32 hexadecimal digits.
@@ -97,31 +107,34 @@ impl EventTrace {
 
     /// The event itself has ended, now: its span.
     pub fn end_event(&self, kind: Kind, error: Option<&'static str>) {
-        self.end(self.event, self.parent, kind, (self.began.1, Instant::now()), error);
+        if let Some(Recording { steady, .. }) = self.recording {
+            self.end(self.event, self.parent, kind, (steady, Instant::now()), error);
+        }
     }
 
     fn end(&self, id: u64, parent: u64, kind: Kind, times: (Instant, Instant), error: Option<&'static str>) {
-        let Some(spans) = &self.spans else { return };
-        spans.put(Span {
+        let Some(recording) = &self.recording else { return };
+        recording.spans.put(Span {
             trace_id: self.trace_id,
             id,
             parent,
             parent_is_remote: parent == self.parent && parent != 0,
             flags: self.flags,
             state: self.state.clone(),
-            start: self.time(times.0),
-            end: self.time(times.1),
+            start: recording.time(times.0),
+            end: recording.time(times.1),
             kind,
             error,
         });
     }
+}
 
+impl Recording {
     /// Both clocks were read together, so that an event's spans fit each other whatever the wall clock does.
     fn time(&self, at: Instant) -> SystemTime {
-        let (wall, steady) = self.began;
-        match at.checked_duration_since(steady) {
-            Some(later) => wall + later,
-            None => wall - steady.duration_since(at),
+        match at.checked_duration_since(self.steady) {
+            Some(later) => self.wall + later,
+            None => self.wall - self.steady.duration_since(at),
         }
     }
 }

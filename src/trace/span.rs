@@ -91,13 +91,11 @@ pub struct SpanCounters {
 
 /// Where ended spans go. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Spans {
-    queue: SyncSender<Span>,
-    shared: Arc<Shared>,
-}
+pub struct Spans(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    queue: SyncSender<Span>,
     waiting: AtomicUsize,
     batch: usize,
     batch_ready: Notify,
@@ -114,21 +112,22 @@ pub struct Ended {
 pub fn queue(spans_max: usize, batch: usize) -> (Spans, Ended) {
     let (sender, receiver) = sync_channel(spans_max);
     let shared = Arc::new(Shared {
+        queue: sender,
         waiting: AtomicUsize::new(0),
         batch,
         batch_ready: Notify::new(),
         counters: Arc::default(),
     });
-    (Spans { queue: sender, shared: shared.clone() }, Ended { queue: receiver, shared })
+    (Spans(shared.clone()), Ended { queue: receiver, shared })
 }
 
 impl Spans {
     /// Puts a span in, or drops and counts it.
     pub fn put(&self, span: Span) {
-        let shared = &self.shared;
+        let shared = &self.0;
         // Counted before it can be taken out: the number never falls below nothing.
         let waiting = shared.waiting.fetch_add(1, Relaxed) + 1;
-        if self.queue.try_send(span).is_err() {
+        if shared.queue.try_send(span).is_err() {
             shared.waiting.fetch_sub(1, Relaxed);
             shared.counters.dropped.fetch_add(1, Relaxed);
         } else if waiting == shared.batch {
@@ -138,7 +137,7 @@ impl Spans {
 
     /// What became of all spans.
     pub fn counters(&self) -> &Arc<SpanCounters> {
-        &self.shared.counters
+        &self.0.counters
     }
 }
 
