@@ -55,6 +55,12 @@ struct Sender {
     ended: Option<oneshot::Receiver<()>>,
 }
 
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.stop.cancel(); // A start that failed leaves no thread behind.
+    }
+}
+
 impl Otlp {
     /// Starts the thread that sends, where there is an address to send to. `None`: tracing is off.
     ///

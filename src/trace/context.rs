@@ -42,8 +42,8 @@ impl Context {
             0xff => false,
             _ => rest.is_empty() || rest[0] == b'-',
         };
-        let trace_id = hex(&known[3..35])?;
-        let span_id = hex(&known[36..52])? as u64;
+        let trace_id = u128::from(hex(&known[3..19])?) << 64 | u128::from(hex(&known[19..35])?);
+        let span_id = hex(&known[36..52])?;
         let flags = hex(&known[53..])? as u8 & (FLAG_SAMPLED | FLAG_RANDOM);
         (dashes && complete && trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, flags })
     }
@@ -51,26 +51,42 @@ impl Context {
     /// As a header's value, version 00.
     pub fn header(&self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(self.trace_id, &mut text[3..35]);
-        write_hex(self.span_id.into(), &mut text[36..52]);
+        write_hex((self.trace_id >> 64) as u64, &mut text[3..19]);
+        write_hex(self.trace_id as u64, &mut text[19..35]);
+        write_hex(self.span_id, &mut text[36..52]);
         write_hex(self.flags.into(), &mut text[53..]);
         // Digits and dashes only: this cannot fail.
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
     }
 }
 
-/// Lower-case hexadecimal digits only.
-fn hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |number, digit| match digit {
-        b'0'..=b'9' => Some(number << 4 | u128::from(digit - b'0')),
-        b'a'..=b'f' => Some(number << 4 | u128::from(digit - b'a' + 10)),
-        _ => None,
-    })
+/// What each byte is worth as a lower-case hexadecimal digit; [`NO_DIGIT`]: it is none.
+const DIGITS: [u8; 256] = {
+    let mut worth = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        worth[HEX[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    worth
+};
+const HEX: &[u8; 16] = b"0123456789abcdef";
+const NO_DIGIT: u8 = 0xff;
+
+/// Up to 16 lower-case hexadecimal digits. No branch per digit: every event comes by here.
+fn hex(digits: &[u8]) -> Option<u64> {
+    let (mut number, mut worst) = (0, 0);
+    for digit in digits {
+        let worth = DIGITS[usize::from(*digit)];
+        number = number << 4 | u64::from(worth & 0xf);
+        worst |= worth;
+    }
+    (worst < 16).then_some(number)
 }
 
-fn write_hex(mut number: u128, digits: &mut [u8]) {
+fn write_hex(mut number: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[number as usize & 0xf];
+        *digit = HEX[number as usize & 0xf];
         number >>= 4;
     }
 }
