@@ -1,4 +1,4 @@
-//! `processor check`: loads the files exactly as a start would and says what came of it.
+//! `processor check`: loads the files exactly as a start would and says what came of it, then what else is odd in them.
 //!
 //! Starts nothing and binds nothing; everything shown comes from the resolved configuration.
 
@@ -7,25 +7,53 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::duration::format;
+use crate::config::lint::{Finding, Severity, lint};
+use crate::config::schema::Schema;
 use crate::config::{Config, Env, HttpTrigger, Level, LogEncoding, LogSink, Trigger, TriggerKind};
 use crate::runtime;
 use crate::trigger;
 
 /// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
 pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) -> io::Result<bool> {
-    match Config::load(function, platform, env) {
-        Ok(config) => write_config(&config, out),
+    // First: a file that is late is waited for.
+    let loaded = Config::load(function, platform, env);
+    let mut findings = lint(platform, Schema::Platform);
+    findings.append(&mut lint(function, Schema::Processor));
+    match loaded {
+        Ok(config) => write_config(&config, &findings, out),
         Err(error) => {
             writeln!(out, "error: {error}")?;
+            write_findings(&findings, &[error.to_string()], out)?;
             Ok(false)
         }
     }
 }
 
-fn write_config(config: &Config, out: &mut dyn Write) -> io::Result<bool> {
+/// What loading did not say already.
+fn write_findings(findings: &[Finding], said: &[String], out: &mut dyn Write) -> io::Result<()> {
+    for finding in findings {
+        let place = format!("{}: ", finding.place);
+        // Loading names some keys as they should be written.
+        let same =
+            |line: &&String| line.get(..place.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(&place));
+        if finding.severity != Severity::Hint && said.iter().any(|line| same(&line)) {
+            continue;
+        }
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Hint => "hint",
+        };
+        writeln!(out, "{severity}: {place}{}", finding.text)?;
+    }
+    Ok(())
+}
+
+fn write_config(config: &Config, findings: &[Finding], out: &mut dyn Write) -> io::Result<bool> {
     for warning in &config.warnings {
         writeln!(out, "warning: {warning}")?;
     }
+    write_findings(findings, &config.warnings, out)?;
     let refusals = refusals(config);
     for refusal in &refusals {
         writeln!(out, "error: {refusal}")?;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::config::RuntimeKind;
+use crate::config::schema::Schema;
 
 const CONFIG: &str = "/etc/nuclio/config/processor/processor.yaml";
 const PLATFORM_CONFIG: &str = "/etc/nuclio/config/platform/platform.yaml";
@@ -49,6 +50,8 @@ pub enum Command {
         /// Platform configuration.
         platform_config: PathBuf,
     },
+    /// Print the JSON Schema of a configuration file.
+    Schema(Schema),
     /// Print [`runtimes`].
     ListRuntimes,
     /// Print [`version`].
@@ -218,6 +221,9 @@ struct DevArguments {
 }
 
 /// Check a function configuration and show its effective limits.
+///
+/// Errors are what a start would refuse. Warnings are accepted and can hardly be meant, such as unknown keys. Hints are
+/// accepted here, but editors or the Go processor may not agree. Only errors make the exit code 1.
 #[derive(Parser)]
 #[command(name = "processor check", bin_name = "processor check")]
 struct CheckArguments {
@@ -227,6 +233,14 @@ struct CheckArguments {
     /// The platform configuration
     #[arg(long, value_name = "FILE", default_value = PLATFORM_CONFIG)]
     platform_config: PathBuf,
+    /// Print the JSON Schema of `processor.yaml` or `platform.yaml` for editors, and check nothing
+    #[arg(long, value_name = "processor|platform", value_parser = schema, conflicts_with_all = ["file", "platform_config"])]
+    schema: Option<Schema>,
+}
+
+fn schema(name: &str) -> Result<Schema, String> {
+    let schema = Schema::ALL.into_iter().find(|schema| schema.name() == name);
+    schema.ok_or_else(|| "write processor or platform".to_owned())
 }
 
 fn workers(text: &str) -> Result<usize, String> {
@@ -259,6 +273,9 @@ fn parse_dev(arguments: &[String]) -> Result<Command, Exit> {
 
 fn parse_check(arguments: &[String]) -> Result<Command, Exit> {
     let arguments: CheckArguments = parse_with_clap(arguments)?;
+    if let Some(schema) = arguments.schema {
+        return Ok(Command::Schema(schema));
+    }
     Ok(Command::Check { config: arguments.file, platform_config: arguments.platform_config })
 }
 
@@ -364,6 +381,8 @@ mod tests {
             ("dev --host ::1 a.py:", dev(Some("a.py"), None, "[::1]:8080", 1)),
             ("check", check(CONFIG, PLATFORM_CONFIG)),
             ("check a -platform-config b", check("a", "b")),
+            ("check --schema platform", Ok(Command::Schema(Schema::Platform))),
+            ("check -schema=processor", Ok(Command::Schema(Schema::Processor))),
             ("other check a", run(CONFIG, PLATFORM_CONFIG)),
         ];
         for (words, expected) in cases {
@@ -373,7 +392,14 @@ mod tests {
 
     #[test]
     fn subcommands_refuse_and_explain_by_themselves() {
-        for words in ["dev --workers 0", "dev --runtime cobol", "check a b", "check --nonsense"] {
+        for words in [
+            "dev --workers 0",
+            "dev --runtime cobol",
+            "check a b",
+            "check --nonsense",
+            "check --schema cron",
+            "check a --schema platform",
+        ] {
             let exit = parse_words(words).expect_err(words);
             assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{words}");
         }

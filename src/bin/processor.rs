@@ -19,6 +19,7 @@ fn main() -> ExitCode {
 
 fn obey(command: Command) -> ExitCode {
     match command {
+        Command::Schema(schema) => print(Stream::Stdout, schema.text()),
         Command::ListRuntimes => print(Stream::Stdout, &cli::runtimes()),
         Command::Version => print(Stream::Stdout, &cli::version()),
         Command::Run { config, platform_config } => return run::run(&config, &platform_config),

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::nearest::nearest;
 use super::scalar::{self, Scalar};
 use super::yaml::{Entry, Node, Value};
 
@@ -30,6 +31,8 @@ pub(crate) struct UnknownKey {
     pub(crate) key: String,
     /// Its line.
     pub(crate) line: usize,
+    /// The field that may be meant.
+    pub(crate) nearest: Option<&'static str>,
 }
 
 /// A value of the wrong type.
@@ -179,15 +182,15 @@ impl<'a> NodeDeserializer<'a> {
             let exact = names.iter().find(|name| **name == entry.key);
             let name = exact.or_else(|| names.iter().find(|name| name.eq_ignore_ascii_case(&entry.key)));
             let Some(name) = name else {
-                self.unknown(entry);
+                self.unknown(entry, nearest(&entry.key, names.iter().copied()));
                 continue;
             };
             match found.iter_mut().find(|(other, _)| other == name) {
                 _ if entry.value.is_null() => {}
                 None => found.push((name, entry)),
-                Some((_, other)) if other.key == **name => self.unknown(entry),
+                Some((_, other)) if other.key == **name => self.unknown(entry, None),
                 Some((_, other)) => {
-                    self.unknown(other);
+                    self.unknown(other, None);
                     *other = entry;
                 }
             }
@@ -195,9 +198,9 @@ impl<'a> NodeDeserializer<'a> {
         Ok(found)
     }
 
-    fn unknown(self, entry: &Entry) {
-        let parent = self.path.to_string();
-        self.scope.unknown.borrow_mut().push(UnknownKey { parent, key: entry.key.clone(), line: entry.line });
+    fn unknown(self, entry: &Entry, nearest: Option<&'static str>) {
+        let (parent, key) = (self.path.to_string(), entry.key.clone());
+        self.scope.unknown.borrow_mut().push(UnknownKey { parent, key, line: entry.line, nearest });
     }
 
     /// Gives an error that does not know its place this one.

@@ -116,7 +116,7 @@ impl Problem {
     }
 
     /// `file:line: key`, as much as is known.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let mut parts = Vec::new();
         if let Some(file) = &self.file {
             let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();

@@ -2,16 +2,13 @@
 //!
 //! The platform writes much more into the file than a processor needs; that part is neither decoded nor judged.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
+use super::function_keys::{MetadataFile, SpecFile, Top};
 use super::platform::PlatformFile;
-use super::sinks::{self, Binding, BindingFile};
+use super::sinks::{self, Binding};
 use super::source::{Source, setting};
 use super::yaml::{Node, Value};
 use super::{Env, Function, RuntimeKind, log_sinks, secrets, trigger};
@@ -19,92 +16,8 @@ use super::{Env, Function, RuntimeKind, log_sinks, secrets, trigger};
 /// Handler or build path of the demonstration handler.
 const BUILTIN: &str = "nuclio:builtin";
 
-/// Keys beside `metadata` and `spec`.
-const TOP_IGNORED: &[&str] = &["apiVersion", "kind", "status", "PlatformConfig", "metadata", "spec"];
-
-/// Keys of `metadata` for others.
-const METADATA_IGNORED: &[&str] =
-    &["resourceVersion", "uid", "generation", "creationTimestamp", "managedFields", "selfLink"];
-
-/// Keys of `spec` that only the platform uses, and those read elsewhere.
-const SPEC_IGNORED: &[&str] = &[
-    "affinity",
-    "alias",
-    "autoScaleMetrics",
-    "build",
-    "customScalingMetricSpecs",
-    "dataBindings",
-    "dealerURI",
-    "deploymentStrategy",
-    "devices",
-    "disable",
-    "envFrom",
-    "hostIPC",
-    "image",
-    "imageHash",
-    "imagePullPolicy",
-    "imagePullSecrets",
-    "initContainers",
-    "maxReplicas",
-    "minReplicas",
-    "nodeName",
-    "nodeSelector",
-    "platform",
-    "preemptionMode",
-    "preemptionPolicy",
-    "priorityClassName",
-    "publish",
-    "replicas",
-    "resources",
-    "runRegistry",
-    "runtimeAttributes",
-    "scaleToZero",
-    "securityContext",
-    "serviceAccount",
-    "serviceType",
-    "sidecars",
-    "targetCPU",
-    "tolerations",
-    "triggers",
-    "volumes",
-    "waitReadinessTimeoutBeforeFailure",
-];
-
 /// Messages around a value of the wrong type.
 const AROUND: [&str; 2] = ["Failed to write configuration", "Failed to open configuration file"];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct MetadataFile {
-    name: String,
-    namespace: String,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct SpecFile {
-    description: String,
-    version: i64,
-    runtime: String,
-    handler: String,
-    event_timeout: String,
-    readiness_timeout_seconds: i64,
-    env: Vec<EnvFile>,
-    logger_sinks: Vec<BindingFile>,
-    #[serde(rename = "disableDefaultHTTPTrigger")]
-    disable_default_http_trigger: Option<bool>,
-    disable_sensitive_fields_masking: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct EnvFile {
-    name: String,
-    value: String,
-    value_from: Option<IgnoredAny>,
-}
 
 /// The file, decoded and with its secrets restored.
 #[derive(Debug)]
@@ -118,16 +31,13 @@ pub(super) struct FunctionFile {
 pub(super) fn read(mut root: Node, source: &mut Source, env: &Env) -> Result<FunctionFile, ConfigError> {
     check_top(&root, source)?;
     restore_secrets(&mut root, source, env)?;
-    let metadata = section(&root, "metadata", METADATA_IGNORED, source)?;
-    let spec = section(&root, "spec", SPEC_IGNORED, source)?;
+    let metadata = section(&root, "metadata", source)?;
+    let spec = section(&root, "spec", source)?;
     Ok(FunctionFile { root, metadata, spec })
 }
 
 fn check_top(root: &Node, source: &mut Source) -> Result<(), ConfigError> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Top {}
-    let top: Result<Top, _> = source.decode(root, "", Fractions::Refuse, TOP_IGNORED);
+    let top: Result<Top, _> = source.decode(root, "", Fractions::Refuse);
     top.map(drop).map_err(|error| {
         let found = error.found;
         let problem = source.place(root.line, "").problem("expected a map with `metadata` and `spec`").root(format!(
@@ -139,7 +49,7 @@ fn check_top(root: &Node, source: &mut Source) -> Result<(), ConfigError> {
 }
 
 fn restore_secrets(root: &mut Node, source: &mut Source, env: &Env) -> Result<(), ConfigError> {
-    let spec: SpecFile = section(root, "spec", SPEC_IGNORED, &mut Source::new(&source.file))?;
+    let spec: SpecFile = section(root, "spec", &mut Source::new(&source.file))?;
     if !env.restore_secrets || spec.disable_sensitive_fields_masking {
         return Ok(());
     }
@@ -154,11 +64,10 @@ fn restore_secrets(root: &mut Node, source: &mut Source, env: &Env) -> Result<()
 fn section<T: serde::de::DeserializeOwned + Default>(
     root: &Node,
     key: &str,
-    ignored: &[&str],
     source: &mut Source,
 ) -> Result<T, ConfigError> {
     let Some(node) = root.child(key) else { return Ok(T::default()) };
-    source.decode(node, key, Fractions::Refuse, ignored).map_err(|error| {
+    source.decode(node, key, Fractions::Refuse).map_err(|error| {
         let problem =
             source.decode_problem(error).remedy("mend the value, or remove the key for its default");
         setting(around(problem))

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::decode::Fractions;
 use super::error::Problem;
+use super::ignored::Ignored;
+#[cfg(test)]
+use super::schema::generate;
 use super::source::Source;
 use super::trigger::{TriggerFile, TriggerSource, with_defaults};
 use super::{Batch, Cors, HttpTrigger, RuntimeKind, Trigger, TriggerKind};
@@ -26,60 +28,100 @@ const CORS_METHODS: [&str; 7] = ["HEAD", "GET", "POST", "PUT", "DELETE", "OPTION
 const CORS_HEADERS: [&str; 5] =
     ["Accept", "Content-Length", "Content-Type", "Authorization", "X-Nuclio-Log-Level"];
 
-/// Attributes that only the platform or its sidecar uses.
-const IGNORED: &[&str] = &[
-    "authentication",
-    "authenticationMode",
-    "disablePortPublishing",
-    "ingresses",
-    "mode",
-    "port",
-    "serviceType",
-    "streamingFlushPeriod",
-];
-
+/// `attributes` of an `http` trigger.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "HttpAttributes"))]
 #[serde(default, rename_all = "camelCase")]
-struct Attributes {
+pub(super) struct Attributes {
+    /// Most bytes of request line and headers. 0: the default; negative: 4096.
+    #[cfg_attr(test, schemars(extend("default" = 16_384)))]
     read_buffer_size: i64,
+    /// Most bytes of a request's body. 0 and negative: the default; there is no "unlimited".
+    #[cfg_attr(test, schemars(extend("default" = 4_194_304)))]
     max_request_body_size: i64,
+    /// Accepted, without effect: buffers are given back in any case.
     reduce_memory_usage: bool,
+    /// Cross-origin rules for browsers.
     cors: CorsFile,
+    /// How callers prove who they are, at the platform's gateway.
+    _authentication: Ignored,
+    /// How callers prove who they are, at the platform's gateway.
+    _authentication_mode: Ignored,
+    /// The platform publishes no port.
+    _disable_port_publishing: Ignored,
+    /// Ways from outside into the cluster.
+    _ingresses: Ignored,
+    /// Stored by the Go processor, without effect.
+    _mode: Ignored,
+    /// Port that the platform publishes.
+    _port: Ignored,
+    /// Kind of the Kubernetes service.
+    _service_type: Ignored,
+    /// How often newer releases of the Go processor flush streams.
+    _streaming_flush_period: Ignored,
 }
 
+/// `cors` of an `http` trigger. An empty list means the default, never "none".
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Cors"))]
 #[serde(default, rename_all = "camelCase")]
 struct CorsFile {
+    /// Requests from other origins are answered by these rules.
     enabled: bool,
+    /// Origins that may ask; `*` allows all.
+    #[cfg_attr(test, schemars(extend("default" = ["*"])))]
     allow_origins: Vec<String>,
+    /// Methods that may be used.
+    #[cfg_attr(test, schemars(extend("default" = CORS_METHODS)))]
     allow_methods: Vec<String>,
+    /// Request headers that may be sent.
+    #[cfg_attr(test, schemars(extend("default" = CORS_HEADERS)))]
     allow_headers: Vec<String>,
+    /// Cookies and the like may be sent.
     allow_credentials: bool,
+    /// Headers of answers that scripts may read.
     expose_headers: Vec<String>,
+    /// How long browsers may keep the answer to a preflight, seconds. Any integer.
+    #[cfg_attr(test, schemars(extend("default" = 5)))]
     preflight_max_age_seconds: Option<i64>,
-    // compat: decoded and without effect; the method is always OPTIONS.
-    #[serde(rename = "preflightRequestMethod")]
-    _preflight_request_method: IgnoredAny,
+    /// The method is always `OPTIONS`.
+    // compat: decoded and without effect.
+    _preflight_request_method: Ignored,
 }
 
-/// `batch` of a trigger in the file.
+/// `batch` of a trigger.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Batch"))]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct BatchFile {
+    /// `enable` gathers events; anything else does not.
+    #[cfg_attr(test, schemars(extend("enum" = ["enable", "disable"], "default" = "disable")))]
     mode: String,
+    /// Most events in a batch. 0: the default.
+    #[cfg_attr(test, schemars(range(min = 0), extend("default" = 10)))]
     batch_size: i64,
+    /// Longest time the first event of a batch waits for more, as Go duration.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "1s")))]
     timeout: String,
 }
 
-/// `async` of a trigger in the file.
+/// `async` of a trigger.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Async"))]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct AsyncFile {
+    /// Most events that a worker handles at once. 0: the default.
+    #[cfg_attr(test, schemars(range(min = 0, max = 100_000), extend("default" = 1000)))]
     max_connections_number: i64,
+    /// Connections that the Go processor opens at start; must not be above the maximum.
     min_connections_number: i64,
-    #[serde(rename = "connectionCreationMode")]
-    _connection_creation_mode: IgnoredAny,
+    /// When the Go processor opens connections.
+    _connection_creation_mode: Ignored,
+    /// Wait for a free connection in the Go processor, as Go duration; checked and without effect.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration"))]
     connection_availability_timeout: String,
+    /// Wait for a connection in the Go processor, as Go duration; checked and without effect.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration"))]
     establish_connection_timeout: String,
 }
 
@@ -126,7 +168,7 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
 fn attributes(place: &TriggerSource<'_>, source: &mut Source) -> Result<Attributes, Box<Problem>> {
     let Some(node) = place.node().child("attributes") else { return Ok(Attributes::default()) };
     let path = format!("{}.attributes", place.path);
-    source.decode(node, &path, Fractions::Drop, IGNORED).map_err(|error| {
+    source.decode(node, &path, Fractions::Drop).map_err(|error| {
         let problem =
             source.decode_problem(error).remedy("mend the value, or remove the key for its default");
         let wrong = problem.wrong.clone();

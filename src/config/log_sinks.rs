@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
+use super::ignored::Ignored;
 use super::platform::PlatformFile;
 use super::sinks::{Binding, SinkDefinition, list};
 use super::source::{Place, Source, setting};
@@ -171,21 +172,34 @@ fn name_of(file: &Path) -> String {
     file.display().to_string()
 }
 
+/// `attributes` of a log sink of kind `stdout`.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase")]
-struct StdoutAttributes {
+pub(super) struct StdoutAttributes {
+    /// `console`: lines for people. `json`: one object a line.
+    #[cfg_attr(test, schemars(extend("enum" = ["console", "json"], "default" = "console")))]
     encoding: String,
+    /// Key of the time in a JSON line.
+    #[cfg_attr(test, schemars(extend("default" = "time")))]
     time_field_name: String,
+    /// How the time is written in a JSON line: milliseconds since 1970, or text.
+    #[cfg_attr(test, schemars(extend("enum" = ["epoch-millis", "iso8601"], "default" = "epoch-millis")))]
     time_field_encoding: String,
+    /// Key that a record's variables stand under in a JSON line; empty: at the top.
     var_group_name: String,
+    /// `flattened`: a record's variables become one text.
+    #[cfg_attr(test, schemars(extend("enum" = ["structured", "flattened"], "default" = "structured")))]
     var_group_mode: String,
+    /// Never had an effect.
+    _format: Ignored,
 }
 
 fn encoding(definition: &SinkDefinition, source: &mut Source) -> Result<LogEncoding, Box<Problem>> {
     let Some(node) = &definition.attributes else { return Ok(LogEncoding::Console) };
     let key = format!("{}.attributes", definition.place.key);
     let attributes: StdoutAttributes = source
-        .decode(node, &key, Fractions::Drop, &["format"])
+        .decode(node, &key, Fractions::Drop)
         .map_err(|error| source.decode_problem(error).remedy("write the attributes as text"))?;
     match attributes.encoding.as_str() {
         "" | "console" => Ok(LogEncoding::Console),

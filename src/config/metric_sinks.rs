@@ -6,6 +6,8 @@ use serde::Deserialize;
 
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
+#[cfg(test)]
+use super::schema::generate;
 use super::sinks::{Binding, SinkDefinition, list};
 use super::source::{Source, setting};
 use super::template;
@@ -14,11 +16,18 @@ use super::{Env, Function, MetricSink, MetricSinkKind};
 const PULL_LISTEN: &str = ":8090";
 const PUSH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// `attributes` of a metric sink for Prometheus.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "PrometheusAttributes"))]
 #[serde(default, rename_all = "camelCase")]
-struct Attributes {
+pub(super) struct Attributes {
+    /// Job that metrics are pushed for; `prometheusPush` only, and needed there.
     job_name: String,
+    /// Label `instance` of all metrics. `prometheusPull`: `{{ .Namespace }}` and `{{ .Name }}` stand for the function's;
+    /// `prometheusPush` needs it.
     instance_name: String,
+    /// Time between pushes, as Go duration; `prometheusPush` only.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]
     interval: String,
 }
 
@@ -76,7 +85,7 @@ fn attributes(definition: &SinkDefinition, source: &mut Source) -> Result<Attrib
     let Some(node) = &definition.attributes else { return Ok(Attributes::default()) };
     let key = format!("{}.attributes", definition.place.key);
     source
-        .decode(node, &key, Fractions::Drop, &[])
+        .decode(node, &key, Fractions::Drop)
         .map_err(|error| source.decode_problem(error).remedy("write the attributes as text"))
 }
 

@@ -1,10 +1,12 @@
 //! What log sinks and metric sinks have in common in the files: definitions by name, and lists that bind them.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::decode::Fractions;
 use super::error::Problem;
+use super::ignored::Ignored;
+#[cfg(test)]
+use super::schema::generate;
 use super::source::{Place, Source};
 use super::yaml::{Node, Value};
 
@@ -20,21 +22,32 @@ pub(super) struct SinkDefinition {
     pub(super) place: Place,
 }
 
+/// A sink under its name.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DefinitionFile {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "SinkFile"))]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct DefinitionFile {
+    /// What the sink does.
     kind: String,
+    /// Its address; what it means depends on the kind.
     url: String,
+    /// A sink that is off is checked and left out; metric sinks only.
+    #[cfg_attr(test, schemars(extend("default" = true)))]
     enabled: Option<bool>,
-    #[serde(rename = "attributes")]
-    _attributes: IgnoredAny,
+    /// Settings of the sink's kind.
+    #[cfg_attr(test, schemars(with = "std::collections::BTreeMap<String, serde_json::Value>"))]
+    _attributes: Ignored,
 }
 
-/// An entry of `logger.functions` or `spec.loggerSinks`.
+/// A sink to use.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "SinkBinding"))]
 #[serde(default)]
 pub(super) struct BindingFile {
+    /// Lowest level that is written, in any case; everything unknown is `debug`.
+    #[cfg_attr(test, schemars(schema_with = "generate::level", extend("default" = "debug")))]
     pub(super) level: String,
+    /// Name of the sink.
     pub(super) sink: String,
 }
 
@@ -60,7 +73,7 @@ pub(super) fn definitions(
     for entry in entries {
         let key = format!("{path}.{}", entry.key);
         let file: DefinitionFile = source
-            .decode(&entry.value, &key, Fractions::Refuse, &[])
+            .decode(&entry.value, &key, Fractions::Refuse)
             .map_err(|error| source.decode_problem(error).remedy("write kind, url and attributes"))?;
         definitions.push(SinkDefinition {
             name: entry.key.clone(),

@@ -56,23 +56,19 @@ impl Source {
         self.warnings.push(place.problem(text).to_string());
     }
 
-    /// Decodes what stands at `path`. Unknown keys are warned about, unless they are among `ignored` of `path` itself.
+    /// Decodes what stands at `path`. Unknown keys are warned about.
     pub(crate) fn decode<T: DeserializeOwned>(
         &mut self,
         node: &Node,
         path: &str,
         fractions: Fractions,
-        ignored: &[&str],
     ) -> Result<T, DecodeError> {
         let mut unknown = Vec::new();
         let result = decode::decode(node, path, fractions, &mut unknown);
         for key in unknown {
-            let is_ignored = ignored.iter().any(|name| name.eq_ignore_ascii_case(&key.key));
-            if key.parent != path || !is_ignored {
-                let dot = if key.parent.is_empty() { "" } else { "." };
-                let place = self.place(key.line, format!("{}{dot}{}", key.parent, key.key));
-                self.warn(&place, "unknown key, ignored");
-            }
+            let dot = if key.parent.is_empty() { "" } else { "." };
+            let place = self.place(key.line, format!("{}{dot}{}", key.parent, key.key));
+            self.warn(&place, &unknown_key(key.nearest));
         }
         result
     }
@@ -89,6 +85,12 @@ impl Source {
              {wanted}"
         ))
     }
+}
+
+/// What is said of a key that nobody knows.
+pub(super) fn unknown_key(nearest: Option<&str>) -> String {
+    let meant = nearest.map(|name| format!("; did you mean {name}?"));
+    format!("unknown key, ignored{}", meant.unwrap_or_default())
 }
 
 /// A problem in a setting.

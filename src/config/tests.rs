@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 
 mod good;
+mod lint;
 mod refused;
 
 /// Address of a sample.

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
 use super::http_trigger::{self, AsyncFile, BatchFile};
+use super::ignored::Ignored;
+#[cfg(test)]
+use super::schema::generate;
 use super::sinks::list;
 use super::source::{Place, Source, setting};
 use super::yaml::{Entry, Node, Value};
@@ -20,7 +23,7 @@ const TERMINATION_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_HTTP_NAME: &str = "default-http";
 
 /// Kinds of the reference other than `http`.
-const OTHER_KINDS: &[&str] = &[
+pub(super) const OTHER_KINDS: &[&str] = &[
     "cron",
     "eventhub",
     "iotCoreMqtt",
@@ -36,23 +39,6 @@ const OTHER_KINDS: &[&str] = &[
     "rabbitMq",
     "v3ioItemPoller",
     "v3ioStream",
-];
-
-/// Keys of a trigger that other kinds read, or nobody.
-const IGNORED: &[&str] = &[
-    "annotations",
-    "attributes",
-    "class",
-    "explicitAckMode",
-    "max_task_allocation",
-    "name",
-    "partitions",
-    "password",
-    "paths",
-    "secret",
-    "total_tasks",
-    "username",
-    "waitExplicitAckDuringRebalanceTimeout",
 ];
 
 /// What decides about triggers beside their own settings.
@@ -71,22 +57,69 @@ pub(super) struct Triggers {
     pub(super) file_has_http: bool,
 }
 
-/// A trigger in the file, attributes aside.
+/// A source of events. Its name is the key it stands under.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Trigger"))]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct TriggerFile {
+    /// Where events come from. Kinds that this build does not serve are refused at start, by name.
+    #[cfg_attr(test, schemars(schema_with = "generate::trigger_kind"))]
     kind: String,
+    /// The trigger does not run. (The Go processor ignores this key.)
     disabled: bool,
+    /// Workers, each of which handles one event at a time.
+    #[cfg_attr(test, schemars(range(min = 0, max = 100_000), extend("default" = 1)))]
     num_workers: i64,
+    /// Counts where `numWorkers` is missing or 0: for files of old platforms.
+    #[cfg_attr(test, schemars(range(min = 0, max = 100_000)))]
     max_workers: i64,
+    /// Address. `http`: where to listen, `host:port` or `:port`; default `:8080`.
     pub(super) url: String,
+    /// How long a worker may take to end, as Go duration.
+    #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]
     worker_termination_timeout: String,
+    /// How long an event waits for a worker, milliseconds. 0: not at all; negative: the default.
+    #[cfg_attr(test, schemars(extend("default" = 10_000)))]
     worker_availability_timeout_milliseconds: Option<i64>,
+    /// Triggers with the same name here share their workers.
     worker_allocator_name: String,
+    /// `sync`: a worker handles one event at a time. `async`: several, in Python and Node.js.
+    #[cfg_attr(test, schemars(extend("enum" = ["sync", "async"], "default" = "sync")))]
     pub(super) mode: String,
+    /// How many events a worker handles at once with `mode: async`.
     #[serde(rename = "async")]
     pub(super) async_mode: AsyncFile,
+    /// Events are gathered and handled together; `http` only.
     pub(super) batch: BatchFile,
+    /// Settings of the trigger's kind.
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, serde_json::Value>"))]
+    _attributes: Ignored,
+    /// Annotations for the platform.
+    _annotations: Ignored,
+    /// Each kind has a class of its own.
+    _class: Ignored,
+    /// When a stream's position is stored: `enable`, `disable` or `explicitOnly`.
+    _explicit_ack_mode: Ignored,
+    /// Division of work of old stream triggers.
+    #[serde(rename = "max_task_allocation")]
+    _max_task_allocation: Ignored,
+    /// The key that the trigger stands under replaces it.
+    _name: Ignored,
+    /// Partitions of old stream triggers.
+    _partitions: Ignored,
+    /// Password of stream triggers.
+    _password: Ignored,
+    /// Paths of stream triggers.
+    _paths: Ignored,
+    /// Secret of stream triggers.
+    _secret: Ignored,
+    /// Division of work of old stream triggers.
+    #[serde(rename = "total_tasks")]
+    _total_tasks: Ignored,
+    /// User name of stream triggers.
+    _username: Ignored,
+    /// Wait for acknowledgements while Kafka moves partitions.
+    _wait_explicit_ack_during_rebalance_timeout: Ignored,
 }
 
 /// A trigger's settings with their places.
@@ -130,7 +163,7 @@ fn resolve_all(spec: Option<&Node>, setup: &Setup, source: &mut Source) -> Resul
     for entry in entries(node, source)? {
         let place = TriggerSource { entry, path: format!("spec.triggers.{}", entry.key) };
         let file: TriggerFile = source
-            .decode(&entry.value, &place.path, Fractions::Refuse, IGNORED)
+            .decode(&entry.value, &place.path, Fractions::Refuse)
             .map_err(|error| source.decode_problem(error).remedy("mend the value, or remove the key"))?;
         triggers.file_has_http |= file.kind == "http";
         if let Some(trigger) = resolve_one(&file, &place, setup, source)? {

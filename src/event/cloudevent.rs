@@ -4,6 +4,7 @@
 //!
 //! Batches of the JSON format are ordinary events, because one event cannot become several here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -200,10 +201,10 @@ fn binary(event: &mut Event) {
     if !is_1_0 && raw("ce-cloudeventsversion").is_empty() {
         return;
     }
-    // Since 1.0 values are percent-encoded.
+    // Since 1.0 values are percent-encoded, and may stand in quotes around that.
     let text = |name: &str| {
         let value = raw(name);
-        let value = if is_1_0 { unescape(value, false) } else { value.to_vec() };
+        let value = if is_1_0 { unescape(&unquoted(value), false) } else { value.to_vec() };
         String::from_utf8_lossy(&value).into_owned()
     };
     let source = text("ce-source");
@@ -224,6 +225,20 @@ fn binary(event: &mut Event) {
     set_id(event, id);
     event.timestamp = timestamp;
     event.extra = Some(Box::new(extra));
+}
+
+/// A quoted string without its quotes and backslashes; everything else as it is.
+fn unquoted(value: &[u8]) -> Cow<'_, [u8]> {
+    let Some(inner) = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) else {
+        return Cow::Borrowed(value);
+    };
+    let mut bytes = inner.iter();
+    let mut plain = Vec::with_capacity(inner.len());
+    while let Some(byte) = bytes.next() {
+        let escaped = if *byte == b'\\' { bytes.next() } else { None };
+        plain.push(*escaped.unwrap_or(byte));
+    }
+    Cow::Owned(plain)
 }
 
 /// What all cloud events share.

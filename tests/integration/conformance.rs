@@ -123,6 +123,7 @@ fn run(area: &str, runtime: Runtime) {
     }
     let mut processors = HashMap::new();
     let (mut passed, mut better, mut quirks, mut failed) = (0, 0, 0, Vec::new());
+    let mut unexplained = Vec::new();
     for vector in &chosen {
         let outcome = judge(vector, runtime, &mut processors);
         if let Some(reason) = not_served(&vector.name, runtime) {
@@ -131,8 +132,17 @@ fn run(area: &str, runtime: Runtime) {
                 "{} is served now: take it off the list",
                 vector.name
             );
+            assert!(
+                explains(&vector.name),
+                "no row of docs/compatibility.md says that {} is not served",
+                vector.name
+            );
             println!("not served yet: {}: {reason}", vector.name);
             continue;
+        }
+        let as_the_reference = matches!(outcome, Outcome::Met("expected") | Outcome::Failed(_));
+        if !as_the_reference && !explains(&vector.name) {
+            unexplained.push(&vector.name);
         }
         match outcome {
             Outcome::Met(form) => {
@@ -154,6 +164,12 @@ fn run(area: &str, runtime: Runtime) {
     let report: Vec<String> =
         failed.iter().map(|(name, lines)| format!("{name}:\n    {}", lines.join("\n    "))).collect();
     assert!(failed.is_empty(), "{} vectors of {area} fail ({runtime}):\n{}", failed.len(), report.join("\n"));
+    assert!(unexplained.is_empty(), "no row of docs/compatibility.md explains why {unexplained:?} differ");
+}
+
+/// Whether a row of `docs/compatibility.md` names the vector.
+fn explains(name: &str) -> bool {
+    crate::compatibility::explains(&format!("http:{name}"))
 }
 
 fn not_served(name: &str, runtime: Runtime) -> Option<&'static str> {

@@ -2,14 +2,15 @@
 //! and what is logged. Without the published SDK, and with it.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use crate::compatibility::explains;
 use crate::harness::{Answer, Client, Processor, Setup, python};
+use crate::packages::python_with;
 
 /// Cases that do not run here: name and reason.
 const EXCLUDED: &[(&str, &str)] = &[("batch", "batches are not served yet")];
@@ -64,35 +65,7 @@ fn python_cases_hold_with_the_sdk() {
 /// An interpreter that has the SDK.
 fn sdk_python() -> &'static Result<PathBuf, String> {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/nuclio-sdk"));
-        let (interpreter, complete) = (folder.join("bin/python3"), folder.join(SDK));
-        if !complete.exists() {
-            drop(std::fs::remove_dir_all(&folder));
-            succeeds(Command::new(python()).args(["-m", "venv"]).arg(&folder))?;
-            let mut pip = Command::new(&interpreter);
-            succeeds(pip.args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--retries",
-                "1",
-                "--timeout",
-                "20",
-                SDK,
-            ]))?;
-            std::fs::write(complete, "").unwrap();
-        }
-        Ok(interpreter)
-    })
-}
-
-fn succeeds(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let reason =
-        || format!("{SDK} cannot be had: {}", String::from_utf8_lossy(&output.stderr).replace('\n', " "));
-    if output.status.success() { Ok(()) } else { Err(reason()) }
+    MADE.get_or_init(|| python_with("nuclio-sdk", &[SDK]))
 }
 
 fn run(interpreter: &str) {
@@ -105,6 +78,10 @@ fn run(interpreter: &str) {
             assert!(KEYS.contains(&key.as_str()), "{name}: unknown key {key}");
         }
         if let Some((_, reason)) = EXCLUDED.iter().find(|(other, _)| *other == name) {
+            assert!(
+                explains(&format!("python:{name}")),
+                "no row of docs/compatibility.md says that {name} is not served"
+            );
             println!("not served yet: {name}: {reason}");
             continue;
         }

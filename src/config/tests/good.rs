@@ -377,3 +377,31 @@ fn a_handler_alone_makes_a_configuration() {
     assert_eq!(config.function.log_sinks, [console(Level::Debug)]);
     assert!(config.function.yaml.contains("handler: a:b"));
 }
+
+#[test]
+fn keys_that_are_ignored_may_hold_anything() {
+    let config = config_of_files(
+        "status: [1]\nspec: {runtime: python, replicas: x, resources: [2], build: 7, tolerations: {a: {b: 1}}}\n",
+        "kube: 1\nscaleToZero: [x]\nfunctionReadinessTimeout: soon\nsensitiveFields: '('\n",
+    );
+    assert_eq!(config.unwrap().warnings, [""; 0]);
+}
+
+#[test]
+fn sinks_of_application_insights_are_left_out() {
+    let platform = "\
+logger:
+  sinks: {a: {kind: appinsights}, out: {kind: stdout}}
+  functions: [{sink: a}, {sink: out}]
+metrics:
+  sinks: {m: {kind: appinsights}}
+  functions: [m]
+";
+    let config = config_of_files("spec: {runtime: python}\n", platform).unwrap();
+    assert_eq!(config.function.log_sinks.len(), 1);
+    assert!(config.platform.metric_sinks.is_empty());
+    assert_eq!(
+        config.warnings.iter().filter(|line| line.contains("appinsights are not supported")).count(),
+        2
+    );
+}
