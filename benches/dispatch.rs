@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri};
 use nuclio_processor::event::{Event, EventBody, EventId, Target, TriggerInfo};
 use nuclio_processor::logging::Logger;
-use nuclio_processor::metrics::PoolCounters;
+use nuclio_processor::metrics::{PoolCounters, TriggerCounters};
 use nuclio_processor::pool::{Pool, Settings};
 use nuclio_processor::queue::{Job, Queue};
 use nuclio_processor::reaper::Children;
@@ -72,6 +72,24 @@ fn queue(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// All that is counted for one event of a handler in process that finds an idle worker, and nothing else.
+fn counters(criterion: &mut Criterion) {
+    use std::sync::atomic::Ordering::Relaxed;
+    criterion.bench_function("counters/one event", |bencher| {
+        let (pool, trigger) = (PoolCounters::new(WORKERS), TriggerCounters::default());
+        let taken = Duration::from_micros(3);
+        bencher.iter(|| {
+            pool.allocations.fetch_add(1, Relaxed);
+            pool.idle_percent_sum.fetch_add(black_box(700) / WORKERS as u64, Relaxed);
+            pool.allocated_at_once.fetch_add(1, Relaxed);
+            pool.started(black_box(taken));
+            pool.finished(black_box(5), black_box(taken));
+            trigger.count(Ok(()));
+            trigger.response_bytes.count(black_box(20));
+        });
+    });
 }
 
 fn settings() -> Settings {
@@ -141,5 +159,5 @@ fn pool(criterion: &mut Criterion) {
     main.block_on(pool.stop(WAIT));
 }
 
-criterion_group!(benches, queue, pool);
+criterion_group!(benches, queue, counters, pool);
 criterion_main!(benches);

@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::readiness::Readiness;
+use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
 use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
+use crate::link::Link;
 use crate::logging::Logger;
 use crate::logging::sink::Writer;
 use crate::metrics::TriggerCounters;
@@ -147,8 +148,8 @@ impl App {
             self.pools.push(pool.clone());
             pools.insert((plan.name.clone(), plan.shared), pool);
         }
-        readiness
-            .watch(pools.iter().map(|((name, _), pool)| (name.clone(), pool.status().clone())).collect());
+        let statuses = pools.iter().map(|((name, _), pool)| (name.clone(), pool.status().clone()));
+        let mut watched = Watched { pools: statuses.collect(), links: Vec::new() };
         let bodies = BodyBudget::new(self.config.env.body_bytes_in_flight_max);
         let (mut sources, mut views, mut built) = (Vec::new(), Vec::new(), Vec::new());
         for (index, trigger) in self.config.function.triggers.iter().enumerate() {
@@ -161,12 +162,15 @@ impl App {
                 name: trigger.name.clone(),
             });
             let counters = Arc::new(TriggerCounters::default());
+            let link = Link::default();
+            watched.links.push((trigger.name.clone(), link.clone()));
             let cx = TriggerContext {
                 info: info.clone(),
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout)
                     .with_tracer(self.otlp.as_ref().map(|otlp| otlp.tracer().clone())),
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
+                link: link.clone(),
                 logger: self.logger.child(&info.kind),
             };
             let _entered = self.events.handle.enter();
@@ -174,6 +178,7 @@ impl App {
             views.push(view(trigger, &self.config, &counters, pool));
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
+        readiness.watch(watched);
         self.start_internal_health(readiness)?;
         self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
         self.start_side_servers(views, sources, purpose);
@@ -241,7 +246,7 @@ impl App {
     /// Stops: nothing accepted is lost, and it takes no longer than that. `hurry`: whoever asks again. False: calls of
     /// a handler library still run, so the process must [`leave`].
     pub async fn drain(mut self, hurry: CancellationToken) -> bool {
-        self.shutdown.draining.cancel();
+        self.shutdown.drain();
         let limit = self.config.function.triggers.iter().map(|trigger| trigger.termination_timeout).max();
         let limit = limit.unwrap_or(Duration::from_secs(10));
         let drained = tokio::select! {
@@ -485,6 +490,17 @@ fn view(
         configuration["maxRequestBodySize"] = http.body_bytes_max.into();
         configuration["reduceMemoryUsage"] = http.reduce_memory.into();
         configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
+        if let Some(cors) = &http.cors {
+            configuration["cors"] = serde_json::json!({
+                "Enabled": true,
+                "AllowOrigins": cors.allow_origins,
+                "AllowMethods": cors.allow_methods,
+                "AllowHeaders": cors.allow_headers,
+                "AllowCredentials": cors.allow_credentials,
+                "ExposeHeaders": cors.expose_headers,
+                "PreflightMaxAgeSeconds": cors.preflight_max_age_seconds,
+            });
+        }
     }
     TriggerView {
         name: trigger.name.clone(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Event;
-use crate::metrics::TriggerCounters;
+use crate::event::{Event, HandlerError};
+use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
 use crate::queue::{Reply, SubmitError};
 use crate::trace::Tracer;
@@ -63,18 +63,28 @@ impl Dispatcher {
         abandoned.0 = None;
         // The other end is dropped unanswered only when everything is cut off.
         let reply = reply.unwrap_or(Err(SubmitError::Stopping));
-        self.counters.count(reply.is_ok());
+        self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
         reply
     }
 
-    /// Counts an event that ended before it reached a worker.
+    /// Counts an event that was settled or refused before it reached a worker.
     pub fn count(&self, success: bool) {
-        self.counters.count(success);
+        self.counters.count(if success { Ok(()) } else { Err(Cause::Refused) });
     }
 
     /// The trigger's counters.
     pub fn counters(&self) -> &TriggerCounters {
         &self.counters
+    }
+}
+
+fn cause(error: &SubmitError) -> Cause {
+    match error {
+        SubmitError::NoWorkers => Cause::NoWorker,
+        SubmitError::Stopping => Cause::Stopping,
+        SubmitError::Handler(HandlerError::TimedOut) => Cause::Timeout,
+        SubmitError::Handler(HandlerError::Lost(_)) => Cause::WorkerLost,
+        SubmitError::Handler(HandlerError::Failed { .. } | HandlerError::Unsupported) => Cause::Handler,
     }
 }
 
@@ -84,7 +94,7 @@ struct Abandoned<'a>(Option<&'a TriggerCounters>);
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         if let Some(counters) = self.0 {
-            counters.count(false);
+            counters.count(Err(Cause::ClientLeft));
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod dev;
 pub mod dispatch;
 pub mod event;
+pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod net;

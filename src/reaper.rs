@@ -55,7 +55,7 @@ pub fn start(children: Children) {
 
 /// The pids of the main thread's children. Orphans become its children; what a handler library started on a thread of
 /// its own is not among them, and that library waits for it.
-fn children() -> Vec<i32> {
+pub fn children() -> Vec<i32> {
     let path = format!("/proc/self/task/{}/children", std::process::id());
     let list = std::fs::read_to_string(path).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()

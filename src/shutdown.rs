@@ -1,5 +1,8 @@
 //! The stages of a stop, as tokens that everything concerned waits on. Who moves from stage to stage is `app`.
 
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
 use tokio_util::sync::CancellationToken;
 
 /// Cheap to clone; all clones move together.
@@ -11,4 +14,18 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// Patience is over: everything that still runs is cut off.
     pub kill: CancellationToken,
+    asked: Arc<OnceLock<SystemTime>>,
+}
+
+impl Shutdown {
+    /// Enters the first stage and remembers when.
+    pub fn drain(&self) {
+        self.asked.get_or_init(SystemTime::now);
+        self.draining.cancel();
+    }
+
+    /// When the stop was asked for; `None`: not yet.
+    pub fn draining_since(&self) -> Option<SystemTime> {
+        self.asked.get().copied()
+    }
 }

@@ -10,6 +10,7 @@ mod client;
 mod handlers;
 mod overload;
 mod process_tree;
+mod scrapes;
 mod server;
 mod stalls;
 mod table;
@@ -76,6 +77,8 @@ enum Scenario {
     Blocked5s,
     /// Ten times the capacity.
     Overload,
+    /// The metrics are read again and again beside a full load.
+    Scrape,
 }
 
 fn main() -> ExitCode {
@@ -127,6 +130,7 @@ fn run_scenario(
         Scenario::Python => throughput::run("python", arguments, program, &handlers.python()),
         Scenario::Blocking => stalls::blocking(arguments, program, handlers),
         Scenario::Blocked5s => stalls::blocked_5s(program, handlers),
+        Scenario::Scrape => scrapes::run(arguments, program, &handlers.builtin(arguments.workers)),
         Scenario::Overload => overload::run(arguments, program, handlers),
     }
 }

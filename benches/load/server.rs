@@ -46,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) http: SocketAddr,
     /// Where `/ready` is.
     pub(crate) health: SocketAddr,
+    /// Where `/metrics` is.
+    pub(crate) metrics: SocketAddr,
     /// From exec until the event port accepts.
     pub(crate) listening_after: Duration,
     /// From exec until `/ready` answers 200.
@@ -55,12 +57,12 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(program: &Program, function: &Function) -> Result<Self> {
         let directory = tempfile::tempdir().context("failed to make a temporary directory")?;
-        let [http, health, web_admin] = free_addresses()?;
-        let (mut command, health) = match program {
-            Program::BareHyper => (bare_hyper_command(http)?, http),
+        let [http, health, web_admin, metrics] = free_addresses()?;
+        let (mut command, health, metrics) = match program {
+            Program::BareHyper => (bare_hyper_command(http)?, http, http),
             Program::Processor(path) => {
-                write_configuration(directory.path(), function, [http, health, web_admin])?;
-                (processor_command(path, directory.path(), function), health)
+                write_configuration(directory.path(), function, [http, health, web_admin, metrics])?;
+                (processor_command(path, directory.path(), function), health, metrics)
             }
         };
         let log = File::create(directory.path().join("log")).context("failed to create the log file")?;
@@ -68,7 +70,7 @@ impl Server {
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("failed to start {program}"))?;
         let (listening_after, ready_after) = (Duration::ZERO, Duration::ZERO);
-        let mut server = Self { child, directory, http, health, listening_after, ready_after };
+        let mut server = Self { child, directory, http, health, metrics, listening_after, ready_after };
         server.listening_after = server.wait(started, |server| TcpStream::connect(server.http).is_ok())?;
         server.ready_after = server.wait(started, |server| {
             let answer = Client::new(server.health).call(&client::get("/ready"));
@@ -151,8 +153,8 @@ fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     Ok(addresses)
 }
 
-fn write_configuration(directory: &Path, function: &Function, addresses: [SocketAddr; 3]) -> Result<()> {
-    let [http, health, web_admin] = addresses;
+fn write_configuration(directory: &Path, function: &Function, addresses: [SocketAddr; 4]) -> Result<()> {
+    let [http, health, web_admin, metrics] = addresses;
     let Function { runtime, handler, workers, availability_timeout_ms, .. } = function;
     let event_timeout = function.event_timeout.map(|text| format!("  eventTimeout: {text}\n"));
     let event_timeout = event_timeout.unwrap_or_default();
@@ -166,7 +168,9 @@ fn write_configuration(directory: &Path, function: &Function, addresses: [Socket
         "webAdmin:\n  listenAddress: \"{web_admin}\"\n\
          healthCheck:\n  listenAddress: \"{health}\"\n\
          logger:\n  sinks:\n    stdout:\n      kind: stdout\n  \
-         functions:\n  - level: warn\n    sink: stdout\n"
+         functions:\n  - level: warn\n    sink: stdout\n\
+         metrics:\n  sinks:\n    pull:\n      kind: prometheusPull\n      url: \"{metrics}\"\n  \
+         functions: [pull]\n"
     );
     fs::write(directory.join("processor.yaml"), processor).context("failed to write processor.yaml")?;
     fs::write(directory.join("platform.yaml"), platform).context("failed to write platform.yaml")

@@ -21,9 +21,9 @@ const HEADER: [&str; 7] = ["", "asked", "p50 µs", "p99 µs", "p99.9 µs", "max 
 
 /// What one probe saw.
 #[derive(Default)]
-struct Seen {
-    latencies_micros: Vec<f64>,
-    failures: usize,
+pub(crate) struct Seen {
+    pub(crate) latencies_micros: Vec<f64>,
+    pub(crate) failures: usize,
 }
 
 /// Four callers block 10 ms each, again and again, on eight workers: the other four must answer as if alone.
@@ -73,8 +73,9 @@ pub(crate) fn blocked_5s(program: &Program, handlers: &Handlers) -> Result<Vec<T
 fn probe_during(server: &Server, load: impl FnOnce() -> Result<()>) -> Result<[Seen; 2]> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let event = scope.spawn(|| probe(server.http, &client::post("0 probe"), Some(b"0 probe"), &stop));
-        let ready = scope.spawn(|| probe(server.health, &client::get("/ready"), None, &stop));
+        let event = scope
+            .spawn(|| probe(server.http, &client::post("0 probe"), Some(b"0 probe"), PROBE_PAUSE, &stop));
+        let ready = scope.spawn(|| probe(server.health, &client::get("/ready"), None, PROBE_PAUSE, &stop));
         let outcome = load();
         stop.store(true, Ordering::Relaxed);
         let seen = [joined(event)?, joined(ready)?];
@@ -82,7 +83,14 @@ fn probe_during(server: &Server, load: impl FnOnce() -> Result<()>) -> Result<[S
     })
 }
 
-fn probe(address: SocketAddr, request: &[u8], body: Option<&[u8]>, stop: &AtomicBool) -> Seen {
+/// Asks again and again; an answer without 200, or with another body than this one, is a failure.
+pub(crate) fn probe(
+    address: SocketAddr,
+    request: &[u8],
+    body: Option<&[u8]>,
+    pause: Duration,
+    stop: &AtomicBool,
+) -> Seen {
     let mut client = Client::new(address);
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
@@ -92,7 +100,7 @@ fn probe(address: SocketAddr, request: &[u8], body: Option<&[u8]>, stop: &Atomic
             }
             _ => seen.failures += 1,
         }
-        thread::sleep(PROBE_PAUSE);
+        thread::sleep(pause);
     }
     seen
 }
@@ -116,7 +124,7 @@ fn block_until(address: SocketAddr, end: Instant) -> Result<()> {
     Ok(())
 }
 
-fn joined<T>(handle: ScopedJoinHandle<'_, T>) -> Result<T> {
+pub(crate) fn joined<T>(handle: ScopedJoinHandle<'_, T>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a client thread panicked"))
 }
 

@@ -3,29 +3,28 @@
 use http::{Method, StatusCode, Uri};
 use serde_json::json;
 
-use super::readiness::{Readiness, Reason};
+use super::readiness::{Readiness, Verdict};
 use super::{Page, not_found, refusal};
 
 const JSON: &str = "application/json; charset=utf-8";
 
-type Reasons = fn(&Readiness) -> Vec<Reason>;
-
 pub(super) fn page(method: &Method, uri: &Uri, readiness: &Readiness) -> Page {
-    let (key, ok, reasons): (&str, bool, Reasons) = match uri.path() {
-        "/ready" => ("ready", readiness.ready(), Readiness::reasons),
-        "/live" => ("live", readiness.live(), Readiness::dead_reasons),
+    let (key, ok) = match uri.path() {
+        "/ready" => ("ready", readiness.ready()),
+        "/live" => ("live", readiness.live()),
         _ => return not_found(),
     };
     if method != Method::GET {
         return refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
     }
     let asks = |name: &str| uri.query().unwrap_or_default().split('&').any(|pair| pair == name);
-    let body = if asks("verbose=1") {
-        format!("{}\n", json!({key: ok, "reasons": reasons(readiness)}))
+    // The reasons decide, so that they and the status cannot differ.
+    let (ok, body) = if asks("verbose=1") {
+        verbose(key, readiness)
     } else if asks("full=1") {
-        full(key, ok)
+        (ok, full(key, ok, readiness.live()))
     } else {
-        "{}\n".to_owned()
+        (ok, "{}\n".to_owned())
     };
     super::page(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, JSON, body)
 }
@@ -40,10 +39,23 @@ pub(super) fn internal(path: &str, readiness: &Readiness) -> Page {
     super::page(status, "text/plain; charset=utf-8", text)
 }
 
-fn full(key: &str, ok: bool) -> String {
+fn verbose(key: &str, readiness: &Readiness) -> (bool, String) {
+    let verdict = match key {
+        "ready" => readiness.verdict(),
+        _ => Verdict { reasons: readiness.dead_reasons(), degraded: Vec::new() },
+    };
+    let ok = verdict.reasons.is_empty();
+    let mut body = json!({key: ok, "reasons": verdict.reasons});
+    if !verdict.degraded.is_empty() {
+        body["degraded"] = json!(verdict.degraded);
+    }
+    (ok, format!("{body}\n"))
+}
+
+fn full(key: &str, ok: bool, live: bool) -> String {
     let check =
         |name: &str, ok: bool, wrong: &str| format!("    \"{name}\": \"{}\"", if ok { "OK" } else { wrong });
-    let live = check("processor_liveness", ok || key == "ready", "Processor cannot heal itself");
+    let live = check("processor_liveness", live, "Processor cannot heal itself");
     match key {
         "ready" => {
             format!("{{\n{live},\n{}\n}}\n", check("processor_readiness", ok, "Processor not ready yet"))
@@ -87,8 +99,8 @@ mod tests {
         let readiness = Readiness::new(shutdown.clone());
         readiness.started();
         check(&readiness, Method::GET, "/ready?verbose=1", 200, "{\"ready\":true,\"reasons\":[]}\n").await;
-        shutdown.draining.cancel();
-        assert_eq!(readiness.reasons()[0].code, "draining");
+        shutdown.drain();
+        assert_eq!(readiness.verdict().reasons[0].code, "draining");
         assert!(!readiness.ready());
         assert!(readiness.live());
     }

@@ -127,7 +127,7 @@ impl Admin {
 
     /// Pushes metrics once more, then ends the thread.
     pub async fn stop(&self) {
-        self.shutdown.draining.cancel();
+        self.shutdown.drain();
         self.pushes.close();
         drop(tokio::time::timeout(LAST_PUSH, self.pushes.wait()).await);
         self.shutdown.kill.cancel();

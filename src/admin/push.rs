@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
@@ -47,7 +48,9 @@ pub(super) async fn run(push: Push, exposition: Arc<Exposition>, logger: Logger,
         if let Err(error) =
             pushed.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PUSH_TIMEOUT:?}")))
         {
-            let fields = fields! {"sink" => push.sink, "err" => format!("{error:#}")};
+            let fields = fields! {
+                "sink" => push.sink, "gateway" => push.gateway(), "err" => format!("{error:#}"), "last" => ended
+            };
             logger.warn("Failed to push metrics", fields);
         }
     }
@@ -68,21 +71,39 @@ impl Push {
         format!("/metrics/job/{escaped}")
     }
 
-    async fn once(&self, text: Bytes) -> anyhow::Result<()> {
-        let uri: Uri = format!("{}{}", self.url, self.path()).parse()?;
-        anyhow::ensure!(uri.scheme_str() == Some("http"), "{}: only http:// can be pushed to", self.url);
-        let host = uri.host().unwrap_or_default();
-        let stream =
-            TcpStream::connect((host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80))).await?;
-        let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder()
+    /// The address for messages: without user and password.
+    fn gateway(&self) -> String {
+        let uri: Uri = self.url.parse().unwrap_or_default();
+        let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        format!("http://{host}:{port}{}", uri.path().trim_end_matches('/'))
+    }
+
+    fn request(&self, uri: &Uri, text: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let (user, host) =
+            authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(uri.path())
-            .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
-            .header(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
-            .body(Full::new(text))?;
-        let answer = client.send_request(request).await?;
+            .header(header::HOST, host)
+            .header(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+        if let Some(user) = user {
+            // compat: as Go's client does with an address that holds them.
+            let user = if user.contains(':') { user.to_owned() } else { format!("{user}:") };
+            request =
+                request.header(header::AUTHORIZATION, format!("Basic {}", STANDARD.encode(unescape(&user))));
+        }
+        Ok(request.body(Full::new(text))?)
+    }
+
+    async fn once(&self, text: Bytes) -> anyhow::Result<()> {
+        let uri: Uri = format!("{}{}", self.url, self.path()).parse()?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await;
+        let stream = stream.context("cannot connect; is the gateway up, and is the sink's url right?")?;
+        let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let answer = client.send_request(self.request(&uri, text)?).await?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::ACCEPTED) {
             let complaint =
@@ -95,17 +116,56 @@ impl Push {
     }
 }
 
+/// Escapes of an address decoded; what is none stays.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = (*first == b'%').then(|| tail.get(..2)).flatten();
+        let escaped = escaped.and_then(|digits| std::str::from_utf8(digits).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn push(url: &str, job: &str) -> Push {
+        let (sink, instance, interval) = (String::new(), String::new(), Duration::from_secs(1));
+        Push { sink, url: url.to_owned(), job: job.to_owned(), instance, interval }
+    }
+
+    #[test]
+    fn user_and_password_of_the_address_become_a_header_and_nothing_else() {
+        let request = |url: &str| {
+            let uri: Uri = url.parse().unwrap();
+            push(url, "j").request(&uri, Bytes::new()).unwrap()
+        };
+        let plain = request("http://gateway:9091/prefix/metrics/job/j");
+        assert_eq!((plain.uri().path(), plain.uri().host()), ("/prefix/metrics/job/j", None));
+        assert_eq!(plain.headers()[header::HOST], "gateway:9091");
+        assert!(!plain.headers().contains_key(header::AUTHORIZATION));
+        let known = request("http://me:p%40ss%zz@gateway/metrics/job/j");
+        assert_eq!(known.headers()[header::HOST], "gateway");
+        let expected = format!("Basic {}", STANDARD.encode("me:p@ss%zz"));
+        assert_eq!(known.headers()[header::AUTHORIZATION].to_str().unwrap(), expected);
+        assert_eq!(known.uri().path(), "/metrics/job/j");
+    }
+
     #[test]
     fn job_names_are_escaped_as_the_gateway_reads_them() {
-        let path = |job: &str| {
-            let interval = Duration::from_secs(1);
-            let (sink, url, instance) = Default::default();
-            Push { sink, url, job: job.to_owned(), instance, interval }.path()
-        };
+        let path = |job: &str| push("", job).path();
         assert_eq!(path("jobs"), "/metrics/job/jobs");
         assert_eq!(path("a b"), "/metrics/job/a%20b");
         assert_eq!(path("team/jobs"), "/metrics/job@base64/dGVhbS9qb2Jz");

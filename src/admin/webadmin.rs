@@ -61,9 +61,9 @@ impl TriggerView {
             .into_iter()
             .zip(&self.pool.workers)
             .enumerate()
-            .map(|(id, ((state, _), counters))| {
+            .map(|(id, (worker, counters))| {
                 let (restarts, events) = (counters.restarts.load(Relaxed), counters.events.load(Relaxed));
-                json!({"id": id, "state": state.word(), "restarts": restarts, "events": events})
+                json!({"id": id, "state": worker.state.word(), "restarts": restarts, "events": events})
             })
             .collect();
         let (success, failure) = (self.counters.success.load(Relaxed), self.counters.failure.load(Relaxed));

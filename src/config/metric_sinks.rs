@@ -31,7 +31,7 @@ pub(super) struct Attributes {
     interval: String,
 }
 
-/// Resolves the named sinks; disabled ones are checked and left out.
+/// Resolves the named sinks; disabled ones are checked and left out, one that is named twice counts once.
 pub(super) fn resolve(
     names: &[Binding],
     definitions: &[SinkDefinition],
@@ -44,7 +44,9 @@ pub(super) fn resolve(
         let sink = find(name, definitions)
             .and_then(|definition| Ok((build(definition, function, source, env)?, definition.enabled)))
             .map_err(|problem| setting(problem.cause("Failed to create metric sinks")))?;
-        if let (Some(sink), true) = sink {
+        if let (Some(sink), true) = sink
+            && !sinks.contains(&sink)
+        {
             sinks.push(sink);
         }
     }
@@ -68,9 +70,11 @@ fn build(
 ) -> Result<Option<MetricSink>, Box<Problem>> {
     match definition.kind.as_str() {
         "prometheusPull" => pull(definition, function, source, env).map(Some),
-        "prometheusPush" => push(definition, source).map(Some),
+        "prometheusPush" => push(definition, source),
         "appinsights" => {
-            source.warn(&definition.place, "metric sinks of kind appinsights are not supported; left out");
+            let wrong = "metric sinks of kind appinsights are not supported; left out. A sink of kind \
+                         prometheusPull or prometheusPush publishes the same figures";
+            source.warn(&definition.place, wrong);
             Ok(None)
         }
         other => {
@@ -115,7 +119,8 @@ fn pull_sink(definition: &SinkDefinition, instance: String) -> MetricSink {
     MetricSink { name: definition.name.clone(), instance, kind }
 }
 
-fn push(definition: &SinkDefinition, source: &mut Source) -> Result<MetricSink, Box<Problem>> {
+/// `None` when its gateway cannot be spoken to: metrics are not worth a function that does not start.
+fn push(definition: &SinkDefinition, source: &mut Source) -> Result<Option<MetricSink>, Box<Problem>> {
     let attributes = attributes(definition, source)?;
     let name = &definition.name;
     let required = |value: String, what: &str, key: &str| {
@@ -127,14 +132,38 @@ fn push(definition: &SinkDefinition, source: &mut Source) -> Result<MetricSink, 
         }
     };
     let url = required(definition.url.clone(), "URL", "url, the address of the push gateway")?;
-    let url = if url.contains("://") { url } else { format!("http://{url}") };
+    let url = gateway(&url, definition)?;
     let kind = MetricSinkKind::PrometheusPush {
-        url: url.trim_end_matches('/').to_owned(),
+        url: url.clone(),
         job: required(attributes.job_name, "Job name", "attributes.jobName")?,
         interval: interval(&attributes.interval, definition)?,
     };
     let instance = required(attributes.instance_name, "Instance name", "attributes.instanceName")?;
-    Ok(MetricSink { name: name.clone(), instance, kind })
+    if url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://")) {
+        let mut place = definition.place.clone();
+        place.key.push_str(".url");
+        source.warn(&place, "metrics cannot be pushed over TLS; left out. Give an http:// address");
+        return Ok(None);
+    }
+    Ok(Some(MetricSink { name: name.clone(), instance, kind }))
+}
+
+/// The address with a scheme and without a slash at its end.
+fn gateway(url: &str, definition: &SinkDefinition) -> Result<String, Box<Problem>> {
+    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let url = url.trim_end_matches('/');
+    let sound = url.parse().is_ok_and(|uri: http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.query().is_none()
+            && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if sound {
+        return Ok(url.to_owned());
+    }
+    let mut place = definition.place.clone();
+    place.key.push_str(".url");
+    let problem = place.problem("not the address of a push gateway");
+    Err(problem.remedy("write host:port or http://host:port/path, without a query"))
 }
 
 fn interval(text: &str, definition: &SinkDefinition) -> Result<Duration, Box<Problem>> {

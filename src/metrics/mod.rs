@@ -1,6 +1,7 @@
 //! What is counted. The event path adds to plain atomics; a scrape reads them ([`text`]) and never holds anything
 //! that an event could wait for.
 
+pub mod process;
 pub mod text;
 
 use std::sync::Arc;
@@ -14,16 +15,74 @@ pub struct TriggerCounters {
     pub success: AtomicU64,
     /// Events that did not.
     pub failure: AtomicU64,
+    /// The same failures, by [`Cause::ALL`].
+    pub failures: [AtomicU64; 7],
     /// Sizes of answers, bytes.
     pub response_bytes: Histogram,
 }
 
 impl TriggerCounters {
     /// Counts one finished event.
-    pub fn count(&self, success: bool) {
-        if success { &self.success } else { &self.failure }.fetch_add(1, Relaxed);
+    pub fn count(&self, outcome: Result<(), Cause>) {
+        match outcome {
+            Ok(()) => &self.success,
+            Err(cause) => {
+                self.failures[cause as usize].fetch_add(1, Relaxed);
+                &self.failure
+            }
+        }
+        .fetch_add(1, Relaxed);
     }
 }
+
+/// Why an event failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The handler said so, or raised an error.
+    Handler,
+    /// It passed its deadline.
+    Timeout,
+    /// Its worker was lost.
+    WorkerLost,
+    /// No worker became free in time, or too many events waited.
+    NoWorker,
+    /// The processor stopped.
+    Stopping,
+    /// It was refused before a worker was asked for.
+    Refused,
+    /// Its client left before the answer.
+    ClientLeft,
+}
+
+impl Cause {
+    /// All, in the order of their counters.
+    pub const ALL: [Self; 7] = [
+        Self::Handler,
+        Self::Timeout,
+        Self::WorkerLost,
+        Self::NoWorker,
+        Self::Stopping,
+        Self::Refused,
+        Self::ClientLeft,
+    ];
+
+    /// Value of the label `cause`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Handler => "handler",
+            Self::Timeout => "timeout",
+            Self::WorkerLost => "worker_lost",
+            Self::NoWorker => "no_worker",
+            Self::Stopping => "stopping",
+            Self::Refused => "refused",
+            Self::ClientLeft => "client_left",
+        }
+    }
+}
+
+/// Words for what a worker does, in the order of [`PoolCounters::states`]. The reference knows the first, the second
+/// and the last.
+pub const WORKER_STATES: [&str; 4] = ["initializing", "ready", "restarting", "stopped"];
 
 /// Why a worker was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +144,8 @@ pub struct PoolCounters {
     pub restarts: [AtomicU64; 5],
     /// Streamed answers that ended well, and that were cut off.
     pub streams: [AtomicU64; 2],
+    /// Workers now, by [`WORKER_STATES`].
+    pub states: [AtomicU64; 4],
     /// One per worker.
     pub workers: Vec<WorkerCounters>,
 }

@@ -9,7 +9,8 @@ use prometheus::proto::{
 };
 use prometheus::{Encoder, TextEncoder};
 
-use super::{Histogram, PoolCounters, RestartReason, TriggerCounters};
+use super::process::Process;
+use super::{Cause, Histogram, PoolCounters, RestartReason, TriggerCounters, WORKER_STATES};
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
@@ -33,8 +34,9 @@ pub struct Exposition {
     function: String,
     project: String,
     sources: Vec<Source>,
+    process: Arc<Process>,
     logger: Logger,
-    spans: Option<Arc<SpanCounters>>,
+    spans: Arc<SpanCounters>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -47,14 +49,15 @@ impl Exposition {
             function: function.name.clone(),
             project: function.project.clone(),
             sources,
+            process: Arc::default(),
             logger,
-            spans: None,
+            spans: Arc::default(),
         }
     }
 
     /// The same, with what became of spans; `None`: tracing is off.
     pub fn with_spans(mut self, spans: Option<Arc<SpanCounters>>) -> Self {
-        self.spans = spans;
+        self.spans = spans.unwrap_or_default();
         self
     }
 
@@ -62,6 +65,7 @@ impl Exposition {
     pub fn text(&self, instance: &str) -> Vec<u8> {
         let mut families = self.reference_families(instance);
         families.extend(self.own_families(instance));
+        families.extend(self.process_families(instance));
         let mut out = Vec::new();
         // Writing to a Vec cannot fail, and empty families are left out.
         families.retain(|family| !family.get_metric().is_empty());
@@ -74,6 +78,16 @@ impl Exposition {
             ("instance", instance.to_owned()),
             ("trigger_kind", source.trigger.kind.clone()),
             ("trigger_id", source.trigger.name.clone()),
+            ("namespace", self.namespace.clone()),
+            ("function", self.function.clone()),
+            ("project", self.project.clone()),
+        ]
+    }
+
+    /// Of what belongs to no trigger.
+    fn process_labels(&self, instance: &str) -> Labels {
+        vec![
+            ("instance", instance.to_owned()),
             ("namespace", self.namespace.clone()),
             ("function", self.function.clone()),
             ("project", self.project.clone()),
@@ -135,7 +149,10 @@ impl Exposition {
         );
         let mut sizes =
             family("nuclio_processor_response_size_bytes", "Bytes of answer bodies", MetricType::HISTOGRAM);
+        let mut failures =
+            counter("nuclio_processor_event_failures_total", "Events that ended without success, by cause");
         let mut in_flight = gauge("nuclio_processor_events_in_flight", "Events with a worker");
+        let mut workers = gauge("nuclio_processor_workers", "Workers, by what they do now");
         let mut restarts = counter("nuclio_processor_worker_restarts_total", "Replaced workers, by reason");
         let mut timeouts =
             counter("nuclio_processor_event_timeouts_total", "Events that passed their deadline");
@@ -146,7 +163,13 @@ impl Exposition {
             add_histogram(&mut handler, &labels, &pool.handler_micros, 1e6);
             add_histogram(&mut queue, &labels, &pool.queue_wait_micros, 1e6);
             add_histogram(&mut sizes, &labels, &source.counters.response_bytes, 1.0);
+            for (cause, count) in Cause::ALL.iter().zip(&source.counters.failures) {
+                add(&mut failures, &labels, &[("cause", cause.label())], load(count));
+            }
             add(&mut in_flight, &labels, &[], pool.in_flight.load(Relaxed) as f64);
+            for (state, count) in WORKER_STATES.iter().zip(&pool.states) {
+                add(&mut workers, &labels, &[("state", state)], load(count));
+            }
             for (reason, count) in RestartReason::ALL.iter().zip(&pool.restarts) {
                 add(&mut restarts, &labels, &[("reason", reason.label())], load(count));
             }
@@ -154,27 +177,64 @@ impl Exposition {
             add(&mut streams, &labels, &[("result", "success")], load(&pool.streams[0]));
             add(&mut streams, &labels, &[("result", "failure")], load(&pool.streams[1]));
         }
+        vec![handler, queue, sizes, failures, in_flight, workers, restarts, timeouts, streams]
+    }
+
+    /// What belongs to no trigger.
+    fn process_families(&self, instance: &str) -> Vec<MetricFamily> {
+        let labels = self.process_labels(instance);
         let mut dropped = counter("nuclio_processor_log_records_dropped_total", "Log records lost, by sink");
         for (sink, count) in self.logger.dropped() {
-            add(&mut dropped, &vec![("instance", instance.to_owned())], &[("sink", sink)], count as f64);
+            add(&mut dropped, &labels, &[("sink", sink)], count as f64);
         }
         let mut traced = counter("nuclio_processor_spans_total", "Spans of traces, by what became of them");
-        if let Some(spans) = &self.spans {
-            let counts =
-                [("exported", &spans.exported), ("dropped", &spans.dropped), ("failed", &spans.failed)];
-            for (result, count) in counts {
-                add(
-                    &mut traced,
-                    &vec![("instance", instance.to_owned())],
-                    &[("result", result)],
-                    load(count),
-                );
-            }
+        let spans = &self.spans;
+        for (result, count) in
+            [("exported", &spans.exported), ("dropped", &spans.dropped), ("failed", &spans.failed)]
+        {
+            add(&mut traced, &labels, &[("result", result)], load(count));
         }
         let mut build = gauge("nuclio_processor_build_info", "Version of the processor");
-        let version = ("version", env!("CARGO_PKG_VERSION"));
-        add(&mut build, &vec![("instance", instance.to_owned())], &[version], 1.0);
-        vec![handler, queue, sizes, in_flight, restarts, timeouts, streams, dropped, traced, build]
+        add(&mut build, &labels, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        let usage = self.process.usage();
+        let one = |mut family: MetricFamily, value: f64| {
+            add(&mut family, &labels, &[], value);
+            family
+        };
+        // compat: names as the client library of Go has them.
+        vec![
+            dropped,
+            traced,
+            build,
+            one(
+                counter("process_cpu_seconds_total", "Processor time of this process, without its children"),
+                usage.cpu_seconds,
+            ),
+            one(gauge("process_open_fds", "Open file descriptors"), usage.open_fds as f64),
+            one(gauge("process_max_fds", "Most open file descriptors"), usage.max_fds as f64),
+            one(gauge("process_virtual_memory_bytes", "Address space"), usage.virtual_bytes as f64),
+            one(
+                gauge("process_virtual_memory_max_bytes", "Most address space"),
+                usage.virtual_max_bytes as f64,
+            ),
+            one(
+                gauge("process_resident_memory_bytes", "Memory of this process, without its children"),
+                usage.resident_bytes as f64,
+            ),
+            one(gauge("process_start_time_seconds", "When it was started, since 1970"), usage.started),
+            one(gauge("nuclio_processor_children", "Processes of shims"), usage.children as f64),
+            one(
+                counter(
+                    "nuclio_processor_children_cpu_seconds_total",
+                    "Processor time of all shims so far, the ended ones included",
+                ),
+                usage.children_cpu_seconds,
+            ),
+            one(
+                gauge("nuclio_processor_children_resident_memory_bytes", "Memory of the processes of shims"),
+                usage.children_resident_bytes as f64,
+            ),
+        ]
     }
 }
 
@@ -263,7 +323,8 @@ mod tests {
         let trigger = TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() };
         let source =
             Source { trigger: Arc::new(trigger), counters: Arc::default(), pool: PoolCounters::new(2) };
-        source.counters.count(true);
+        source.counters.count(Ok(()));
+        source.counters.count(Err(Cause::Timeout));
         source.pool.finished(1, std::time::Duration::from_micros(2500));
         let function =
             Function { name: "f".into(), namespace: "n".into(), project: "p".into(), ..Function::default() };
@@ -275,7 +336,8 @@ mod tests {
         );
         for line in [
             format!("nuclio_processor_handled_events_total{{{before},result=\"success\",{after}}} 1"),
-            format!("nuclio_processor_handled_events_total{{{before},result=\"failure\",{after}}} 0"),
+            format!("nuclio_processor_handled_events_total{{{before},result=\"failure\",{after}}} 1"),
+            format!("nuclio_processor_event_failures_total{{cause=\"timeout\",{before},{after}}} 1"),
             format!(
                 "nuclio_processor_handled_events_duration_milliseconds_sum{{{before},{after},worker_index=\"1\"}} 2.5"
             ),

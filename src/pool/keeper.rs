@@ -42,6 +42,15 @@ pub(super) struct ShimKeeper {
     pub(super) stop: Stop,
 }
 
+/// How a worker ended.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    /// It was told to.
+    Stopped,
+    /// By itself, or it had to be.
+    Lost,
+}
+
 impl ShimKeeper {
     /// Lasts until the worker has been stopped. `first` learns how the first start went; after a failed one it ends.
     pub(super) async fn keep(self, first: oneshot::Sender<Result<(), StartError>>) {
@@ -56,25 +65,23 @@ impl ShimKeeper {
                 () = self.stop.asked.cancelled() => break,
             };
             drop(permit);
-            let cause = match (started, first.take()) {
+            match (started, first.take()) {
                 (Err(error), Some(first)) => return first.send(Err(error)).unwrap_or_default(),
                 (Err(error), None) => {
                     let fields = fields! {"worker" => self.id.index, "err" => error.to_string()};
                     self.recipe.logger.error("Can't restart worker", fields);
-                    error.to_string()
+                    self.status.set(self.id.index, WorkerState::Restarting(error.to_string()));
                 }
                 (Ok(running), first) => {
                     self.status.set(self.id.index, WorkerState::Ready);
                     if let Some(first) = first {
                         first.send(Ok(())).unwrap_or_default();
                     }
-                    match self.attend(running).await {
-                        Some(cause) => cause,
-                        None => break,
+                    if self.attend(running).await == Fate::Stopped {
+                        break;
                     }
                 }
-            };
-            self.status.set(self.id.index, WorkerState::Restarting(cause));
+            }
             tokio::select! {
                 () = tokio::time::sleep(backoff.after(begun.elapsed())) => {}
                 () = self.stop.asked.cancelled() => {}
@@ -83,14 +90,14 @@ impl ShimKeeper {
         self.status.set(self.id.index, WorkerState::Stopped);
     }
 
-    /// Watches a worker until it ends. `None`: it was told to.
-    async fn attend(&self, mut running: Running) -> Option<String> {
+    /// Watches a worker until it ends.
+    async fn attend(&self, mut running: Running) -> Fate {
         let kills_before = oom_kills();
         let (ended, waiting) = tokio::select! {
             ended = &mut running.ended => ended.unwrap_or((Ended::Lost, Vec::new())),
             () = self.stop.asked.cancelled() => {
                 self.end(running).await;
-                return None;
+                return Fate::Stopped;
             }
             _ = running.process.exit() => {
                 // Its socket may still be open in something it forked.
@@ -108,6 +115,8 @@ impl ShimKeeper {
         }
         let (reason, cause) = self.explain(&ended, &mut running.process, kills_before).await;
         self.recipe.queue.counters().restarted(self.id.index, reason);
+        // Before its callers are answered: whoever has an answer finds the probes of the same mind.
+        self.status.set(self.id.index, WorkerState::Restarting(cause.clone()));
         for reply in waiting {
             let error = HandlerError::Lost(format!("the worker that had this event was lost: {cause}"));
             drop(reply.send(Err(error.into()))); // The client may have left.
@@ -116,7 +125,7 @@ impl ShimKeeper {
             Ended::TimedOut { ahead } => drop(tokio::spawn(retire(running.process, ahead))),
             _ => running.process.kill_group(),
         }
-        Some(cause)
+        Fate::Lost
     }
 
     /// Says in the log why a worker ended; reason and cause for the counters, the callers and the probes.
@@ -232,7 +241,7 @@ impl InProcessKeeper {
             };
             self.status.set(index, WorkerState::Restarting(cause.to_owned()));
             if too_many {
-                self.status.set_beyond_help(true);
+                self.status.set_beyond_help();
                 continue;
             }
             let id = WorkerId { index, ..self.pool.clone() };

@@ -104,7 +104,7 @@ impl Pool {
         logger: &Logger,
     ) -> Result<Arc<Self>, StartError> {
         let counters = PoolCounters::new(settings.workers);
-        let status = Arc::new(Status::new(settings.workers));
+        let status = Arc::new(Status::new(counters.clone()));
         match runtime {
             Runtime::Shim(language, launch) => {
                 let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));

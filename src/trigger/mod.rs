@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::config;
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
+use crate::link::Link;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
 
@@ -30,6 +31,9 @@ pub struct TriggerContext {
     pub bodies: BodyBudget,
     /// When to end.
     pub shutdown: Shutdown,
+    /// Where a trigger that depends on something else, a broker for example, says that it is cut off from it: then
+    /// the processor is not ready.
+    pub link: Link,
     /// For what happens.
     pub logger: Logger,
 }

@@ -382,7 +382,7 @@ serve(lambda id, path, body: os._exit(6))
     });
     let reasons = get(processor.ports.health, "/ready?verbose=1").unwrap();
     assert_eq!(reasons.status, 503);
-    let reason = reasons.json()["reasons"][0].clone();
+    let reason = reasons.json()["reasons"][1].clone();
     assert_eq!(reason["code"], "worker_restarting", "{reason}");
     assert!(reason["cause"].as_str().unwrap().contains("exited with code 7"), "{reason}");
     assert_eq!(processor.health("/live"), 200);

@@ -280,6 +280,37 @@ fn platform_bad_03_pushes_every_ten_seconds() {
 }
 
 #[test]
+fn sinks_that_cannot_be_served_are_left_out_with_a_warning_and_the_others_kept() {
+    let push = "kind: prometheusPush, attributes: {jobName: j, instanceName: i}";
+    let platform = format!(
+        "metrics:
+  functions: [plain, insights, tls, idle, plain]
+  sinks:
+    insights: {{kind: appinsights, attributes: {{instrumentationKey: k}}}}
+    tls: {{{push}, url: 'HTTPS://gateway'}}
+    idle: {{{push}, url: gateway, enabled: false}}
+    plain: {{{push}, url: 'gateway:9091/prefix/'}}
+"
+    );
+    let config = config_of_files("spec: {runtime: ruby}", &platform).unwrap();
+    let kind = MetricSinkKind::PrometheusPush {
+        url: "http://gateway:9091/prefix".into(),
+        job: "j".into(),
+        interval: Duration::from_secs(10),
+    };
+    assert_eq!(
+        config.platform.metric_sinks,
+        [MetricSink { name: "plain".into(), instance: "i".into(), kind }]
+    );
+    let [insights, tls] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
+    assert!(
+        insights.contains("p.yaml:4: metrics.sinks.insights") && insights.contains("appinsights"),
+        "{insights}"
+    );
+    assert!(tls.contains("metrics.sinks.tls.url") && tls.contains("http://"), "{tls}");
+}
+
+#[test]
 fn bad_04_05_06_are_accepted() {
     let numbers = config("bad-04-number-for-text.yaml");
     assert_eq!(numbers.function.env, [("PORT".to_owned(), "8080".to_owned())]);

@@ -202,13 +202,34 @@ fn metric_sinks_are_refused_with_their_place() {
             "Instance name is required for metric sink m",
         ),
         ("{kind: prometheusPush, attributes: {jobName: j}}", "URL is required for metric sink m"),
+        (
+            "{kind: prometheusPush, url: 'ftp://a', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
+            "{kind: prometheusPush, url: 'http://', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
+            "{kind: prometheusPush, url: 'a:1/?x', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
+            "{kind: prometheusPush, url: a, attributes: {jobName: j, instanceName: i, interval: soon}}",
+            "time: invalid duration",
+        ),
         ("{kind: prometheusPull, attributes: {instanceName: '{{ .Pod }}'}}", "template: "),
         ("{kind: prometheusPull, enabled: no, attributes: {instanceName: '{{'}}", "template: "),
     ];
     for (sink, root) in cases {
         let platform = format!("metrics:\n  functions: [m]\n  sinks:\n    m: {sink}\n");
         let error = config_of_files("spec: {runtime: ruby}", &platform).expect_err(sink);
-        check_error(sink, &error, &[root], "p.yaml:4: metrics.sinks.m", &[]);
+        let key = match root {
+            "not the address of a push gateway" => "metrics.sinks.m.url",
+            "time: invalid duration" => "metrics.sinks.m.attributes.interval",
+            _ => "metrics.sinks.m",
+        };
+        check_error(sink, &error, &[root], &format!("p.yaml:4: {key}"), &[]);
     }
 }
 

@@ -1,0 +1,74 @@
+//! What a scrape of the metrics costs under full load: those who ask for it, and those who send events.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::handlers::Function;
+use crate::server::{Program, Server};
+use crate::stalls::{Seen, joined, probe};
+use crate::table::{Table, median, percentile, whole};
+use crate::{Arguments, client, wrk};
+
+const CONNECTIONS: u32 = 64;
+/// Between two scrapes: a thousand times what a Prometheus does.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Rounds with and without scrapes take turns.
+pub(crate) fn run(arguments: &Arguments, program: &Program, function: &Function) -> Result<Vec<Table>> {
+    let server = Server::start(program, function)?;
+    let (mut alone, mut scraped, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut scrapes = Seen::default();
+    for _ in 0..arguments.rounds {
+        let quiet = wrk::run(server.http, CONNECTIONS, arguments.seconds)?;
+        let (busy, seen) = while_scraped(&server, arguments.seconds)?;
+        alone.push(quiet.requests / quiet.seconds);
+        scraped.push(busy.requests / busy.seconds);
+        ratios.push((busy.requests / busy.seconds) / (quiet.requests / quiet.seconds));
+        scrapes.failures += seen.failures;
+        scrapes.latencies_micros.extend(seen.latencies_micros);
+    }
+    let samples = &scrapes.latencies_micros;
+    let latencies = [median(samples), percentile(samples, 0.99), percentile(samples, 1.0)].map(whole);
+    let mut busy = vec![
+        "scraped".to_owned(),
+        whole(median(&scraped)),
+        format!("{:.3}", median(&ratios)),
+        samples.len().to_string(),
+    ];
+    busy.extend(latencies);
+    busy.push(scrapes.failures.to_string());
+    let dash = || "–".to_owned();
+    let quiet = vec![
+        "alone".to_owned(),
+        whole(median(&alone)),
+        "1".to_owned(),
+        dash(),
+        dash(),
+        dash(),
+        dash(),
+        dash(),
+    ];
+    Ok(vec![Table {
+        title: format!(
+            "scrape: built-in handler, {} workers, {CONNECTIONS} connections, a scrape {PAUSE:?} after the last; \
+             medians of {} rounds of {} s",
+            function.workers, arguments.rounds, arguments.seconds
+        ),
+        header: vec!["", "req/s", "ratio", "scrapes", "p50 µs", "p99 µs", "max µs", "failed"],
+        rows: vec![quiet, busy],
+    }])
+}
+
+fn while_scraped(server: &Server, seconds: u32) -> Result<(wrk::Run, Seen)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let scraper = scope.spawn(|| probe(server.metrics, &client::get("/metrics"), None, PAUSE, &stop));
+        let run = wrk::run(server.http, CONNECTIONS, seconds);
+        stop.store(true, Ordering::Relaxed);
+        let seen = joined(scraper)?;
+        run.map(|run| (run, seen))
+    })
+}
