@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
-use crate::config::{self, Config, MetricSinkKind, PlatformKind, TriggerKind};
+use crate::config::{self, Config, MetricSinkKind, PlatformKind, Timetable, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
@@ -31,6 +31,7 @@ use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
 use crate::runtime::plugin::Library;
+use crate::runtime::shim::languages;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
 
@@ -114,6 +115,7 @@ impl App {
         // Before a library is loaded, as every handler of signals must be.
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
+        warn_of_batches(&config, &runtime, &logger);
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
         let otlp = Otlp::start(&config, &logger).context("Failed to start the export of traces")?;
@@ -157,7 +159,7 @@ impl App {
             let pool = &pools[&(pool_name(trigger).to_owned(), trigger.allocator.is_some())];
             let info = Arc::new(TriggerInfo {
                 index: index as u16,
-                class: "sync",
+                class: trigger.kind.class(),
                 kind: trigger.kind.name().to_owned(),
                 name: trigger.name.clone(),
             });
@@ -168,6 +170,7 @@ impl App {
                 info: info.clone(),
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout)
                     .with_tracer(self.otlp.as_ref().map(|otlp| otlp.tracer().clone())),
+                event_timeout: self.config.function.event_timeout,
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
                 link: link.clone(),
@@ -234,7 +237,7 @@ impl App {
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.config.function.triggers.iter().filter_map(|trigger| match &trigger.kind {
             TriggerKind::Http(http) => Some(http.listen.as_str()),
-            TriggerKind::Unsupported(_) => None,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => None,
         })
     }
 
@@ -324,6 +327,20 @@ async fn stop_runtime(runtime: Runtime, logger: &Logger) -> bool {
     false
 }
 
+/// Batches for a handler that takes none are refused one by one; better said once at the start.
+fn warn_of_batches(config: &Config, runtime: &Runtime, logger: &Logger) {
+    for trigger in &config.function.triggers {
+        if let TriggerKind::Http(http) = &trigger.kind
+            && http.batch.is_some()
+            && !runtime.takes_batches()
+        {
+            let message = "The handler library has no handle_batch, so every event of this trigger is answered \
+                           with 501; add it, or remove batch from the trigger";
+            logger.warn(message, fields! {"trigger" => trigger.name});
+        }
+    }
+}
+
 /// A side server that could not be started: an error, or a line in the log.
 fn side_server(
     started: std::io::Result<()>,
@@ -409,7 +426,7 @@ impl PoolPlan<'_> {
         let (function, env) = (&config.function, &config.env);
         let in_flight_per_worker = match &self.trigger.kind {
             TriggerKind::Http(http) => http.in_flight_per_worker,
-            TriggerKind::Unsupported(_) => 1,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => 1,
         };
         let default_start = function.readiness_timeout.unwrap_or_default().max(START_TIMEOUT);
         pool::Settings {
@@ -451,9 +468,12 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
-        ("handler_dir", env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned())),
+        ("max_inflight_for", if async_handlers_only(trigger) { "async" } else { "any" }.to_owned()),
         ("triggers", function.triggers.len().to_string()),
     ];
+    if let Some(language) = languages::of(function.runtime) {
+        init.push(("handler_dir", language.handler_dir(env).display().to_string()));
+    }
     for (index, trigger) in function.triggers.iter().enumerate() {
         // The names are few and last as long as the process.
         let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
@@ -461,6 +481,11 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
         init.push((name("name"), trigger.name.clone()));
     }
     init
+}
+
+/// Whether only handlers that are async by themselves get several events at a time.
+fn async_handlers_only(trigger: &config::Trigger) -> bool {
+    matches!(&trigger.kind, TriggerKind::Http(http) if http.async_handlers_only)
 }
 
 fn view(
@@ -471,7 +496,7 @@ fn view(
 ) -> TriggerView {
     let function = &config.function;
     let mut configuration = serde_json::json!({
-        "class": "sync",
+        "class": trigger.kind.class(),
         "kind": trigger.kind.name(),
         "name": trigger.name,
         "numWorkers": trigger.workers,
@@ -484,12 +509,36 @@ fn view(
             "runtime": function.runtime.name(),
         },
     });
+    if let TriggerKind::Cron(cron) = &trigger.kind {
+        let (interval, schedule) = match &cron.timetable {
+            Timetable::Every(interval) => (config::duration::format(*interval), String::new()),
+            Timetable::Schedule(schedule) => (String::new(), schedule.text().to_owned()),
+        };
+        configuration["Interval"] = interval.into();
+        configuration["Schedule"] = schedule.into();
+        configuration["ConcurrencyPolicy"] = cron.concurrency.name().into();
+        configuration["MissedRuns"] = cron.missed.name().into();
+    }
+    if let TriggerKind::Cron(config::CronTrigger { event, .. }) | TriggerKind::Kickstart(event) =
+        &trigger.kind
+    {
+        // Body and values of headers may hold secrets.
+        let headers: Vec<&String> = event.headers.keys().collect();
+        configuration["Event"] =
+            serde_json::json!({"Method": event.method, "Path": event.path, "Headers": headers});
+    }
     if let TriggerKind::Http(http) = &trigger.kind {
         configuration["url"] = http.listen.as_str().into();
         configuration["readBufferSize"] = http.head_bytes_max.into();
         configuration["maxRequestBodySize"] = http.body_bytes_max.into();
         configuration["reduceMemoryUsage"] = http.reduce_memory.into();
-        configuration["mode"] = if http.in_flight_per_worker > 1 { "async" } else { "sync" }.into();
+        if let Some(batch) = &http.batch {
+            let timeout = config::duration::format(batch.timeout);
+            configuration["batch"] =
+                serde_json::json!({"mode": "enable", "batchSize": batch.size, "timeout": timeout});
+        }
+        let asynchronous = http.in_flight_per_worker > 1 && !http.async_handlers_only;
+        configuration["mode"] = if asynchronous { "async" } else { "sync" }.into();
         if let Some(cors) = &http.cors {
             configuration["cors"] = serde_json::json!({
                 "Enabled": true,

@@ -6,10 +6,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::config::duration::format;
 use crate::config::lint::{Finding, Severity, lint};
 use crate::config::schema::Schema;
-use crate::config::{Config, Env, HttpTrigger, Level, LogEncoding, LogSink, Trigger, TriggerKind};
+use crate::config::{
+    ConcurrencyPolicy, Config, CronTrigger, Env, EventTemplate, HttpTrigger, Level, LogEncoding, LogSink,
+    Timetable, Trigger, TriggerKind,
+};
 use crate::runtime;
 use crate::trigger;
 
@@ -99,6 +104,11 @@ fn write_trigger(trigger: &Trigger, out: &mut dyn Write) -> io::Result<()> {
     line(out, "worker's end", &format!("at most {}", format(trigger.termination_timeout)))?;
     match &trigger.kind {
         TriggerKind::Http(http) => write_http(http, out),
+        TriggerKind::Cron(cron) => write_cron(cron, out),
+        TriggerKind::Kickstart(event) => {
+            line(out, "fires", "once, at the start")?;
+            write_event(event, out)
+        }
         TriggerKind::Unsupported(_) => Ok(()),
     }
 }
@@ -108,7 +118,8 @@ fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
     line(out, "head limit", &format!("{} bytes", http.head_bytes_max))?;
     line(out, "body limit", &format!("{} bytes", http.body_bytes_max))?;
     if http.in_flight_per_worker > 1 {
-        line(out, "events per worker", &http.in_flight_per_worker.to_string())?;
+        let when = if http.async_handlers_only { ", if the handler is async" } else { "" };
+        line(out, "events per worker", &format!("{}{when}", http.in_flight_per_worker))?;
     }
     if let Some(batch) = &http.batch {
         line(out, "batches", &format!("at most {} events, {}", batch.size, format(batch.timeout)))?;
@@ -117,6 +128,35 @@ fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
         line(out, "cors origins", &cors.allow_origins.join(", "))?;
     }
     Ok(())
+}
+
+fn write_cron(cron: &CronTrigger, out: &mut dyn Write) -> io::Result<()> {
+    line(out, "fires", &cron.timetable.describe())?;
+    if let Timetable::Schedule(schedule) = &cron.timetable
+        && let Some(next) = schedule.next_after(Timestamp::now())
+    {
+        line(out, "next", &next.to_string())?;
+    }
+    line(
+        out,
+        "while one is busy",
+        match cron.concurrency {
+            ConcurrencyPolicy::Forbid => "the next is dropped (Forbid)",
+            ConcurrencyPolicy::Allow => "as many as there are workers (Allow)",
+        },
+    )?;
+    line(out, "missed runs", cron.missed.name())?;
+    write_event(&cron.event, out)
+}
+
+/// What may be secret is not shown.
+fn write_event(event: &EventTemplate, out: &mut dyn Write) -> io::Result<()> {
+    let headers = if event.headers.is_empty() {
+        "no headers".to_owned()
+    } else {
+        format!("headers {}", event.headers.keys().map(String::as_str).collect::<Vec<_>>().join(", "))
+    };
+    line(out, "event", &format!("body of {} bytes, {headers}", event.body.len()))
 }
 
 fn write_platform(config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -216,21 +256,42 @@ platform
 
     #[test]
     fn what_this_build_cannot_serve_is_an_error() {
-        let (good, text) = run("10-no-http-trigger.yaml", "absent");
+        let (good, text) = run("11-secret-references.yaml", "absent");
         assert!(!good);
         assert!(
-            text.starts_with("error: trigger tick is of kind cron, which this build cannot serve"),
+            text.starts_with("error: trigger queue is of kind mqtt, which this build cannot serve"),
             "{text}"
         );
-        assert!(text.contains("answers /__internal/health only"), "{text}");
     }
+
+    #[test]
+    fn timers_are_shown_without_what_may_be_secret() {
+        let (good, text) = run("10-no-http-trigger.yaml", "absent");
+        assert!(good, "{text}");
+        assert!(text.contains("answers /__internal/health only"), "{text}");
+        let (_, text) = run("04-several-triggers.yaml", "absent");
+        for line in [
+            "trigger heartbeat (cron)",
+            "  fires              every 10s",
+            "  event              body of 4 bytes, headers X-Source",
+            "  fires              schedule 0 30 2 * * *",
+            "  while one is busy  the next is dropped (Forbid)",
+            "  missed runs        once",
+            "  fires              once, at the start",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
+        }
+        assert!(text.contains("  next               2"), "{text}");
+        assert!(!text.contains("warm up"), "{text}");
+    }
+
     #[test]
     fn runtimes_and_settings_that_cannot_be_served_are_errors_too() {
-        let (good, text) = run("04-several-triggers.yaml", "absent");
+        let (good, text) = run("15-json.yaml", "absent");
         assert!(!good);
-        assert!(text.contains("error: spec.runtime is nodejs, which this build cannot serve yet"), "{text}");
+        assert!(text.contains("error: spec.runtime is shell, which this build cannot serve yet"), "{text}");
         let (good, text) = run("07-batching.yaml", "absent");
-        assert!(!good);
-        assert!(text.contains("error: trigger default-http: batch cannot be served"), "{text}");
+        assert!(good);
+        assert!(text.contains("at most 16 events, 250ms"), "{text}");
     }
 }

@@ -55,6 +55,11 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             env.golang_plugin = Some(file.clone());
             arguments.handler.clone().unwrap_or_default()
         }
+        RuntimeKind::NodeJs => {
+            env.handler_directory.get_or_insert_with(|| folder.to_owned());
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            format!("{name}:{}", arguments.handler.as_deref().unwrap_or("handler"))
+        }
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -85,14 +90,17 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
     let shown = file.display();
     match ending.as_str() {
         "py" => Ok(RuntimeKind::Python),
+        "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
         "so" => Ok(RuntimeKind::Golang),
         "c" | "cc" | "cpp" | "cxx" | "rs" | "go" => {
             anyhow::bail!(
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )
         }
-        "js" | "mjs" | "cjs" | "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
-            anyhow::bail!("{shown}: this build cannot serve .{ending} handlers yet; it serves .py and .so")
+        "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
+            anyhow::bail!(
+                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs and .so"
+            )
         }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
     }
@@ -224,7 +232,8 @@ mod tests {
     fn the_ending_tells_the_runtime_or_what_to_do() {
         assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
         assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
-        for (file, expected) in [("a.c", "build it"), ("a.js", "cannot serve .js"), ("a", "say --runtime")] {
+        assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
+        for (file, expected) in [("a.c", "build it"), ("a.rb", "cannot serve .rb"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::event::{Event, HandlerError};
 use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
-use crate::queue::{Reply, SubmitError};
-use crate::trace::Tracer;
+use crate::queue::{Member, Reply, SubmitError};
 use crate::trace::span::Kind;
+use crate::trace::{EventSpan, Tracer};
 
 /// One trigger's way to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -43,28 +43,54 @@ impl Dispatcher {
     /// # Errors
     /// Why there is no answer.
     pub async fn submit(&self, mut event: Box<Event>) -> Reply {
-        if let Some(tracer) = &self.tracer
-            && event.trace.is_none()
-        {
-            let trace = tracer.begin(&event.header_map);
-            trace.stamp(&mut event.header_map);
-            let kind = Kind::Trigger { kind: event.trigger.kind.clone(), name: event.trigger.name.clone() };
-            event.trace = Some(trace.clone());
-            let reply = Box::pin(self.hand_in(event)).await;
-            trace.end_event(kind, reply.is_err().then_some("event_failed"));
-            return reply;
+        let span = self.trace(&mut event);
+        let reply = self.pool.submit(event, self.wait);
+        // The other end is dropped unanswered only when everything is cut off.
+        let reply = self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await;
+        if let Some(mut span) = span {
+            span.end(reply.is_err());
         }
-        self.hand_in(event).await
+        reply
     }
 
-    async fn hand_in(&self, event: Box<Event>) -> Reply {
+    /// Begins the trace of an event whose trigger has not done so, where tracing is on.
+    fn trace(&self, event: &mut Event) -> Option<Box<EventSpan>> {
+        let tracer = self.tracer.as_ref().filter(|_| event.trace.is_none())?;
+        let trace = tracer.begin(&event.header_map);
+        let kind = Kind::Trigger { kind: event.trigger.kind.clone(), name: event.trigger.name.clone() };
+        let span = EventSpan::begin(&trace, kind);
+        event.join(trace);
+        span
+    }
+
+    /// Hands several events to one worker at once. Each is answered through its own reply, which whoever waits for it
+    /// gives to [`Dispatcher::counted`].
+    pub fn submit_batch(&self, members: Vec<Member>) {
+        self.pool.submit_batch(members, self.wait);
+    }
+
+    /// Waits for an answer and counts how its event ended; a future that is dropped before is a failure.
+    pub async fn counted(&self, reply: impl Future<Output = Reply>) -> Reply {
         let mut abandoned = Abandoned(Some(&self.counters));
-        let reply = self.pool.submit(event, self.wait).await;
+        let reply = reply.await;
         abandoned.0 = None;
-        // The other end is dropped unanswered only when everything is cut off.
-        let reply = reply.unwrap_or(Err(SubmitError::Stopping));
         self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
         reply
+    }
+
+    /// How long an event may wait for a worker.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.pool.counters().workers.len()
+    }
+
+    /// Whether handlers take bodies as they come.
+    pub fn streams_bodies(&self) -> bool {
+        self.pool.streams_bodies()
     }
 
     /// Counts an event that was settled or refused before it reached a worker.

@@ -1,12 +1,13 @@
 //! The vocabulary: what came in ([`Event`]) and what goes back ([`Response`]). No I/O, no workers, no triggers.
 //!
-//! [`cloudevent`] makes of an HTTP event what it carries.
+//! [`cloudevent`] makes of an event what it carries.
 //!
 //! An event owns its bytes, but copies none: an HTTP event keeps the parsed head as hyper made it and hands out
 //! views of it. Everything an HTTP event leaves empty lives in [`Extra`], which most events do not have.
 
 mod body;
 pub mod cloudevent;
+mod incoming;
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,8 +20,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use crate::logging::{LogBuffer, Origin};
 use crate::trace::EventTrace;
+use crate::trace::context::{TRACEPARENT, TRACESTATE};
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
+pub use self::incoming::{BodyFault, BodyStream};
 
 /// Where an event comes from; one per trigger, shared by its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub struct Event {
 }
 
 /// Method and target of an event.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Target {
     /// As hyper parsed them.
     Http {
@@ -81,13 +84,15 @@ pub enum Target {
     },
 }
 
-/// What only cloud events and streams fill in.
+/// What only cloud events, streams and timers fill in.
 #[derive(Debug, Default)]
 pub struct Extra {
     /// Replaces the header `Content-Type`.
     pub content_type: Option<String>,
     /// Replaces the headers that handlers see; names stay as they are.
-    pub headers: Option<Vec<(String, String)>>,
+    pub headers: Option<Vec<(String, OwnValue)>>,
+    /// Shown in front of the query arguments.
+    pub fields: Vec<(String, String)>,
     /// Event type.
     pub event_type: String,
     /// Event type version.
@@ -116,13 +121,57 @@ impl Extra {
     /// Its texts that others chose, in which any character may stand.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         let trigger = self.trigger.iter().flat_map(|(kind, name)| [kind, name]);
-        let headers = self.headers.iter().flatten().flat_map(|(name, value)| [name, value]);
+        let headers = self.headers.iter().flatten().flat_map(|(name, value)| [name, value.text()]);
+        let fields = self.fields.iter().flat_map(|(name, value)| [name, value]);
         [&self.event_type, &self.type_version, &self.version, &self.topic]
             .into_iter()
             .chain(&self.content_type)
             .chain(trigger)
             .chain(headers)
+            .chain(fields)
             .map(String::as_str)
+    }
+
+    /// Whether some header is more than text.
+    pub fn has_json_headers(&self) -> bool {
+        self.headers.iter().flatten().any(|(_, value)| matches!(value, OwnValue::Json { .. }))
+    }
+}
+
+/// Value of a header that an event brought itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OwnValue {
+    /// Text.
+    Text(String),
+    /// Anything else that JSON knows: handlers in scripting languages get what it means, others the text.
+    Json {
+        /// What it means.
+        value: serde_json::Value,
+        /// Its JSON.
+        text: String,
+    },
+}
+
+impl OwnValue {
+    /// The value as text.
+    pub fn text(&self) -> &String {
+        let (Self::Text(text) | Self::Json { text, .. }) = self;
+        text
+    }
+}
+
+impl From<String> for OwnValue {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&serde_json::Value> for OwnValue {
+    fn from(value: &serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::String(text) => Self::Text(text.clone()),
+            value => Self::Json { value: value.clone(), text: value.to_string() },
+        }
     }
 }
 
@@ -169,6 +218,22 @@ impl fmt::Debug for EventId {
 }
 
 impl Event {
+    /// Makes it part of a trace: its handler finds the context in its headers, also where the event brought its own.
+    /// A structured cloud event says of itself what its headers are.
+    pub fn join(&mut self, trace: Arc<EventTrace>) {
+        trace.stamp(&mut self.header_map);
+        if let Some(extra) = self.extra.as_deref_mut().filter(|extra| !extra.cloud)
+            && let Some(own) = &mut extra.headers
+        {
+            for (name, shown) in [(TRACEPARENT, "Traceparent"), (TRACESTATE, "Tracestate")] {
+                own.retain(|(other, _)| !other.eq_ignore_ascii_case(shown));
+                let value = self.header_map.get(name).and_then(|value| value.to_str().ok());
+                own.extend(value.map(|value| (shown.to_owned(), OwnValue::from(value.to_owned()))));
+            }
+        }
+        self.trace = Some(trace);
+    }
+
     /// Where records about it belong.
     pub fn origin(&self) -> Origin<'_> {
         Origin { buffer: self.log_buffer.as_deref(), trace: self.trace.as_deref() }
@@ -228,7 +293,7 @@ impl Event {
     }
 
     /// Headers in place of those of HTTP, if the event brought its own; their names are shown as they are.
-    pub fn own_headers(&self) -> Option<&[(String, String)]> {
+    pub fn own_headers(&self) -> Option<&[(String, OwnValue)]> {
         self.extra.as_deref()?.headers.as_deref()
     }
 
@@ -237,13 +302,20 @@ impl Event {
         self.header_map.iter()
     }
 
-    /// Query arguments, decoded, in order, repeats kept: split at `&`, the first `=` separates, `+` and `%XX` are
+    /// Whether [`Event::fields`] may have something to show.
+    pub fn has_fields(&self) -> bool {
+        !self.query().is_empty() || self.extra.as_deref().is_some_and(|extra| !extra.fields.is_empty())
+    }
+
+    /// Fields that the event brought itself, then query arguments, decoded, in order, repeats kept: split at `&`, the first `=` separates, `+` and `%XX` are
     /// decoded, bad escapes stay, a pair with empty name and value is dropped.
     pub fn fields(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
+        let own = self.extra.as_deref().map_or(&[][..], |extra| &extra.fields);
+        let own = own.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()));
+        own.chain(self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (unescape(name.as_bytes(), true), unescape(value.as_bytes(), true))
-        })
+        }))
     }
 }
 

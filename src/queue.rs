@@ -1,5 +1,8 @@
 //! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
-//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out.
+//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. `batch` has what is
+//! particular to jobs of several events.
+
+mod batch;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,6 +13,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::event::{Event, HandlerError, Response};
 use crate::metrics::PoolCounters;
+
+pub use self::batch::Member;
 
 /// Why an event got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,7 +40,7 @@ const CLEAR_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait of a job that went back to the queue.
 const AGAIN_WAIT_MAX: Duration = Duration::from_secs(3600);
 
-/// An event on its way to a worker.
+/// An event on its way to a worker, or a batch of them.
 #[derive(Debug)]
 pub struct Job {
     /// What the handler gets.
@@ -45,6 +50,8 @@ pub struct Job {
     /// When it was submitted.
     pub submitted: Instant,
     expires: Instant,
+    /// The further events of a batch, which a handler gets as one list; `None`: this is no batch.
+    pub batch: Option<Vec<Member>>,
 }
 
 impl Job {
@@ -52,17 +59,12 @@ impl Job {
     pub fn new(event: Box<Event>, wait: Duration) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, receiver) = oneshot::channel();
         let submitted = Instant::now();
-        (Self { event, reply, submitted, expires: submitted + wait }, receiver)
+        (Self { event, reply, submitted, expires: submitted + wait, batch: None }, receiver)
     }
 
     /// A job that goes back to the queue; it waits practically as long as it takes, for it had been accepted.
     pub fn again(event: Box<Event>, reply: ReplySender, submitted: Instant) -> Self {
-        Self { event, reply, submitted, expires: submitted + AGAIN_WAIT_MAX }
-    }
-
-    /// Answers it without a worker. Nobody may be waiting any more, which is fine.
-    pub fn refuse(self, error: SubmitError) {
-        drop(self.reply.send(Err(error)));
+        Self { event, reply, submitted, expires: submitted + AGAIN_WAIT_MAX, batch: None }
     }
 }
 
@@ -73,13 +75,16 @@ pub struct Queue<W> {
     waiting_max: usize,
     expiry_changed: Notify,
     closed: AtomicBool,
-    /// Jobs admitted that have not ended, wherever they are.
+    streams_bodies: AtomicBool,
+    /// Events admitted that have not ended, wherever they are.
     open: AtomicUsize,
     all_ended: Notify,
 }
 
 struct State<W> {
     waiting: VecDeque<Job>,
+    /// Events of `waiting`: more than jobs where there are batches.
+    waiting_events: usize,
     idle: VecDeque<W>,
     /// Busy workers that would take an event ahead.
     hungry: VecDeque<W>,
@@ -92,6 +97,7 @@ impl<W: PartialEq> Queue<W> {
     pub fn new(counters: Arc<PoolCounters>, waiting_max: usize) -> Self {
         let state = State {
             waiting: VecDeque::new(),
+            waiting_events: 0,
             idle: VecDeque::new(),
             hungry: VecDeque::new(),
             next_expiry: None,
@@ -103,6 +109,7 @@ impl<W: PartialEq> Queue<W> {
             waiting_max,
             expiry_changed: Notify::new(),
             closed: AtomicBool::new(false),
+            streams_bodies: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             all_ended: Notify::new(),
         }
@@ -110,6 +117,16 @@ impl<W: PartialEq> Queue<W> {
 
     fn lock(&self) -> MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its workers have said that they take bodies as they come.
+    pub fn stream_bodies(&self) {
+        self.streams_bodies.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an event's body may still be arriving when it is submitted.
+    pub fn streams_bodies(&self) -> bool {
+        self.streams_bodies.load(Ordering::Relaxed)
     }
 
     /// The pool's counters.
@@ -122,10 +139,11 @@ impl<W: PartialEq> Queue<W> {
     pub fn admit(&self, job: Job) -> Option<(W, Job)> {
         use std::sync::atomic::Ordering::Relaxed;
         // Counted before the look at `closed`: whoever closes waits for it, or it is refused.
-        self.open.fetch_add(1, Ordering::SeqCst);
+        let events = job.events();
+        self.open.fetch_add(events, Ordering::SeqCst);
         if self.closed.load(Ordering::SeqCst) {
             job.refuse(SubmitError::Stopping);
-            self.one_ended();
+            self.ended(events);
             return None;
         }
         let counters = &self.counters;
@@ -138,14 +156,14 @@ impl<W: PartialEq> Queue<W> {
             counters.allocated_at_once.fetch_add(1, Relaxed);
             return Some((worker, job));
         }
-        if state.waiting.len() >= self.waiting_max {
+        if state.waiting_events >= self.waiting_max {
             self.clear(&mut state, job.submitted);
         }
-        if job.expires <= job.submitted || state.waiting.len() >= self.waiting_max {
+        if job.expires <= job.submitted || state.waiting_events >= self.waiting_max {
             drop(state);
             counters.allocation_failures.fetch_add(1, Relaxed);
             job.refuse(SubmitError::NoWorkers);
-            self.one_ended();
+            self.ended(events);
             return None;
         }
         if let Some(worker) = state.hungry.pop_front() {
@@ -158,22 +176,34 @@ impl<W: PartialEq> Queue<W> {
             self.expiry_changed.notify_one();
         }
         state.waiting.push_back(job);
-        counters.waiting.fetch_add(1, Relaxed);
+        self.count_waiting(&mut state, events);
         None
     }
 
-    /// Takes out the jobs that nobody waits for any more; not at every call, for it looks at all of them.
+    fn count_waiting(&self, state: &mut State<W>, events: usize) {
+        state.waiting_events += events;
+        self.counters.waiting.fetch_add(events as i64, Ordering::Relaxed);
+    }
+
+    fn uncount_waiting(&self, state: &mut State<W>, events: usize) {
+        state.waiting_events -= events;
+        self.counters.waiting.fetch_sub(events as i64, Ordering::Relaxed);
+    }
+
+    /// Takes out the events that nobody waits for any more; not at every call, for it looks at all of them.
     fn clear(&self, state: &mut State<W>, now: Instant) {
         if state.cleared.is_some_and(|cleared| now.saturating_duration_since(cleared) < CLEAR_EVERY) {
             return;
         }
         state.cleared = Some(now);
-        let before = state.waiting.len();
-        state.waiting.retain(|job| !job.reply.is_closed());
-        for _ in state.waiting.len()..before {
-            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.one_ended();
-        }
+        let mut all_gone = 0;
+        state.waiting.retain_mut(|job| {
+            let (gone, empty) = job.drop_gone();
+            all_gone += gone;
+            !empty
+        });
+        self.uncount_waiting(state, all_gone);
+        self.ended(all_gone);
     }
 
     /// The worker is free: it gets the next job, or is idle from now on (`None`).
@@ -209,10 +239,11 @@ impl<W: PartialEq> Queue<W> {
     /// The first job that somebody still waits for.
     fn pop(&self, state: &mut State<W>) -> Option<Job> {
         use std::sync::atomic::Ordering::Relaxed;
-        while let Some(job) = state.waiting.pop_front() {
-            self.counters.waiting.fetch_sub(1, Relaxed);
-            if job.reply.is_closed() {
-                self.one_ended(); // The client left while it waited.
+        while let Some(mut job) = state.waiting.pop_front() {
+            self.uncount_waiting(state, job.events());
+            let (gone, empty) = job.drop_gone();
+            self.ended(gone); // Their clients left while they waited.
+            if empty {
                 continue;
             }
             self.counters.allocated_after_wait.fetch_add(1, Relaxed);
@@ -238,12 +269,11 @@ impl<W: PartialEq> Queue<W> {
 
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
-        use std::sync::atomic::Ordering::Relaxed;
         let mut state = self.lock();
         if let Some(worker) = state.idle.pop_front() {
             return Some((worker, job));
         }
-        self.counters.waiting.fetch_add(1, Relaxed);
+        self.count_waiting(&mut state, job.events());
         state.next_expiry = Some(state.next_expiry.map_or(job.expires, |next| next.min(job.expires)));
         self.expiry_changed.notify_one();
         state.waiting.push_front(job);
@@ -253,16 +283,25 @@ impl<W: PartialEq> Queue<W> {
     /// An event has left its worker, whatever came of it.
     pub fn finished(&self, worker: usize, taken: Duration) {
         self.counters.finished(worker, taken);
-        self.one_ended();
+        self.ended(1);
+    }
+
+    /// An event has left its worker, where others of its batch still are: the time is counted with the last of them.
+    pub fn finished_beside_others(&self, worker: usize, taken: Duration) {
+        self.counters.finished_beside_others(worker, taken);
+        self.ended(1);
     }
 
     /// An event has left a worker that never began it.
     pub fn dropped(&self) {
-        self.one_ended();
+        self.ended(1);
     }
 
-    fn one_ended(&self) {
-        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 && self.closed.load(Ordering::SeqCst) {
+    fn ended(&self, events: usize) {
+        if events > 0
+            && self.open.fetch_sub(events, Ordering::SeqCst) == events
+            && self.closed.load(Ordering::SeqCst)
+        {
             self.all_ended.notify_waiters();
         }
     }
@@ -306,10 +345,10 @@ impl<W: PartialEq> Queue<W> {
                 }
             }
             for job in self.take_expired(Instant::now()) {
-                self.counters.waiting.fetch_sub(1, Relaxed);
                 self.counters.allocation_failures.fetch_add(1, Relaxed);
+                let events = job.events();
                 job.refuse(SubmitError::NoWorkers);
-                self.one_ended();
+                self.ended(events);
             }
         }
     }
@@ -321,7 +360,10 @@ impl<W: PartialEq> Queue<W> {
         let mut at = 0;
         while at < state.waiting.len() {
             if state.waiting[at].expires <= now {
-                expired.extend(state.waiting.remove(at));
+                if let Some(job) = state.waiting.remove(at) {
+                    self.uncount_waiting(&mut state, job.events());
+                    expired.push(job);
+                }
             } else {
                 at += 1;
             }
@@ -338,8 +380,8 @@ mod tests {
     use super::*;
     use crate::event::{EventBody, EventId, Target, TriggerInfo};
 
-    fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
-        let event = Event {
+    pub(super) fn event(id: &str) -> Box<Event> {
+        Box::new(Event {
             id: EventId::Text(id.into()),
             trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
             timestamp: SystemTime::UNIX_EPOCH,
@@ -349,11 +391,20 @@ mod tests {
             log_buffer: None,
             trace: None,
             extra: None,
-        };
-        Job::new(Box::new(event), Duration::from_millis(wait_ms))
+        })
     }
 
-    fn queue(workers: usize, waiting_max: usize) -> Queue<usize> {
+    fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
+        Job::new(event(id), Duration::from_millis(wait_ms))
+    }
+
+    impl<W> Queue<W> {
+        pub(super) fn open_events(&self) -> usize {
+            self.open.load(Ordering::Relaxed)
+        }
+    }
+
+    pub(super) fn queue(workers: usize, waiting_max: usize) -> Queue<usize> {
         let queue = Queue::new(PoolCounters::new(workers), waiting_max);
         for worker in 0..workers {
             assert!(queue.next(worker).is_none());
@@ -361,7 +412,7 @@ mod tests {
         queue
     }
 
-    fn id(job: &Job) -> &str {
+    pub(super) fn id(job: &Job) -> &str {
         job.event.id.as_str()
     }
 

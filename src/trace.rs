@@ -70,7 +70,7 @@ pub struct EventTrace {
 }
 
 /// Of a trace that is recorded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Recording {
     spans: Spans,
     /// When the event began, by both clocks.
@@ -105,6 +105,16 @@ impl EventTrace {
         }
     }
 
+    /// The same for another event that came in the same request: it has a call of its own.
+    pub fn another(&self) -> Arc<Self> {
+        Arc::new(Self {
+            call: random_span_id(),
+            state: self.state.clone(),
+            recording: self.recording.clone(),
+            ..*self
+        })
+    }
+
     /// The event itself has ended, now: its span.
     pub fn end_event(&self, kind: Kind, error: Option<&'static str>) {
         if let Some(Recording { steady, .. }) = self.recording {
@@ -135,6 +145,35 @@ impl Recording {
         match at.checked_duration_since(self.steady) {
             Some(later) => self.wall + later,
             None => self.wall - self.steady.duration_since(at),
+        }
+    }
+}
+
+/// An event under way that is recorded. Dropping it ends the span: whoever waited for its end has left.
+#[derive(Debug)]
+pub struct EventSpan {
+    trace: Arc<EventTrace>,
+    kind: Option<Kind>,
+    error: Option<&'static str>,
+}
+
+impl EventSpan {
+    /// `None`: the trace is not recorded.
+    pub fn begin(trace: &Arc<EventTrace>, kind: Kind) -> Option<Box<Self>> {
+        let span = || Box::new(Self { trace: trace.clone(), kind: Some(kind), error: Some("client_left") });
+        trace.recorded().then(span)
+    }
+
+    /// The event has ended; what is left to do is to drop this.
+    pub fn end(&mut self, failed: bool) {
+        self.error = failed.then_some("event_failed");
+    }
+}
+
+impl Drop for EventSpan {
+    fn drop(&mut self) {
+        if let Some(kind) = self.kind.take() {
+            self.trace.end_event(kind, self.error);
         }
     }
 }

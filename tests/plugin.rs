@@ -535,7 +535,7 @@ fn older_plugins_with_shorter_tables_are_fine() {
 fn versions_start_failures_and_run_times_have_their_messages() {
     let Some(other) = build_c(&["-DTEST_ABI_VERSION=(2u<<16|3u)"]) else { return };
     let message = refusal(&other);
-    assert!(message.contains("version 2.3") && message.contains("version 1.0"), "{message}");
+    assert!(message.contains("version 2.3") && message.contains("version 1.2"), "{message}");
     let Some(minor) = build_c(&["-DTEST_ABI_VERSION=(1u<<16|9u)"]) else { return };
     load(&minor);
     let missing = PluginConfig { handler: "missing:Handler".into(), ..config() };

@@ -20,9 +20,9 @@ import _struct
 import _thread
 
 # Kinds of frames.
-INIT, EVENT, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08
-HELLO, READY, ANSWER, DATA, LOG, CONTROL_DONE, ACK, PONG, FAILED = (
-    0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x88, 0x8B, 0x8F)
+INIT, EVENT, DATA_IN, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08
+HELLO, READY, ANSWER, DATA, CREDIT_BACK, LOG, CONTROL_DONE, ACK, PONG, FAILED = (
+    0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x8B, 0x8F)
 # Flags of EVENT, of ANSWER, of DATA, of any frame.
 MORE_IN, NO_BODY, BODY_JSON, BATCH, BATCH_END, TYPED, NOT_UTF8 = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40
 MORE, NO_ACK, NONE, CANCELLED = 0x01, 0x04, 0x08, 0x10
@@ -137,6 +137,8 @@ class Channel:
         """Reads once; waits for it unless told not to (then BlockingIOError says that there is nothing)."""
         try:
             if self.start is not None:
+                if not self.missing:
+                    return  # the frame is whole, and nobody has taken it yet
                 wait = flags or WAIT_ALL
                 chunk = self.sock.recv(self.missing if wait == WAIT_ALL else min(self.missing, 1 << 20), wait)
                 self.chunks.append(chunk)
@@ -245,6 +247,16 @@ class Event(Root):
                 return value
         return None
 
+    def get_header_values(self, header_key):
+        """All values of a header that came several times, in order; names are compared without case."""
+        wanted = header_key.lower()
+        return [value for key, value in self.header_pairs if key.lower() == wanted]
+
+    @property
+    def header_pairs(self):
+        """All headers as (name, value), also those that came several times: `headers` has the last of each."""
+        return list(self.headers.items())
+
     def to_json(self):
         return event_to_json(self)
 
@@ -295,6 +307,17 @@ class FrameEvent(Event):
         return own[name]
 
     @property
+    def header_pairs(self):
+        own = own_dict(self)
+        if "_frame" not in own:
+            return list(self.headers.items())
+        if "_texts" not in own:
+            self.__getattr__("id")
+        count, _ = PAIR_COUNTS.unpack_from(own["_frame"][4], own["_frame"][5] + 28)
+        texts = own["_texts"][12:12 + 2 * count]
+        return list(zip(texts[::2], texts[1::2]))
+
+    @property
     def __dict__(self):
         own = own_dict(self)
         if "_frame" in own:
@@ -322,7 +345,7 @@ def decode(frame):
     return {
         "_texts": texts, "id": texts[0], "method": texts[1], "path": texts[2] or "/", "url": texts[4],
         "content_type": texts[5], "topic": texts[6], "type": texts[7], "type_version": texts[8], "version": texts[9],
-        "size": 0 if flags & (NO_BODY | BODY_JSON) else len(body),
+        "size": None if flags & MORE_IN else 0 if flags & (NO_BODY | BODY_JSON) else len(body),
         "shard_id": shard, "num_shards": shards, "offset": offset, "last_in_batch": False,
     }
 
@@ -345,6 +368,8 @@ def decode_fields(frame, texts):
 
 def decode_body(frame, texts):
     flags, body = frame[1], frame[6]
+    if shim.streams and not flags & (BODY_JSON | BATCH):
+        return shim.body_of(frame)
     if flags & NO_BODY:
         return None
     if flags & BODY_JSON:
@@ -695,6 +720,7 @@ class Call:
     """One call of the handler: an event, or the events of a batch."""
 
     members = None     # of a batch: [(id, text id as bytes)]
+    body = None        # that is still arriving
     cancelled = False
     task = None        # to be cancelled while it waits
     started = credit = 0
@@ -723,6 +749,7 @@ class Shim:
         self.waiting = self.stopping = False
         self.written = 0      # when something was last written, roughly
         self.sync_only = True
+        self.streams = False  # the handler takes bodies as they come
 
     def trigger(self, index):
         return self.triggers[index] if index < len(self.triggers) else ("", "")
@@ -740,7 +767,8 @@ class Shim:
             except BaseException as error:
                 fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
         self.channel.send(pairs_frame(READY, 0, [
-            ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", "1")]))
+            ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", "1"),
+            ("stream_in", "1" if self.streams else "0")]))
         if "asyncio" in sys.modules:
             await self.enter_loop()
         if self.looping:
@@ -817,11 +845,13 @@ class Shim:
     def receive(self, frame):
         """Makes a call of an EVENT frame; None if the batch is not complete or the event cannot be read."""
         flags, code, ident = frame[1], frame[2], frame[3]
-        if flags & MORE_IN:
-            raise ProtocolFault("event %d: request streams were not offered" % ident)
+        if flags & MORE_IN and not self.streams:
+            raise ProtocolFault("event %d: the handler does not read request streams" % ident)
         self.log_level = (code >> 12) - 1 if code >> 12 else self.level
         event = FrameEvent(frame)
         call = Call(ident, event)
+        if flags & MORE_IN:
+            call.body = RequestBody(self, call, frame[6], True)
         if flags & (TYPED | NOT_UTF8):
             try:
                 event.method
@@ -840,6 +870,8 @@ class Shim:
         if not last or not self.batch:
             return None
         calls, self.batch = self.batch, []
+        if len(calls) > 1:
+            self.log_level = self.level  # none of the callers sees what is logged of all
         whole = Call(calls[0].ident, [call.argument for call in calls])
         whole.members = [(call.ident, as_bytes(call.argument.id)) for call in calls]
         return whole
@@ -859,6 +891,9 @@ class Shim:
         elif kind == CREDIT:
             if self.call is not None and self.call.ident == ident:
                 self.call.credit += U32.unpack_from(data, at)[0]
+        elif kind == DATA_IN:
+            if self.call is not None and self.call.ident == ident and self.call.body is not None:
+                self.call.body.came(flags, body)  # else it belongs to an event that has been answered
         elif kind == CANCEL:
             self.cancel(ident)
         elif kind == PING:
@@ -970,11 +1005,18 @@ class Shim:
             pass  # something may have been read before
         frame = self.channel.take()
         while frame is not None:
-            if frame[0] in (CREDIT, CANCEL, PING):
+            if frame[0] in (DATA_IN, CREDIT, CANCEL, PING):
                 drive(self.other(frame))
             else:
                 self.queue.append(frame)
             frame = self.channel.take()
+
+    def body_of(self, frame):
+        """The body of the event with this frame, for a handler that takes bodies as they come."""
+        call = self.call
+        if call is not None and call.ident == frame[3] and call.body is not None:
+            return call.body
+        return RequestBody(self, call, frame[6], False)
 
     # -- answers
 
@@ -991,8 +1033,7 @@ class Shim:
 
     def send_answer(self, ident, nanos, converted, more=0, hold=False):
         status, flags, content_type, pairs, table, body = converted
-        if len(body) > self.channel.max_frame - 65536:
-            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
+        self.check_size(body)
         head = 8 + len(content_type) + len(table)
         frame = ANSWER_HEAD.pack(head + len(body), ANSWER, flags | more, status, ident, head,
                                  min(nanos // 1000, 0xFFFFFFFF), pairs, 0) + content_type + table
@@ -1004,6 +1045,10 @@ class Shim:
                 return self.channel.hold(frame)
         # Never held back for the next answer: that call may be slow, or the process may die in it.
         self.channel.send(frame)
+
+    def check_size(self, body):
+        if len(body) > self.channel.max_frame - 65536:
+            raise HandlerFault("handler returned %d bytes, which is above the limit; yield them in pieces" % len(body))
 
     def failed(self, call, error, where="in handler"):
         if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
@@ -1150,12 +1195,12 @@ def typed(data, at, decode):
     raw, end = data[at:at + size], at + size
     if kind == b"s":
         return raw.decode() if decode else raw, end
-    if kind == b"l":
+    if kind in b"lm":
         items = []
         while at < end:
             item, at = typed(data, at, decode)
             items.append(item)
-        return items, end
+        return items if kind == b"l" else dict(zip(items[::2], items[1::2])), end
     if kind == b"i":
         return int.from_bytes(raw, "little", signed=True), end
     if kind == b"f":
@@ -1169,22 +1214,162 @@ def answer_batch(self, call, value):
     """One answer for each event of a batch, in one write. Answers are told apart by the text id of their event."""
     nanos = monotonic_ns() - call.started
     nothing = 200, NONE, TEXT, 0, b"", b""
-    answers = {}
+    answers, texts = {}, {text for _, text in call.members}
     for item in value if isinstance(value, list) else [value]:
         event_id = getattr(item, "event_id", None) if isinstance(item, RESPONSES) else None
         if event_id:
-            answers.setdefault(as_bytes(event_id), convert(item))
+            text = as_bytes(event_id)
+            if text in texts and text not in answers:
+                answers[text] = convert_member(item)
+            else:
+                what = "a second answer to an event" if text in texts else "an answer to an event that is not"
+                self.logger.warn_with("Ignored %s of a batch" % what, event_id=str(event_id))
         elif isinstance(value, list):
             self.logger.warn("Ignored an answer without event_id in a batch")
         else:
-            nothing = convert(item)  # one bare answer is for all
+            nothing = convert_member(item)  # one bare answer is for all
     for ident, text in call.members:
         self.send_answer(ident, nanos, answers.get(text, nothing), hold=True)
     self.channel.flush()
 
 
+def convert_member(item):
+    """As `convert`; an answer that cannot be sent fails its own event and no other."""
+    try:
+        if is_stream(item):
+            raise HandlerFault("handler returned a generator for an event of a batch")
+        converted = convert(item)
+        shim.check_size(converted[5])
+        return converted
+    except Exception as error:
+        message = message_of(error)
+        shim.logger.error_with("Cannot send an answer of a batch", err=message)
+        return 500, 0, TEXT, 0, b"", utf8(message)
+
+
 class StreamCancelled(Exception):
     pass
+
+
+class RequestBodyError(OSError):
+    """No more of a request's body comes; the text says why. Nobody waits for an answer any more."""
+
+
+class RequestBody:
+    """The body of a request, for handlers with the attribute `stream_body`: read while it arrives.
+
+    `read(size)`, and iteration over pieces as they come; in coroutines `await read_async(size)` and `async for`.
+    """
+
+    def __init__(self, shim, call, first, more):
+        self.shim, self.call = shim, call
+        self.pieces = [first] if first else []
+        self.more = more       # may still come
+        self.error = None
+        self.asked = False     # the processor knows that the body is wanted
+        self.taken = 0         # bytes that no credit has been given for yet
+
+    def came(self, flags, piece):
+        if flags & ABORT:
+            self.more, self.error = False, piece.decode("utf-8", "replace")
+            return
+        if piece:
+            self.pieces.append(piece)
+        if flags & END:
+            self.more = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        piece = self.next_piece()
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        piece = await self.next_piece_async()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    def read(self, size=-1):
+        """Up to `size` bytes, fewer at the end only; all that is left without a size. Waits for them."""
+        pieces, missing = [], size if size is not None and size >= 0 else None
+        while missing is None or missing:
+            piece = self.next_piece(missing)
+            if not piece:
+                break
+            pieces.append(piece)
+            missing = missing if missing is None else missing - len(piece)
+        return b"".join(pieces)
+
+    async def read_async(self, size=-1):
+        """As `read`, while other tasks run."""
+        pieces, missing = [], size if size is not None and size >= 0 else None
+        while missing is None or missing:
+            piece = await self.next_piece_async(missing)
+            if not piece:
+                break
+            pieces.append(piece)
+            missing = missing if missing is None else missing - len(piece)
+        return b"".join(pieces)
+
+    def next_piece(self, limit=None):
+        """What has come, as it came; nothing at the end."""
+        while self.waits():
+            self.shim.channel.fill()
+            self.shim.poll()
+        return self.take(limit)
+
+    async def next_piece_async(self, limit=None):
+        while self.waits():
+            if not self.shim.looping:
+                self.shim.channel.fill()
+                self.shim.poll()
+                continue
+            self.shim.waiter = self.shim.loop.create_future()
+            await self.shim.waiter
+        return self.take(limit)
+
+    def waits(self):
+        shim = self.shim
+        if self.pieces or not self.more:
+            return False
+        if shim.call is not self.call:
+            raise RequestBodyError("the event of this body has been answered")
+        if not self.asked:
+            self.asked = True
+            self.credit(0)
+        shim.poll()
+        if shim.fault is not None:
+            raise shim.fault
+        if self.call.cancelled:
+            raise RequestBodyError("cancelled")
+        shim.channel.flush()
+        return not self.pieces and self.more
+
+    def take(self, limit):
+        if not self.pieces:
+            if self.error is not None:
+                raise RequestBodyError(self.error)
+            return b""
+        piece = self.pieces[0]
+        if limit is not None and len(piece) > limit:
+            piece, self.pieces[0] = piece[:limit], piece[limit:]
+        else:
+            del self.pieces[0]
+        self.taken += len(piece)
+        if self.taken >= self.shim.credit // 2 and self.more:
+            self.credit(self.taken)
+            self.taken = 0
+        return piece
+
+    def credit(self, count):
+        self.shim.channel.send(HEADER.pack(4, CREDIT_BACK, 0, 0, self.call.ident, 4) + U32.pack(count))
 
 
 class Stream:
@@ -1643,7 +1828,7 @@ def say_hello(channel):
     channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
         ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
         ("protocol_min", "2"), ("protocol_max", "2"),
-        ("capabilities", "cancel,batch,stream-out,ack,control"), ("max_inflight", "1"),
+        ("capabilities", "cancel,batch,stream-in,stream-out,ack,control"), ("max_inflight", "1"),
         ("prefetch", str(PREFETCH)), ("pid", str(os.getpid()))]))
 
 
@@ -1775,6 +1960,7 @@ def main():
             fail(LOAD_FAILED, 'failed to load handler "%s": %s: %s\n%s' % (
                 settings.get("handler"), type(error).__name__, message_of(error), traceback_of(error)))
         shim.sync_only = not is_async(shim.handler)
+        shim.streams = bool(getattr(shim.handler, "stream_body", False))
         shim.run(shim.live(init_context))
     except (Closed, Stop):
         leave(0)

@@ -237,7 +237,7 @@ class LifeCycle(unittest.TestCase):
             self.assertEqual((shim.hello["protocol_min"], shim.hello["protocol_max"]), ("2", "2"))
             self.assertEqual(shim.hello["pid"], str(shim.process.pid))
             self.assertEqual(shim.hello["sdk"] == "builtin", not HAS_SDK)
-            self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1"})
+            self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1", "stream_in": "0"})
             self.assertEqual(shim.call().body, b"hello")
             self.assertEqual(shim.finish(), 0)
 
@@ -486,14 +486,16 @@ def handler(context, event):
         texts = [item(b"s", b"") for _ in range(12)]
         texts[2] = item(b"s", b"a\0b")
         values = [item(b"b", b"\0\xff"), item(b"i", struct.pack("<q", -5)), item(b"f", struct.pack("<d", 1.5)),
-                  item(b"t", b"\1"), item(b"n", b""), item(b"l", item(b"s", b"x") + item(b"l", item(b"i", b"\1" + b"\0" * 7)))]
+                  item(b"t", b"\1"), item(b"n", b""), item(b"l", item(b"s", b"x") + item(b"l", item(b"i", b"\1" + b"\0" * 7))),
+                  item(b"m", item(b"s", b"k") + item(b"n", b""))]
         for n, value in enumerate(values):
             texts += [item(b"s", b"h%d" % n), value]
         head = struct.pack("<qqiiIHH", 0, 0, 0, 0, 0, len(values), 0) + b"".join(texts)
         with Shim("def handler(c, e): return repr((e.path, e.headers))") as shim:
             shim.send(frame(EVENT, 0x20, 0, 1, head))
             self.assertEqual(shim.answer().body.decode(), repr(("a\0b", {
-                "h0": b"\0\xff", "h1": -5, "h2": 1.5, "h3": True, "h4": None, "h5": ["x", [1]]})))
+                "h0": b"\0\xff", "h1": -5, "h2": 1.5, "h3": True, "h4": None, "h5": ["x", [1]],
+                "h6": {"k": None}})))
 
     def test_truncated_table(self):
         with Shim("def handler(c, e): return e.path") as shim:
@@ -590,6 +592,40 @@ class Batches(unittest.TestCase):
     def test_exception(self):
         found = self.batch("async def handler(c, es): raise ValueError('all')")
         self.assertEqual({a.status for a in found}, {500})
+
+    def test_second_and_unknown(self):
+        found = self.batch("def handler(c, es): return [c.Response(body=b, event_id=i) for i, b in "
+                           "(('i0', 'a'), ('i0', 'b'), ('zz', 'c'), ('i2', 'd'))]")
+        self.assertEqual([(a.flags & 8, a.body) for a in found], [(0, b"a"), (8, b""), (0, b"d")])
+        self.assertEqual([(level, message, fields["event_id"]) for level, message, fields, _ in self.logs], [
+            ("warn", "Ignored a second answer to an event of a batch", "i0"),
+            ("warn", "Ignored an answer to an event that is not of a batch", "zz")])
+
+    def test_one_that_cannot_be_sent(self):
+        for fault in ("status_code='x'", "body={1: object()}", "body=(x for x in 'ab')"):
+            found = self.batch("def handler(c, es): return [c.Response(body='x', event_id='i0'), "
+                               "c.Response(event_id='i1', %s), c.Response(body='y', event_id='i2')]" % fault)
+            self.assertEqual([(a.status, a.flags & 8) for a in found], [(200, 0), (500, 0), (200, 0)])
+            self.assertEqual((found[0].body, found[2].body), (b"x", b"y"))
+
+    def test_generator(self):
+        for source in ("def handler(c, es):\n    yield 'x'", "async def handler(c, es):\n    yield 'x'"):
+            found = self.batch(source)
+            self.assertEqual({(a.status, b"generator" in a.body) for a in found}, {(500, True)})
+
+    def test_of_one_is_a_list(self):
+        found = self.batch("def handler(c, es): return c.Response(body=type(es).__name__, event_id=es[0].id)", 1)
+        self.assertEqual([a.body for a in found], [b"list"])
+
+    def test_log_level_of_a_caller(self):
+        source = "def handler(c, es):\n    c.logger.debug('d')\n    return [c.Response(event_id=e.id) for e in es]"
+        for count, logged in ((1, ["d"]), (2, [])):
+            with Shim(source, settings={"log_level": "3"}) as shim:
+                for n in range(count):
+                    shim.send(event(n + 1, text_id="i%d" % n, code=1 << 12, flags=0x08 | (0x10 if n == count - 1 else 0)))
+                for _ in range(count):
+                    shim.answer()
+                self.assertEqual([message for _, message, _, _ in shim.logs], logged)
 
     def test_empty_list(self):
         self.assertEqual([a.flags & 8 for a in self.batch("def handler(c, es): return []")], [8] * 3)

@@ -28,7 +28,7 @@ impl Config {
             name: name.to_owned(),
             runtime,
             handler: handler.to_owned(),
-            triggers: vec![http_trigger::plain(trigger::DEFAULT_HTTP_NAME, listen, workers.max(1))],
+            triggers: vec![http_trigger::plain(trigger::DEFAULT_HTTP_NAME, listen, workers.max(1), runtime)],
             log_sinks: vec![log_sinks::console()],
             yaml: function::to_yaml(&file),
             ..Function::default()

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::decode::Fractions;
 use super::error::Problem;
 use super::ignored::Ignored;
 #[cfg(test)]
@@ -20,9 +19,15 @@ const HEAD_BYTES_MAX: usize = 16_384;
 const HEAD_BYTES_MAX_WHEN_NEGATIVE: usize = 4_096;
 const BODY_BYTES_MAX: usize = 4_194_304;
 const BATCH_SIZE: usize = 10;
+/// Most events of a batch; each costs memory, and a shim's ids are not without end.
+const BATCH_SIZE_MAX: usize = 10_000;
 const BATCH_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS_PER_WORKER: usize = 1000;
+/// Events in flight per worker of a handler that is async by itself, where no mode is set.
+const ASYNC_HANDLER_IN_FLIGHT: usize = 100;
 const CONNECTIONS_PER_WORKER_MAX: i64 = 100_000;
+/// The kernel's limit, less what the name that a socket file is made under is longer.
+const SOCKET_PATH_BYTES_MAX: usize = 100;
 const PREFLIGHT_MAX_AGE_SECONDS: i64 = 5;
 const CORS_METHODS: [&str; 7] = ["HEAD", "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 const CORS_HEADERS: [&str; 5] =
@@ -139,7 +144,8 @@ pub(super) fn resolve(
     runtime: RuntimeKind,
     source: &mut Source,
 ) -> Result<HttpTrigger, Box<Problem>> {
-    let attributes = attributes(place, source)?;
+    let attributes: Attributes = place.attributes(source)?;
+    let (in_flight_per_worker, async_handlers_only) = in_flight(file, place, runtime, source)?;
     Ok(HttpTrigger {
         listen: listen(file, place, source)?,
         head_bytes_max: limit(attributes.read_buffer_size, HEAD_BYTES_MAX, HEAD_BYTES_MAX_WHEN_NEGATIVE),
@@ -147,12 +153,14 @@ pub(super) fn resolve(
         reduce_memory: attributes.reduce_memory_usage,
         cors: attributes.cors.enabled.then(|| attributes.cors.resolve()),
         batch: batch(&file.batch, place, runtime, source)?,
-        in_flight_per_worker: in_flight(file, place, runtime, source)?,
+        in_flight_per_worker,
+        async_handlers_only,
     })
 }
 
 /// An HTTP trigger about which only address and workers are said.
-pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
+pub(super) fn plain(name: &str, listen: &str, workers: usize, runtime: RuntimeKind) -> Trigger {
+    let (in_flight_per_worker, async_handlers_only) = in_flight_by_handler(runtime);
     let http = HttpTrigger {
         listen: listen.to_owned(),
         head_bytes_max: HEAD_BYTES_MAX,
@@ -160,21 +168,10 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize) -> Trigger {
         reduce_memory: false,
         cors: None,
         batch: None,
-        in_flight_per_worker: 1,
+        in_flight_per_worker,
+        async_handlers_only,
     };
     with_defaults(name, workers, TriggerKind::Http(http))
-}
-
-fn attributes(place: &TriggerSource<'_>, source: &mut Source) -> Result<Attributes, Box<Problem>> {
-    let Some(node) = place.node().child("attributes") else { return Ok(Attributes::default()) };
-    let path = format!("{}.attributes", place.path);
-    source.decode(node, &path, Fractions::Drop).map_err(|error| {
-        let problem =
-            source.decode_problem(error).remedy("mend the value, or remove the key for its default");
-        let wrong = problem.wrong.clone();
-        let problem = problem.root(format!("1 error(s) decoding: {wrong}"));
-        problem.cause("Failed to decode attributes").cause("Failed to create configuration")
-    })
 }
 
 /// compat: zero is the default too; there is no "unlimited".
@@ -190,11 +187,21 @@ fn listen(file: &TriggerFile, place: &TriggerSource<'_>, source: &Source) -> Res
     if file.url.is_empty() {
         return Ok(DEFAULT_LISTEN.to_owned());
     }
+    if let Some(path) = file.url.strip_prefix("unix:") {
+        if path.starts_with('/') && path.len() <= SOCKET_PATH_BYTES_MAX && !path.contains('\0') {
+            return Ok(file.url.clone());
+        }
+        let problem = place.place(source, "url").problem(format!("{path:?} is no file to listen on"));
+        let remedy = format!("write unix: and an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes");
+        return Err(problem.remedy(format!("{remedy}, for example unix:/run/function/http.sock")));
+    }
     let port = file.url.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none() || file.url.contains('/') {
         let problem =
             place.place(source, "url").problem(format!("{:?} is no address to listen on", file.url));
-        return Err(problem.remedy("write host:port, or :port for every address, for example :8080"));
+        return Err(
+            problem.remedy("write host:port, or :port for every address, or unix:/path, for example :8080")
+        );
     }
     Ok(file.url.clone())
 }
@@ -233,9 +240,15 @@ fn batch(
         let problem = place.place(source, "batch.batchSize").problem("Batch size should be 1 or higher");
         problem.remedy(format!("write a number of events, for example {BATCH_SIZE}"))
     })?;
-    let size = if size == 0 { BATCH_SIZE } else { size };
+    let mut size = if size == 0 { BATCH_SIZE } else { size };
+    if size > BATCH_SIZE_MAX {
+        let text = format!("a batch of {size} events is more than possible; it gets {BATCH_SIZE_MAX}");
+        source.warn(&place.place(source, "batch.batchSize"), &text);
+        size = BATCH_SIZE_MAX;
+    }
     let timeout = batch_timeout(&file.timeout, place, source)?;
-    if runtime != RuntimeKind::Python {
+    // A handler library is asked by its table whether it takes batches, and answers 501 if not.
+    if !matches!(runtime, RuntimeKind::Python | RuntimeKind::Golang) {
         let text = "only python functions answer batches; batching is off";
         source.warn(&place.place(source, "batch"), text);
         return Ok(None);
@@ -255,16 +268,24 @@ fn batch_timeout(text: &str, place: &TriggerSource<'_>, source: &Source) -> Resu
     })
 }
 
-/// Events in flight per worker.
+/// Events in flight per worker where nothing is said, and whether only async handlers get as many.
+fn in_flight_by_handler(runtime: RuntimeKind) -> (usize, bool) {
+    match runtime {
+        RuntimeKind::NodeJs => (ASYNC_HANDLER_IN_FLIGHT, true),
+        _ => (1, false),
+    }
+}
+
+/// Events in flight per worker, and whether only handlers that are async by themselves get as many.
 fn in_flight(
     file: &TriggerFile,
     place: &TriggerSource<'_>,
     runtime: RuntimeKind,
     source: &mut Source,
-) -> Result<usize, Box<Problem>> {
+) -> Result<(usize, bool), Box<Problem>> {
     match file.mode.as_str() {
         "async" if matches!(runtime, RuntimeKind::Python | RuntimeKind::NodeJs) => {
-            connections(&file.async_mode, place, source)
+            Ok((connections(&file.async_mode, place, source)?, false))
         }
         "async" => {
             let problem = place.place(source, "mode");
@@ -276,7 +297,7 @@ fn in_flight(
                 let text = "AsyncConfig should be empty when working in `sync` trigger mode; ignored";
                 source.warn(&place.place(source, "async"), text);
             }
-            Ok(1)
+            Ok(if file.mode.is_empty() { in_flight_by_handler(runtime) } else { (1, false) })
         }
         other => {
             let problem = place.place(source, "mode").problem(format!("unknown trigger mode {other:?}"));

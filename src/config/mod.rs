@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod cron_trigger;
 mod decode;
 pub mod duration;
 mod env;
@@ -25,6 +26,7 @@ mod platform;
 mod redacted;
 pub mod report;
 mod scalar;
+pub mod schedule;
 pub mod schema;
 mod secrets;
 mod sinks;
@@ -37,6 +39,7 @@ mod tracing;
 mod trigger;
 mod yaml;
 
+pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
 pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
@@ -145,7 +148,7 @@ pub struct Trigger {
     pub workers: usize,
     /// `workerAllocatorName`, when not empty: pools are shared by this name.
     pub allocator: Option<String>,
-    /// How long an event waits for a worker; zero: not at all.
+    /// How long an event waits for a worker; zero: not at all. Always 10 s for `cron` and `kickstart`.
     pub availability_timeout: Duration,
     /// How long a worker may take to end (drain, terminate).
     pub termination_timeout: Duration,
@@ -158,6 +161,10 @@ pub struct Trigger {
 pub enum TriggerKind {
     /// Kind `http`.
     Http(HttpTrigger),
+    /// Kind `cron`.
+    Cron(CronTrigger),
+    /// Kind `kickstart`: one event, at the start.
+    Kickstart(EventTemplate),
     /// A kind of the reference that this build cannot serve yet; starting it is refused by name.
     Unsupported(String),
 }
@@ -179,6 +186,8 @@ pub struct HttpTrigger {
     pub batch: Option<Batch>,
     /// `mode: async` with `async.maxConnectionsNumber`: events in flight per worker; 1 for `sync`.
     pub in_flight_per_worker: usize,
+    /// No `mode` is set: several events only if the handler is async by itself.
+    pub async_handlers_only: bool,
 }
 
 /// `attributes.cors`.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
-    Config, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind, Tracing, Trigger,
-    TriggerKind,
+    Config, CronTrigger, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind, Tracing,
+    Trigger, TriggerKind,
 };
 
 impl Config {
@@ -65,8 +65,10 @@ fn trigger(trigger: &Trigger) -> Value {
         "workerAvailabilityTimeout": format(trigger.availability_timeout),
         "workerTerminationTimeout": format(trigger.termination_timeout),
     });
-    if let (TriggerKind::Http(settings), Some(shown)) = (&trigger.kind, shown.as_object_mut()) {
-        http(settings, shown);
+    match (&trigger.kind, shown.as_object_mut()) {
+        (TriggerKind::Http(settings), Some(shown)) => http(settings, shown),
+        (TriggerKind::Cron(settings), Some(shown)) => cron(settings, shown),
+        _ => {}
     }
     shown
 }
@@ -81,6 +83,12 @@ fn http(settings: &HttpTrigger, shown: &mut serde_json::Map<String, Value>) {
     shown.insert("cors".into(), json!(settings.cors.is_some()));
     shown.insert("batch".into(), json!(batch));
     shown.insert("eventsInFlightPerWorker".into(), json!(settings.in_flight_per_worker));
+}
+
+fn cron(settings: &CronTrigger, shown: &mut serde_json::Map<String, Value>) {
+    shown.insert("timetable".into(), json!(settings.timetable.describe()));
+    shown.insert("concurrencyPolicy".into(), json!(settings.concurrency.name()));
+    shown.insert("missedRuns".into(), json!(settings.missed.name()));
 }
 
 fn log_sink(sink: &LogSink) -> Value {
@@ -101,7 +109,17 @@ impl TriggerKind {
     pub fn name(&self) -> &str {
         match self {
             TriggerKind::Http(_) => "http",
+            TriggerKind::Cron(_) => "cron",
+            TriggerKind::Kickstart(_) => "kickstart",
             TriggerKind::Unsupported(kind) => kind,
+        }
+    }
+
+    /// Whether somebody waits for the answer.
+    pub fn class(&self) -> &'static str {
+        match self {
+            TriggerKind::Http(_) => "sync",
+            _ => "async",
         }
     }
 }

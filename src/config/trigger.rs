@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+use super::cron_trigger;
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
 use super::http_trigger::{self, AsyncFile, BatchFile};
@@ -73,7 +75,7 @@ pub(super) struct TriggerFile {
     /// Counts where `numWorkers` is missing or 0: for files of old platforms.
     #[cfg_attr(test, schemars(range(min = 0, max = 100_000)))]
     max_workers: i64,
-    /// Address. `http`: where to listen, `host:port` or `:port`; default `:8080`.
+    /// Address. `http`: where to listen, `host:port`, `:port` or `unix:/path`; default `:8080`.
     pub(super) url: String,
     /// How long a worker may take to end, as Go duration.
     #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "10s")))]
@@ -135,6 +137,27 @@ impl TriggerSource<'_> {
         &self.entry.value
     }
 
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.entry.key
+    }
+
+    /// What `attributes` says; keys no field has are warned about.
+    pub(super) fn attributes<T: DeserializeOwned + Default>(
+        &self,
+        source: &mut Source,
+    ) -> Result<T, Box<Problem>> {
+        let Some(node) = self.node().child("attributes") else { return Ok(T::default()) };
+        let path = format!("{}.attributes", self.path);
+        source.decode(node, &path, Fractions::Drop).map_err(|error| {
+            let problem =
+                source.decode_problem(error).remedy("mend the value, or remove the key for its default");
+            let wrong = problem.wrong.clone();
+            let problem = problem.root(format!("1 error(s) decoding: {wrong}"));
+            problem.cause("Failed to decode attributes").cause("Failed to create configuration")
+        })
+    }
+
     /// The place of a setting, given as path below the trigger.
     pub(super) fn place(&self, source: &Source, key: &str) -> Place {
         let mut line = self.entry.line;
@@ -171,7 +194,7 @@ fn resolve_all(spec: Option<&Node>, setup: &Setup, source: &mut Source) -> Resul
         }
     }
     if setup.add_http && !triggers.file_has_http {
-        triggers.list.push(default_http(&triggers.list));
+        triggers.list.push(default_http(&triggers.list, setup.runtime));
     }
     share_allocators(&mut triggers.list, source);
     Ok(triggers)
@@ -210,7 +233,7 @@ fn resolve_one(
         name: place.entry.key.clone(),
         workers: workers(file, place, source)?,
         allocator: (!file.worker_allocator_name.is_empty()).then(|| file.worker_allocator_name.clone()),
-        availability_timeout: availability_timeout(file),
+        availability_timeout: availability_timeout(file, place, source),
         termination_timeout: termination_timeout(file, place, source)?,
         kind: kind(file, place, setup, source)?,
     }))
@@ -249,8 +272,19 @@ fn workers(
     Ok(count.max(1))
 }
 
-fn availability_timeout(file: &TriggerFile) -> Duration {
+fn availability_timeout(file: &TriggerFile, place: &TriggerSource<'_>, source: &mut Source) -> Duration {
     let milliseconds = file.worker_availability_timeout_milliseconds;
+    // compat: these wait equally long whatever the file says.
+    if matches!(file.kind.as_str(), "cron" | "kickstart") {
+        if milliseconds.is_some_and(|wait| {
+            wait >= 0 && u128::from(wait.unsigned_abs()) != AVAILABILITY_TIMEOUT.as_millis()
+        }) {
+            let text =
+                format!("events of a {} trigger always wait up to 10s for a worker; ignored", file.kind);
+            source.warn(&place.place(source, "workerAvailabilityTimeoutMilliseconds"), &text);
+        }
+        return AVAILABILITY_TIMEOUT;
+    }
     // compat: negative means the default, zero means not to wait.
     let milliseconds = milliseconds.and_then(|milliseconds| u64::try_from(milliseconds).ok());
     milliseconds.map_or(AVAILABILITY_TIMEOUT, Duration::from_millis)
@@ -292,35 +326,21 @@ fn kind(
     if file.batch.is_enabled() {
         source.warn(&place.place(source, "batch"), "only http triggers gather batches; ignored");
     }
-    if file.kind == "cron" {
-        check_cron(place, source)?;
+    match file.kind.as_str() {
+        "cron" => cron_trigger::cron(place, source).map(TriggerKind::Cron),
+        "kickstart" => cron_trigger::kickstart(place, source).map(TriggerKind::Kickstart),
+        other => Ok(TriggerKind::Unsupported(other.to_owned())),
     }
-    Ok(TriggerKind::Unsupported(file.kind.clone()))
-}
-
-fn check_cron(place: &TriggerSource<'_>, source: &Source) -> Result<(), Box<Problem>> {
-    let attributes = place.node().child("attributes");
-    let has = |key: &str| {
-        let value = attributes.and_then(|attributes| attributes.child(key)).map(|node| &node.value);
-        matches!(value, Some(Value::Scalar { text, .. }) if !text.is_empty())
-    };
-    if has("interval") || has("schedule") {
-        return Ok(());
-    }
-    let problem = place.place(source, "attributes");
-    let problem = problem.problem("Cron trigger configuration must contain either interval or schedule");
-    Err(problem
-        .remedy(format!("in trigger `{}` add interval: 1m or schedule: \"0 * * * *\"", place.entry.key)))
 }
 
 /// The trigger the platform adds to a function without an HTTP trigger.
-fn default_http(others: &[Trigger]) -> Trigger {
+fn default_http(others: &[Trigger], runtime: RuntimeKind) -> Trigger {
     let is_taken = |name: &str| others.iter().any(|trigger| trigger.name == name);
     let mut name = DEFAULT_HTTP_NAME.to_owned();
     while is_taken(&name) {
         name.push('-');
     }
-    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1)
+    http_trigger::plain(&name, http_trigger::DEFAULT_LISTEN, 1, runtime)
 }
 
 /// Gives every member of a shared pool the largest number of workers any of them asks for.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::incoming::BodyStream;
+
 /// Pieces of a body below this size are gathered: a body that arrives byte by byte must not cost a list of bytes.
 const GATHERED_BYTES: usize = 16 << 10;
 
@@ -15,6 +17,8 @@ pub struct EventBody {
     pub present: bool,
     /// What its bytes count against.
     pub permit: Option<BodyPermit>,
+    /// What follows the bytes that are here, for handlers that take bodies as they come.
+    pub stream: Option<BodyStream>,
     first: Bytes,
     rest: Vec<Bytes>,
     gathered: BytesMut,
@@ -25,6 +29,11 @@ impl EventBody {
     /// No body at all.
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// A body of which nothing has been read yet.
+    pub fn streamed(stream: BodyStream) -> Self {
+        Self { present: true, stream: Some(stream), ..Self::default() }
     }
 
     /// Appends a piece. Call [`EventBody::finish`] after the last.
@@ -119,6 +128,13 @@ impl BodyPermit {
     pub fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
+
+    /// Gives a part of the room, or what is left of it, to a permit of its own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { used: self.used.clone(), bytes }
+    }
 }
 
 impl Drop for BodyPermit {
@@ -159,7 +175,10 @@ mod tests {
         assert!(budget.take(5).is_none());
         permit.join(budget.take(4).unwrap());
         assert!(budget.take(1).is_none());
+        let part = permit.split(3);
         drop(permit);
+        assert!(budget.take(8).is_none());
+        drop((part.bytes == 3).then_some(part));
         assert!(budget.take(10).is_some());
     }
 }

@@ -1,8 +1,6 @@
-//! Cloud events over HTTP, versions 0.1 and 1.0 of their specification, unwrapped into the [`Event`] that carried
-//! them. Knows the two ways they come: structured (all of it is the JSON body) and binary (attributes are headers).
-//! Start at [`unwrap`].
-//!
-//! Batches of the JSON format are ordinary events, because one event cannot become several here.
+//! Cloud events over HTTP and in the headers of timers, versions 0.1 and 1.0 of their specification, unwrapped into
+//! the [`Event`] that carried them. Knows the ways they come: structured (all of it is the JSON body), binary
+//! (attributes are headers) and batched (the body is a JSON list of structured ones). Start at [`unwrap`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,12 +13,16 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Event, EventBody, EventId, Extra, unescape};
+use super::{Event, EventBody, EventId, Extra, OwnValue, unescape};
+use crate::trace::EventTrace;
 
 /// Content types that start like this are structured cloud events.
 const STRUCTURED: &[u8] = b"application/cloudevents";
-/// Unless they start like this.
+/// Unless they start like this: the batched mode, of which only the JSON format is unwrapped.
 const BATCHED: &[u8] = b"application/cloudevents-batch";
+const BATCHED_JSON: &[u8] = b"application/cloudevents-batch+json";
+/// Most events of one batch; each costs memory beyond its bytes.
+pub const BATCH_EVENTS_MAX: usize = 1000;
 /// Headers of binary cloud events start like this.
 const BINARY: &str = "ce-";
 /// From the start of year 1, Go's zero time, to 1970.
@@ -43,29 +45,90 @@ pub enum CloudEventError {
     /// Not base64.
     #[error("data_base64: {0}")]
     Base64(#[from] base64::DecodeError),
+    /// Too many in one batch.
+    #[error("the batch holds {0} events, more than {BATCH_EVENTS_MAX}")]
+    TooMany(usize),
 }
 
 /// Makes of a cloud event what a handler sees; leaves other events alone. Method, path and query stay those of HTTP.
+/// Of a batch it makes several events, which it returns; the one that carried them is of no more use then.
 ///
 /// # Errors
-/// A structured cloud event that is malformed.
-pub fn unwrap(event: &mut Event) -> Result<(), CloudEventError> {
-    if is_structured(&event.header_map) {
-        return structured(event);
+/// A structured cloud event that is malformed, alone or in a batch.
+pub fn unwrap(event: &mut Event) -> Result<Option<Vec<Event>>, CloudEventError> {
+    match mode(&event.header_map) {
+        Mode::Structured => structured(event)?,
+        Mode::Batched => return batched(event).map(Some),
+        Mode::Other => unwrap_headers(event),
     }
-    if event.header_map.keys().any(|name| name.as_str().starts_with(BINARY)) {
-        binary(event);
-    }
-    Ok(())
+    Ok(None)
 }
 
-fn is_structured(headers: &HeaderMap) -> bool {
-    let starts = |text: &[u8], start: &[u8]| {
-        text.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start))
-    };
-    headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| starts(value.as_bytes(), STRUCTURED) && !starts(value.as_bytes(), BATCHED))
+/// The same for triggers whose events have no content type: headers may make a binary cloud event, and nothing is
+/// malformed.
+pub fn unwrap_headers(event: &mut Event) {
+    if is_binary(&event.header_map) {
+        binary(event);
+    }
+}
+
+/// Whether a request with these headers carries a cloud event, or several.
+pub fn is_one(headers: &HeaderMap) -> bool {
+    !matches!(mode(headers), Mode::Other) || is_binary(headers)
+}
+
+fn is_binary(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with(BINARY))
+}
+
+/// What the content type says.
+enum Mode {
+    Structured,
+    Batched,
+    Other,
+}
+
+fn mode(headers: &HeaderMap) -> Mode {
+    let value = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let starts =
+        |start: &[u8]| value.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
+    if !starts(STRUCTURED) {
+        return Mode::Other;
+    }
+    match value.get(BATCHED_JSON.len()) {
+        None | Some(b';' | b' ' | b'\t') if starts(BATCHED_JSON) => Mode::Batched,
+        _ if starts(BATCHED) => Mode::Other,
+        _ => Mode::Structured,
+    }
+}
+
+/// One event for each of the list, all of which are sound.
+fn batched(carrier: &mut Event) -> Result<Vec<Event>, CloudEventError> {
+    let body = carrier.body.contiguous().clone();
+    let list: Vec<&RawValue> =
+        serde_json::from_slice(&body).map_err(|error| CloudEventError::json("body", error))?;
+    if list.len() > BATCH_EVENTS_MAX {
+        return Err(CloudEventError::TooMany(list.len()));
+    }
+    let mut events = Vec::with_capacity(list.len());
+    for raw in list {
+        let mut json = EventBody::from(body.slice_ref(raw.get().as_bytes()));
+        json.permit = carrier.body.permit.as_mut().map(|permit| permit.split(json.len()));
+        let mut event = Event {
+            id: EventId::random(),
+            trigger: carrier.trigger.clone(),
+            timestamp: carrier.timestamp,
+            target: carrier.target.clone(),
+            header_map: carrier.header_map.clone(),
+            body: json,
+            log_buffer: carrier.log_buffer.clone(),
+            trace: carrier.trace.as_deref().map(EventTrace::another),
+            extra: None,
+        };
+        structured(&mut event)?;
+        events.push(event);
+    }
+    Ok(events)
 }
 
 /// Names of the attributes in one version of the specification.
@@ -174,9 +237,10 @@ impl Members<'_> {
     }
 
     /// What is left as headers: texts as they are, everything else as JSON, `null` not at all.
-    fn into_headers(self) -> Vec<(String, String)> {
+    fn into_headers(self) -> Vec<(String, OwnValue)> {
         let shown = self.0.into_iter().filter(|(_, raw)| raw.get() != "null");
-        let text = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get()));
+        let text =
+            |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| compact(raw.get())).into();
         shown.map(|(name, raw)| (name, text(raw))).collect()
     }
 }
@@ -214,7 +278,11 @@ fn binary(event: &mut Event) {
         let names = ["ce-eventid", "ce-eventtype", "ce-cloudeventsversion", "ce-eventtime"];
         (names, text("ce-eventtypeversion"), text("ce-name"))
     };
+    let before = event.extra.take().map(|extra| *extra).unwrap_or_default();
     let extra = Extra {
+        content_type: before.content_type,
+        headers: before.headers,
+        fields: before.fields,
         event_type: text(event_type),
         type_version,
         version: text(version),

@@ -19,6 +19,8 @@ pub struct TriggerCounters {
     pub failures: [AtomicU64; 7],
     /// Sizes of answers, bytes.
     pub response_bytes: Histogram,
+    /// Events of a timer that were not sent or got no worker, by [`DropReason::ALL`].
+    pub dropped: [AtomicU64; 3],
 }
 
 impl TriggerCounters {
@@ -32,6 +34,37 @@ impl TriggerCounters {
             }
         }
         .fetch_add(1, Relaxed);
+    }
+
+    /// Counts events that nobody will handle.
+    pub fn dropped(&self, reason: DropReason, count: u64) {
+        let at = DropReason::ALL.iter().position(|other| *other == reason).unwrap_or_default();
+        self.dropped[at].fetch_add(count, Relaxed);
+    }
+}
+
+/// Why an event that was due is not handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// An earlier one is still in work.
+    Busy,
+    /// Its time was over before it could be sent.
+    Missed,
+    /// No worker became free in time.
+    NoWorker,
+}
+
+impl DropReason {
+    /// All, in the order of their counters.
+    pub const ALL: [Self; 3] = [Self::Busy, Self::Missed, Self::NoWorker];
+
+    /// Value of the label `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Missed => "missed",
+            Self::NoWorker => "no_worker",
+        }
     }
 }
 
@@ -176,11 +209,18 @@ impl PoolCounters {
 
     /// One event left its worker after `taken`.
     pub fn finished(&self, worker: usize, taken: Duration) {
+        self.finished_beside_others(worker, taken);
+        if let Some(worker) = self.workers.get(worker) {
+            worker.busy_micros.fetch_add(taken.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// The same for an event of a batch of which others are still there: the worker was busy once, not once for each.
+    pub fn finished_beside_others(&self, worker: usize, taken: Duration) {
         self.in_flight.fetch_sub(1, Relaxed);
         self.handler_micros.observe(taken);
         if let Some(worker) = self.workers.get(worker) {
             worker.events.fetch_add(1, Relaxed);
-            worker.busy_micros.fetch_add(taken.as_micros() as u64, Relaxed);
         }
     }
 

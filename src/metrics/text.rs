@@ -10,7 +10,7 @@ use prometheus::proto::{
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{Cause, Histogram, PoolCounters, RestartReason, TriggerCounters, WORKER_STATES};
+use super::{Cause, DropReason, Histogram, PoolCounters, RestartReason, TriggerCounters, WORKER_STATES};
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
@@ -157,9 +157,21 @@ impl Exposition {
         let mut timeouts =
             counter("nuclio_processor_event_timeouts_total", "Events that passed their deadline");
         let mut streams = counter("nuclio_processor_streams_total", "Streamed answers, by result");
+        let mut lost = counter(
+            "nuclio_processor_events_dropped_total",
+            "Events that were due and not handled, by reason",
+        );
         for source in &self.sources {
             let labels = self.labels(instance, source);
             let pool = &source.pool;
+            // Requests are refused, not dropped.
+            for (reason, count) in DropReason::ALL
+                .iter()
+                .zip(&source.counters.dropped)
+                .filter(|_| source.trigger.class == "async")
+            {
+                add(&mut lost, &labels, &[("reason", reason.label())], load(count));
+            }
             add_histogram(&mut handler, &labels, &pool.handler_micros, 1e6);
             add_histogram(&mut queue, &labels, &pool.queue_wait_micros, 1e6);
             add_histogram(&mut sizes, &labels, &source.counters.response_bytes, 1.0);
@@ -177,7 +189,7 @@ impl Exposition {
             add(&mut streams, &labels, &[("result", "success")], load(&pool.streams[0]));
             add(&mut streams, &labels, &[("result", "failure")], load(&pool.streams[1]));
         }
-        vec![handler, queue, sizes, failures, in_flight, workers, restarts, timeouts, streams]
+        vec![handler, queue, sizes, failures, in_flight, workers, restarts, timeouts, streams, lost]
     }
 
     /// What belongs to no trigger.

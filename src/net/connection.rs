@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -14,14 +14,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustix::net::{RecvFlags, recv};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::listener::Shared;
 use super::socket::Socket;
+use super::stream::Stream;
 
 /// How long an idle connection is kept for one more request when the server closes.
 const LAST_CALL: Duration = Duration::from_secs(1);
+/// A client that closes its sending half within so many ticks of its request still waits for the answer; one that
+/// closes later has left.
+const HALF_CLOSE_TICKS: u32 = 1;
+/// A body that is longer under way than a client may stand still comes at least this fast, on average.
+const BODY_BYTES_PER_TICK_MIN: u32 = 240;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,13 @@ pub struct Activity {
     write_blocked: AtomicBool,
     /// Bytes that the client had not taken when the write was found blocked.
     unacknowledged: AtomicU32,
+    /// Bytes of a body that have not moved `since` yet: not enough for a whole tick.
+    uncredited: AtomicU32,
+    /// Ticks that the client had used up when a body was last not waited for.
+    owed: AtomicU32,
+    half_closed: AtomicBool,
+    /// Whoever waits for a body, to be told that no more of it comes.
+    body_reader: Mutex<Option<Waker>>,
     expired: AtomicBool,
     last_answer: AtomicBool,
     closing: AtomicBool,
@@ -104,6 +116,10 @@ impl Activity {
             since,
             write_blocked: AtomicBool::new(false),
             unacknowledged: AtomicU32::new(0),
+            uncredited: AtomicU32::new(0),
+            owed: AtomicU32::new(0),
+            half_closed: AtomicBool::new(false),
+            body_reader: Mutex::default(),
             expired: AtomicBool::new(false),
             last_answer: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -140,14 +156,83 @@ impl Activity {
     pub(super) fn read(&self, bytes: &[u8]) {
         match self.phase() {
             phase if phase == Phase::Idle as u8 => {
-                self.set_phase(Phase::Head);
+                // Empty lines before a request are none of it (RFC 9112, section 2.2).
+                if bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n')) {
+                    self.set_phase(Phase::Head);
+                }
                 self.tail.keep(bytes);
             }
             // The head has its time as a whole, however slowly its bytes come.
             phase if phase == Phase::Head as u8 => self.tail.keep(bytes),
-            phase if phase == Phase::Body as u8 => self.touch(),
+            phase if phase == Phase::Body as u8 => self.credit(bytes.len()),
             _ => {}
         }
+    }
+
+    /// Bytes of a body buy time, so that a byte now and then does not keep a connection for ever.
+    fn credit(&self, bytes: usize) {
+        let bytes = self.uncredited.load(Relaxed).saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.uncredited.store(bytes % BODY_BYTES_PER_TICK_MIN, Relaxed);
+        let (now, since) = (self.clock.load(Relaxed), self.since.load(Relaxed));
+        let used_up = now.wrapping_sub(since).saturating_sub(bytes / BODY_BYTES_PER_TICK_MIN);
+        self.since.store(now.wrapping_sub(used_up), Relaxed);
+    }
+
+    /// A new request's body is to be read.
+    pub fn begin_body(&self) {
+        self.owed.store(0, Relaxed);
+        self.uncredited.store(0, Relaxed);
+        self.set_phase(Phase::Body);
+    }
+
+    /// The next piece of a body is waited for: its time is the client's.
+    pub fn await_body(&self) {
+        if self.phase() != Phase::Body as u8 {
+            self.since.store(self.clock.load(Relaxed).wrapping_sub(self.owed.load(Relaxed)), Relaxed);
+            self.phase.store(Phase::Body as u8, Relaxed);
+        }
+    }
+
+    /// A piece has come: until the next one is waited for, time is the handler's.
+    pub fn body_came(&self) {
+        if self.phase() == Phase::Body as u8 {
+            self.owed.store(self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed)), Relaxed);
+            self.set_phase(Phase::Service);
+        }
+    }
+
+    /// Whether the client has closed its sending half, so that a body which is not complete never will be.
+    pub fn half_closed(&self) -> bool {
+        self.half_closed.load(Relaxed)
+    }
+
+    /// The same; `cx` is woken when it happens.
+    pub fn poll_half_closed(&self, cx: &Context<'_>) -> bool {
+        let mut reader = self.body_reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.half_closed() && !reader.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+        self.half_closed()
+    }
+
+    /// The client has closed its sending half. True: it may still wait for an answer, so hyper, which takes this for
+    /// a client that left, must not know yet.
+    pub(super) fn close_half(&self) -> bool {
+        let phase = self.phase();
+        let age = self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed));
+        let in_work = phase == Phase::Service as u8 || phase == Phase::Streaming as u8;
+        let waits = phase == Phase::Body as u8 || in_work && age <= HALF_CLOSE_TICKS;
+        if waits {
+            let mut reader = self.body_reader.lock().unwrap_or_else(PoisonError::into_inner);
+            self.half_closed.store(true, Relaxed);
+            reader.take().into_iter().for_each(Waker::wake);
+        }
+        waits
+    }
+
+    /// Whether an answer is owed.
+    pub(super) fn owes(&self) -> bool {
+        [Phase::Body, Phase::Service, Phase::Streaming].iter().any(|phase| *phase as u8 == self.phase())
     }
 
     /// The size of a request's first chunk, when its size line arrived together with the end of the head and nothing
@@ -213,6 +298,8 @@ impl Activity {
         if bounded && self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed)) > limit_ticks {
             self.expired.store(true, Relaxed);
             self.wake();
+        } else if self.half_closed() {
+            self.wake(); // To look whether the client is still there: nothing else would say so.
         }
     }
 
@@ -231,18 +318,14 @@ impl Activity {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<S, F, B>(
-    stream: TcpStream,
-    shared: Arc<Shared>,
-    activity: Arc<Activity>,
-    service: S,
-) where
+pub(super) async fn serve<S, F, B>(stream: Stream, shared: Arc<Shared>, activity: Arc<Activity>, service: S)
+where
     S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
     F: Future<Output = Result<http::Response<B>, Infallible>>,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&stream));
     let socket = Socket::new(stream, activity.clone());
     let seen = activity.clone();
     let service = service_fn(move |request| service(request, seen.clone()));

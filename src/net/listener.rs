@@ -1,8 +1,7 @@
 //! Accepts connections, watches over them, closes them all.
 
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,20 +9,16 @@ use std::time::Duration;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
 use slab::Slab;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{self, Activity};
+use super::stream::{Door, Listener, Stream};
 use crate::fields;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 4096;
 /// How often slow clients are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// After a failed accept (no descriptors left), others get a chance to close.
@@ -47,48 +42,11 @@ pub struct Limits {
     pub connections_max: usize,
 }
 
-/// Binds `host:port`. An empty host means every address, IPv6 and IPv4.
-///
-/// # Errors
-/// The address cannot be resolved or bound.
-pub fn bind(address: &str) -> io::Result<std::net::TcpListener> {
-    let Some((host, port)) = address.rsplit_once(':') else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "address is not host:port"));
-    };
-    if !host.is_empty() {
-        let resolved = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        return listen(resolved);
-    }
-    let port =
-        port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is not a number"))?;
-    match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
-        // Hosts without IPv6.
-        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            listen((Ipv4Addr::UNSPECIFIED, port).into())
-        }
-        result => result,
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = if address.is_ipv6() {
-        let socket = TcpSocket::new_v6()?;
-        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-        socket
-    } else {
-        TcpSocket::new_v4()?
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
-}
-
 /// Says that it is one too many, as far as the kernel takes it at once.
-fn refuse(stream: TcpStream) {
-    let Ok(mut stream) = stream.into_std() else { return };
+fn refuse(stream: &Stream) {
     // What is left unread would reset the connection before the answer arrives.
-    stream.read(&mut [0; 4096]).unwrap_or_default();
-    stream.write(TOO_MANY).unwrap_or_default();
+    stream.try_read(&mut [0; 4096]).unwrap_or_default();
+    stream.try_write(TOO_MANY).unwrap_or_default();
 }
 
 /// What all connections of a server share.
@@ -108,7 +66,7 @@ impl Shared {
 
 /// A bound address and the service behind it.
 pub struct Server<S> {
-    listener: TcpListener,
+    door: Door,
     service: S,
     shared: Arc<Shared>,
     logger: Logger,
@@ -127,12 +85,7 @@ where
     ///
     /// # Errors
     /// The listener cannot be registered.
-    pub fn new(
-        listener: std::net::TcpListener,
-        limits: Limits,
-        logger: Logger,
-        service: S,
-    ) -> io::Result<Self> {
+    pub fn new(listener: Listener, limits: Limits, logger: Logger, service: S) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
         let shared = Shared {
@@ -142,8 +95,8 @@ where
             limits,
             left: Notify::new(),
         };
-        let listener = TcpListener::from_std(listener)?;
-        Ok(Self { listener, service, shared: Arc::new(shared), logger, complained: None })
+        let door = Door::new(listener)?;
+        Ok(Self { door, service, shared: Arc::new(shared), logger, complained: None })
     }
 
     /// Accepts and serves until the shutdown closes it and every connection has ended.
@@ -154,8 +107,8 @@ where
         let mut draining = false;
         loop {
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => self.take(stream, draining),
+                accepted = self.door.accept() => match accepted {
+                    Ok(stream) => self.take(stream, draining),
                     Err(error) => {
                         self.complain(&error);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -170,11 +123,11 @@ where
             }
         }
         // Whoever has connected by now is served.
-        while let Some(stream) = self.accept_now() {
+        while let Some(stream) = self.door.accept_now() {
             self.take(stream, true);
         }
-        let Self { listener, shared, .. } = self;
-        drop(listener);
+        let Self { door, shared, .. } = self;
+        drop(door);
         shared.close_all();
         tokio::select! {
             () = shared.ended() => {}
@@ -194,19 +147,7 @@ where
         self.logger.error("Failed to accept a connection", fields);
     }
 
-    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet.
-    fn accept_now(&self) -> Option<TcpStream> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        loop {
-            match accept_with(&self.listener, flags) {
-                Ok(fd) => return TcpStream::from_std(fd.into()).ok(),
-                Err(Errno::INTR | Errno::CONNABORTED) => {} // That one left already.
-                Err(_) => return None,
-            }
-        }
-    }
-
-    fn take(&self, stream: TcpStream, closing: bool) {
+    fn take(&self, stream: Stream, closing: bool) {
         let activity = Arc::new(Activity::new(self.shared.clock.clone()));
         if closing {
             activity.close_after_answer();
@@ -215,12 +156,11 @@ where
             let mut connections = self.shared.connections();
             if connections.len() >= self.shared.limits.connections_max {
                 drop(connections);
-                return refuse(stream);
+                return refuse(&stream);
             }
             connections.insert(activity.clone())
         };
-        stream.set_nodelay(true).unwrap_or_default();
-        rustix::net::sockopt::set_socket_keepalive(&stream, true).unwrap_or_default();
+        stream.prepare();
         let (shared, service) = (self.shared.clone(), self.service.clone());
         tokio::spawn(async move {
             let entry = Entry { shared: shared.clone(), key };
@@ -285,13 +225,17 @@ impl Drop for Entry {
 mod tests {
     use std::future::Ready;
 
+    use std::io::Write;
+    use std::net::SocketAddr;
+
     use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpSocket, TcpStream};
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::net::Phase;
+    use crate::net::{Phase, bind};
 
     type Page = Result<http::Response<Full<Bytes>>, Infallible>;
 
@@ -326,7 +270,7 @@ mod tests {
         F: Future<Output = Page> + Send + 'static,
     {
         let listener = bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = listener.tcp_address();
         let server = Server::new(listener, limits(), Logger::silent(), service).unwrap();
         let shutdown = Shutdown::default();
         (address, shutdown.clone(), tokio::spawn(async move { server.run(shutdown).await }))
@@ -393,6 +337,51 @@ mod tests {
         tokio::time::advance(Duration::from_secs(100)).await;
         client.write_all(b"lf").unwrap();
         check_whole(&rest(client).await, "HTTP/1.1 200 ", "read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_lines_begin_no_request_and_cost_a_client_no_time() {
+        let (address, _shutdown, _running) = start(served);
+        let mut client = client(address, b"\r\n\r\n");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        client.write_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        check_whole(&rest(client).await, "HTTP/1.1 200 ", "served");
+    }
+
+    /// Sends a body of that many bytes, so many a second.
+    async fn drip(bytes: usize, bytes_a_second: usize) -> String {
+        let (address, _shutdown, _running) = start(reads);
+        let head = format!("POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n");
+        let mut client = client(address, head.as_bytes());
+        for piece in vec![b'x'; bytes].chunks(bytes_a_second) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(client.write_all(piece)); // The server may have closed.
+        }
+        rest(client).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_slowly_but_not_for_ever() {
+        check_whole(&drip(20 * 300, 300).await, "HTTP/1.1 200 ", "read");
+        check_whole(&drip(4 * 10, 10).await, "HTTP/1.1 200 ", "read");
+        check_whole(&drip(20 * 10, 10).await, "HTTP/1.1 200 ", "too slow");
+    }
+
+    #[test]
+    fn time_in_which_a_body_is_not_waited_for_is_not_the_clients() {
+        let clock = Arc::new(AtomicU32::new(0));
+        let activity = Activity::new(clock.clone());
+        activity.begin_body();
+        for round in 0..3 {
+            activity.await_body();
+            clock.fetch_add(2, Ordering::Relaxed);
+            activity.sweep(5);
+            assert_eq!(activity.expired(), round == 2, "two ticks of each round are the client's");
+            activity.read(b"x");
+            activity.body_came();
+            clock.fetch_add(100, Ordering::Relaxed);
+            activity.sweep(5);
+        }
     }
 
     #[tokio::test]

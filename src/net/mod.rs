@@ -4,6 +4,8 @@
 mod connection;
 mod listener;
 mod socket;
+mod stream;
 
 pub use connection::{Activity, Phase};
-pub use listener::{Limits, Server, bind};
+pub use listener::{Limits, Server};
+pub use stream::{Listener, UNIX_PREFIX, bind};

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::connection::{Activity, Phase};
+use super::stream::Stream;
 
 /// After our last byte, what the client still sends is thrown away for at most this long: closing with unread bytes
 /// would reset the connection and could destroy an answer that is still under way.
@@ -23,11 +24,47 @@ const TIMED_OUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 41\r\nConnection: close\r\n\r\nThe request took too long to be received.";
 
+/// What the parser's own answers to heads that it cannot read become, by the beginning of its status line. It writes
+/// them bare; nothing else is written while a head is arriving.
+const UNREADABLE: [(&[u8], &[u8]); 3] = [
+    (
+        b"HTTP/1.1 400",
+        b"HTTP/1.1 400 Bad Request\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        Content-Length: 26\r\nConnection: close\r\n\r\nError when parsing request",
+    ),
+    (
+        b"HTTP/1.1 414",
+        b"HTTP/1.1 414 URI Too Long\r\nServer: nuclio\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        Content-Length: 23\r\nConnection: close\r\n\r\nToo long request target",
+    ),
+    (
+        b"HTTP/1.1 431",
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nServer: nuclio\r\n\
+        Content-Type: text/plain; charset=utf-8\r\nContent-Length: 22\r\nConnection: close\r\n\r\n\
+        Too big request header",
+    ),
+];
+
 /// See the module.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
     closing: Closing,
+    end: End,
+    /// Everything that was to be written has been, so that the next write begins an answer.
+    flushed: bool,
+    /// What is left of an answer that is written in the place of another.
+    instead: &'static [u8],
+}
+
+/// Of what the client sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotSeen,
+    /// hyper is told at its next look: it may have read a whole request that nobody serves yet.
+    Seen,
+    /// The client still waits for an answer, as far as anybody can know.
+    HalfClosed,
 }
 
 enum Closing {
@@ -37,16 +74,66 @@ enum Closing {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, closing: Closing::Open }
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, closing: Closing::Open, end: End::NotSeen, flushed: true, instead: &[] }
+    }
+
+    /// Nothing more comes from the client. hyper, which would take that for its leaving, learns of it when the answer
+    /// has been given.
+    fn poll_end(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        match self.end {
+            End::HalfClosed => return self.poll_half_closed(),
+            End::NotSeen | End::Seen if self.activity.close_half() => {
+                self.end = End::HalfClosed;
+                return Poll::Pending; // The server's sweep wakes the connection.
+            }
+            End::Seen => return Poll::Ready(Ok(())),
+            End::NotSeen => {}
+        }
+        self.end = End::Seen;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_half_closed(&self) -> Poll<io::Result<()>> {
+        if !self.activity.owes() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut look = [PollFd::new(&self.stream, PollFlags::empty())];
+        match poll(&mut look, Some(&Timespec::default())) {
+            Ok(1..) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Writes our own answer in the place of the parser's, which is `bytes` long.
+    fn poll_write_instead(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
+        while !self.instead.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, self.instead);
+            self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.instead = &self.instead[written..],
+            }
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// Looks at the beginning of an answer. True: something else is written in its place.
+    fn replaces(&mut self, bytes: &[u8]) -> bool {
+        if std::mem::take(&mut self.flushed) && self.activity.in_head() {
+            let found = UNREADABLE.iter().find(|(start, _)| bytes.starts_with(start));
+            self.instead = found.map_or(&[], |(_, answer)| answer);
+        }
+        !self.instead.is_empty()
     }
 }
 
 /// Bytes that the kernel holds for the client.
 #[expect(unsafe_code, reason = "no library has this call")]
-fn unacknowledged(stream: &TcpStream) -> u32 {
+fn unacknowledged(stream: &Stream) -> u32 {
     type OutQueue = Getter<{ libc::TIOCOUTQ as Opcode }, libc::c_int>;
-    // SAFETY: for a TCP socket this call, also named SIOCOUTQ, writes one int.
+    // SAFETY: for a TCP or Unix socket this call, also named SIOCOUTQ, writes one int.
     let bytes = unsafe { ioctl(stream, OutQueue::new()) };
     bytes.map_or(0, libc::c_int::cast_unsigned)
 }
@@ -65,10 +152,16 @@ impl AsyncRead for Socket {
             }
             return Poll::Ready(Ok(()));
         }
+        if self.end != End::NotSeen {
+            return self.poll_end(cx);
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
-            0 => self.closing = Closing::Done, // The client's end is closed: nothing to linger for.
+            0 => {
+                self.closing = Closing::Done; // The client's end is closed: nothing to linger for.
+                return self.poll_end(cx);
+            }
             _ => self.activity.read(&buffer.filled()[before..]),
         }
         Poll::Ready(Ok(()))
@@ -77,6 +170,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.replaces(bytes) {
+            return self.poll_write_instead(cx, bytes.len());
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
         written
@@ -87,6 +183,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.replaces(pieces.first().map_or(&[], |piece| piece)) {
+            let bytes = pieces.iter().map(|piece| piece.len()).sum();
+            return self.poll_write_instead(cx, bytes);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
         written
@@ -96,8 +196,9 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // TCP has nothing to flush.
+    fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flushed = true; // hyper calls this when it has written all it has.
+        Poll::Ready(Ok(())) // The socket itself has nothing to flush.
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{Event, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::PoolCounters;
-use crate::queue::{Job, Queue, Reply};
+use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
@@ -189,6 +189,9 @@ impl Pool {
             let queue = queue.clone();
             async move { queue.expire().await }
         });
+        if matches!(source, Source::Library(library) if library.streams_bodies()) {
+            queue.stream_bodies();
+        }
         let workers = Workers::new(monitor, settings.calls.clone(), broken);
         let mut starts = Vec::new();
         for index in 0..settings.workers {
@@ -227,6 +230,18 @@ impl Pool {
     /// that future is a client that left: the worker goes on undisturbed, its answer is thrown away.
     pub fn submit(&self, event: Box<Event>, wait: Duration) -> oneshot::Receiver<Reply> {
         let (job, reply) = Job::new(event, wait);
+        self.take_in(job);
+        reply
+    }
+
+    /// Hands several events to one worker at once, in the same way. Each is answered through its own reply.
+    pub fn submit_batch(&self, members: Vec<Member>, wait: Duration) {
+        if let Some(job) = Job::batch(members, wait) {
+            self.take_in(job);
+        }
+    }
+
+    fn take_in(&self, job: Job) {
         match &self.shape {
             Shape::Shim(queue) => {
                 if let Some((desk, job)) = queue.admit(job) {
@@ -235,7 +250,14 @@ impl Pool {
             }
             Shape::InProcess(workers) => workers.submit(job),
         }
-        reply
+    }
+
+    /// Whether its handlers take bodies as they come.
+    pub fn streams_bodies(&self) -> bool {
+        match &self.shape {
+            Shape::Shim(queue) => queue.streams_bodies(),
+            Shape::InProcess(workers) => workers.queue().streams_bodies(),
+        }
     }
 
     /// Its counters.

@@ -66,6 +66,15 @@ impl Runtime {
         }
     }
 
+    /// Whether its workers take several events at once, as far as that is known before they start.
+    pub fn takes_batches(&self) -> bool {
+        match self {
+            Self::InProcess(inprocess::Source::Builtin) => false,
+            Self::InProcess(inprocess::Source::Library(library)) => library.takes_batches(),
+            Self::Shim(..) => true,
+        }
+    }
+
     /// Name in messages and logger names.
     pub fn name(&self) -> &'static str {
         match self {
@@ -87,5 +96,5 @@ pub fn check(kind: RuntimeKind) -> Result<(), StartError> {
 
 fn not_served(kind: RuntimeKind) -> StartError {
     let found = format!("spec.runtime is {}, which this build cannot serve yet", kind.name());
-    StartError::new(found, "it serves python, golang (compiled handlers) and nuclio:builtin")
+    StartError::new(found, "it serves python, nodejs, golang (compiled handlers) and nuclio:builtin")
 }

@@ -1,10 +1,16 @@
 //! A trigger turns something that happened into events. It is a name and a future: it can only submit, and it ends
 //! when told to.
 
+mod batch;
+mod clock;
+mod cron;
 pub mod http;
+mod kickstart;
+mod template;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config;
 use crate::dispatch::Dispatcher;
@@ -18,8 +24,11 @@ pub struct Trigger {
     /// Kind and name.
     pub info: Arc<TriggerInfo>,
     /// Lasts until the shutdown closes it and it owes nothing.
-    pub task: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub task: Task,
 }
+
+/// The future that serves a trigger.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a trigger is given.
 pub struct TriggerContext {
@@ -27,6 +36,8 @@ pub struct TriggerContext {
     pub info: Arc<TriggerInfo>,
     /// The way to workers.
     pub events: Dispatcher,
+    /// Longest time of an event with a worker.
+    pub event_timeout: Option<Duration>,
     /// Bounds the bytes of bodies held at once.
     pub bodies: BodyBudget,
     /// When to end.
@@ -52,20 +63,14 @@ pub enum TriggerError {
         error: std::io::Error,
     },
     /// This build does not serve its kind.
-    #[error("trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http")]
+    #[error(
+        "trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http, cron and kickstart"
+    )]
     Unsupported {
         /// Its name.
         trigger: String,
         /// Its kind.
         kind: String,
-    },
-    /// This build does not serve a setting.
-    #[error("trigger {trigger}: {setting} cannot be served by this build yet; remove it")]
-    Setting {
-        /// Its name.
-        trigger: String,
-        /// The key.
-        setting: &'static str,
     },
 }
 
@@ -74,14 +79,12 @@ pub enum TriggerError {
 /// # Errors
 /// Names the trigger and what cannot be served.
 pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
-    let trigger = config.name.clone();
     match &config.kind {
-        config::TriggerKind::Http(http) if http.batch.is_some() => {
-            Err(TriggerError::Setting { trigger, setting: "batch" })
+        config::TriggerKind::Http(_) | config::TriggerKind::Cron(_) | config::TriggerKind::Kickstart(_) => {
+            Ok(())
         }
-        config::TriggerKind::Http(_) => Ok(()),
         config::TriggerKind::Unsupported(kind) => {
-            Err(TriggerError::Unsupported { trigger, kind: kind.clone() })
+            Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }
     }
 }
@@ -94,6 +97,8 @@ pub fn build(config: &config::Trigger, cx: TriggerContext) -> Result<Trigger, Tr
     check(config)?;
     match &config.kind {
         config::TriggerKind::Http(http) => http::build(http, cx),
+        config::TriggerKind::Cron(cron) => Ok(cron::build(cron, config.workers, cx)),
+        config::TriggerKind::Kickstart(event) => Ok(kickstart::build(event, cx)),
         config::TriggerKind::Unsupported(kind) => {
             Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
         }

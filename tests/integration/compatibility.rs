@@ -9,6 +9,8 @@ use serde_json::Value;
 /// Columns of a difference, and of what is not served yet.
 const DIFFERENCE: [&str; 6] = ["id", "topic", "the reference", "here", "why", "shown by"];
 const NOT_SERVED: [&str; 4] = ["id", "what", "here", "shown by"];
+/// Languages whose handler cases are run.
+const SERVED: [&str; 2] = ["python", "nodejs"];
 /// Folders with tests.
 const TESTS: [&str; 4] = ["src", "tests", "runtimes", "benches"];
 
@@ -86,7 +88,7 @@ fn rows() -> &'static [Row] {
     })
 }
 
-/// Whether a row says why a case (`http:NAME`, `python:NAME`) is not as the reference has it.
+/// Whether a row says why a case (`http:NAME`, `python:NAME`, `nodejs:NAME`) is not as the reference has it.
 pub fn explains(case: &str) -> bool {
     rows().iter().any(|row| row.shown_by.iter().any(|name| name == case))
 }
@@ -126,7 +128,11 @@ fn known() -> BTreeSet<String> {
     let mut known: BTreeSet<String> = texts.flat_map(|text| tests_in(&text).collect::<Vec<_>>()).collect();
     let http = vectors("http.json", "vectors");
     known.extend(http.iter().map(|vector| format!("http:{}", vector["name"].as_str().unwrap())));
-    known.extend(python_cases().iter().map(|case| format!("python:{}", case["name"].as_str().unwrap())));
+    known.extend(
+        handler_cases()
+            .iter()
+            .map(|(language, case)| format!("{language}:{}", case["name"].as_str().unwrap())),
+    );
     known
 }
 
@@ -136,8 +142,11 @@ fn vectors(file: &str, key: &str) -> Vec<Value> {
     serde_json::from_value(file[key].take()).unwrap()
 }
 
-fn python_cases() -> Vec<Value> {
-    vectors("handlers.json", "cases").into_iter().filter(|case| case["language"] == "python").collect()
+/// The cases of the languages that are served, with the language.
+fn handler_cases() -> Vec<(&'static str, Value)> {
+    let cases = vectors("handlers.json", "cases").into_iter();
+    let served = |case: &Value| SERVED.iter().find(|language| case["language"] == **language).copied();
+    cases.filter_map(|case| Some((served(&case)?, case))).collect()
 }
 
 #[test]
@@ -165,9 +174,10 @@ fn every_vector_that_differs_from_the_reference_has_a_row() {
             .iter()
             .any(|key| !case[*key].is_null())
     };
-    let (http, python) = (vectors("http.json", "vectors"), python_cases());
+    let (http, handlers) = (vectors("http.json", "vectors"), handler_cases());
     let http = http.iter().filter(differs).map(|case| ("http", case));
-    let all = http.chain(python.iter().filter(differs).map(|case| ("python", case)));
+    let all = http
+        .chain(handlers.iter().map(|(language, case)| (*language, case)).filter(|(_, case)| differs(case)));
     // What the reference does with acknowledgements is not seen over HTTP.
     let seen = all.filter(|(_, case)| case["name"] != "stream-no-ack");
     let names = seen.map(|(area, case)| format!("{area}:{}", case["name"].as_str().unwrap()));

@@ -22,19 +22,14 @@ use exchange::{Observed, timed_out};
 use vectors::{Step, Vector};
 
 /// Vectors of areas that the processor does not serve yet: name, runtime (or `*`), reason. One that passes must go.
-const NOT_SERVED: &[(&str, &str, &str)] = &[
-    ("batch-full", "*", BATCH),
-    ("batch-timeout-flush", "*", BATCH),
-    ("batch-response-missing", "*", BATCH),
-    ("batch-handler-raises", "*", BATCH),
-    ("batch-answer-too-late", "*", BATCH),
-    ("batch-unsupported-runtime", "*", BATCH),
-];
-
-const BATCH: &str = "batches are not served yet";
+const NOT_SERVED: &[(&str, &str, &str)] = &[];
 
 macro_rules! areas {
-    ($($name:ident $area:literal)*) => { $(mod $name {
+    ($($name:ident $area:literal)*) => {
+        /// What there are tests for.
+        const AREAS: &[&str] = &[$($area),*];
+
+        $(mod $name {
         #[test]
         fn python() {
             super::run($area, super::Runtime::Python);
@@ -45,6 +40,16 @@ macro_rules! areas {
             super::run($area, super::Runtime::Library);
         }
     })* };
+}
+
+#[test]
+fn every_vector_is_run() {
+    for vector in vectors::load() {
+        assert!(AREAS.contains(&vector.area.as_str()), "{}: no test runs area {}", vector.name, vector.area);
+        let runs =
+            [Runtime::Python, Runtime::Library].iter().any(|runtime| vector.applies_to(runtime.name()));
+        assert!(runs, "{}: applies to nothing", vector.name);
+    }
 }
 
 areas! {

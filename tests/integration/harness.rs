@@ -495,6 +495,12 @@ impl Client {
         Ok(answer)
     }
 
+    /// Waits for the interim answer that asks for a body.
+    pub fn wait_for_continue(&mut self) {
+        assert_eq!(self.line().unwrap(), "HTTP/1.1 100 Continue");
+        assert_eq!(self.line().unwrap(), "");
+    }
+
     /// Reads status line and headers only.
     pub fn read_head(&mut self) -> std::io::Result<Answer> {
         let mut answer = Answer::default();

@@ -4,25 +4,34 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
+mod addresses;
+mod batches;
+mod bodies;
 mod cli;
 mod clients;
+mod cloud_batches;
 mod cloudevents;
 mod compatibility;
 mod conformance;
+mod cron;
 mod dashboard;
 mod dev;
 mod differences;
 mod faults;
 mod files;
+mod half_close;
 mod handlers;
 mod harness;
+mod headers;
 mod hostile;
 mod kills;
+mod languages;
 mod layout;
 mod library;
 mod lifecycle;
 mod logs;
 mod metrics;
+mod nodejs;
 mod outputs;
 mod packages;
 mod pid1;
@@ -33,7 +42,9 @@ mod samples;
 mod schema;
 mod servers;
 mod smoke;
+mod smuggling;
 mod support;
 mod timeouts;
 mod tracing;
+mod triggers;
 mod webadmin;

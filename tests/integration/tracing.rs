@@ -275,6 +275,8 @@ fn failures_timeouts_streams_and_clients_that_leave_are_told_apart() {
     let mut client = Client::connect(processor.http());
     client.send(b"GET /sleep HTTP/1.1\r\nHost: test\r\n\r\n");
     processor.wait_in_flight(1);
+    // With a reset: a client that only closes may still wait for its answer.
+    rustix::net::sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).unwrap();
     drop(client);
     let spans = collector.spans(2);
     let left = &find(&spans, "GET")["attributes"];
@@ -411,4 +413,79 @@ fn settings_that_cannot_be_used_turn_tracing_off_with_a_warning() {
         .start();
     processor.stdout.wait_for("a warning", |line| line.contains("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"));
     assert_eq!(ask(&processor, "/", &[]).json(), json!({}));
+}
+
+#[test]
+fn a_tick_begins_a_trace_that_its_handler_finds_beside_its_own_headers() {
+    let Some(collector) = Collector::start(&[]) else { return };
+    let handler = "
+def handler(context, event):
+    context.logger.info_with('tick', headers={k: str(v) for k, v in event.headers.items()})
+";
+    let tick =
+        json!({"kind": "cron", "attributes": {"interval": "1h", "event": {"headers": {"X-One": "1"}}}});
+    let now =
+        json!({"kind": "cron", "attributes": {"interval": "100ms", "event": {"headers": {"X-One": "1"}}}});
+    let mut setup = traced(Setup::python(handler), collector.port);
+    setup.function["spec"]["triggers"] = json!({"now": now, "later": tick});
+    setup.function["spec"]["disableDefaultHTTPTrigger"] = json!(false);
+    let processor = setup.start();
+    let spans = collector.spans(2);
+    let event = find(&spans, "cron now");
+    assert_eq!((&event["kind"], &event["parent"]), (&json!(1), &json!("")));
+    assert_eq!(event["attributes"]["faas.trigger"], "timer");
+    let call = spans.iter().find(|span| span["parent"] == event["id"]).unwrap();
+    let record = processor.stdout.wait_for_record("tick");
+    assert_eq!(record["more"]["headers"]["X-One"], "1");
+    let shown = record["more"]["headers"]["Traceparent"].as_str().unwrap().to_owned();
+    assert!(shown.contains(record["more"]["span_id"].as_str().unwrap()));
+    assert!(call["trace"] != TRACE && call["attributes"]["error.type"].is_null());
+}
+
+#[test]
+fn every_event_of_a_batch_has_its_own_trace() {
+    let handler = "
+def handler(context, events):
+    return [context.Response(body=event.headers['Traceparent'], event_id=event.id) for event in events]
+";
+    let batch = json!({"batch": {"mode": "enable", "batchSize": 2, "timeout": "5m"}});
+    let Some(collector) = Collector::start(&[]) else { return };
+    let processor = traced(Setup::python(handler), collector.port).trigger(batch).start();
+    let traces = ["1".repeat(32), "2".repeat(32)];
+    let mut clients = Vec::new();
+    for trace in &traces {
+        let mut client = Client::connect(processor.http());
+        let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+        client.send(format!("GET / HTTP/1.1\r\nHost: t\r\ntraceparent: {parent}\r\n\r\n").as_bytes());
+        clients.push(client);
+    }
+    let answers: Vec<String> =
+        clients.iter_mut().map(|client| client.read_answer(false).unwrap().text()).collect();
+    let spans = collector.spans(4);
+    for (trace, answer) in traces.iter().zip(&answers) {
+        let call =
+            spans.iter().find(|span| span["trace"] == **trace && span["name"] == "main:handler").unwrap();
+        let server = spans.iter().find(|span| span["trace"] == **trace && span["name"] == "GET").unwrap();
+        assert_eq!(call["parent"], server["id"]);
+        assert_eq!(*answer, format!("00-{trace}-{}-01", call["id"].as_str().unwrap()));
+    }
+}
+
+#[test]
+fn cloud_events_of_one_request_have_a_call_each_below_it() {
+    let Some(collector) = Collector::start(&[]) else { return };
+    let processor = traced(Setup::python(HANDLER), collector.port).start();
+    let event = |id: &str| json!({"specversion": "1.0", "id": id, "source": "s", "type": "t", "data": "x"});
+    let body = json!([event("a"), event("b")]).to_string();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: t\r\nContent-Type: application/cloudevents-batch+json\r\ntraceparent: {PARENT}\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    assert_eq!(processor.request(&head, body.as_bytes()).status, 200);
+    let spans = collector.spans(3);
+    let request = find(&spans, "POST");
+    let calls: Vec<&Value> = spans.iter().filter(|span| span["name"] == "main:handler").collect();
+    assert!(calls.len() == 2 && calls[0]["id"] != calls[1]["id"]);
+    assert!(calls.iter().all(|call| call["parent"] == request["id"] && call["trace"] == TRACE));
 }

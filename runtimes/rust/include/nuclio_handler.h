@@ -1,4 +1,4 @@
-/* nuclio_handler.h: handler plugin ABI, version 1.0. C11 and C++11. LP64 little-endian Linux only. */
+/* nuclio_handler.h: handler plugin ABI, version 1.2. C11 and C++11. LP64 little-endian Linux only. */
 #ifndef NUCLIO_HANDLER_H
 #define NUCLIO_HANDLER_H
 #include <stddef.h>
@@ -8,7 +8,7 @@ extern "C" {
 #endif
 
 #define NH_ABI_MAJOR 1u
-#define NH_ABI_MINOR 0u
+#define NH_ABI_MINOR 2u
 #define NH_ABI_VERSION (NH_ABI_MAJOR << 16 | NH_ABI_MINOR)
 #define NH_EXPORT __attribute__((visibility("default")))
 
@@ -35,7 +35,8 @@ enum {
     NH_EVENT_NO_BODY = 1u << 0,                        /* the request carried no body at all */
     NH_EVENT_BODY_JSON = 1u << 1,                      /* structured cloud event: body is the JSON text of its data */
     NH_EVENT_CLOUD = 1u << 2,                          /* structured or binary cloud event */
-    NH_EVENT_LAST_IN_BATCH = 1u << 3
+    NH_EVENT_LAST_IN_BATCH = 1u << 3,
+    NH_EVENT_MORE = 1u << 4                            /* 1.2: body is not all of it, the host's read has the rest */
 };
 typedef struct nh_event {
     uint32_t size;                                     /* bytes of this struct as the host knows it */
@@ -83,6 +84,9 @@ typedef struct nh_host {
     int32_t (*cancelled)(const nh_event *event);
     nh_result (*ack)(void *worker_ref, nh_str topic, int32_t partition, int64_t offset);
     nh_result (*call_function)(void *worker_ref, const nh_call *call, nh_response *answer);
+    /* 1.2. Waits for the next bytes of a body with NH_EVENT_MORE and writes up to size of them: NH_OK, *n of them; NH_END;
+     * NH_CLOSED: no more comes, and nobody waits for an answer (client gone, too slow, too large, deadline). */
+    nh_result (*read)(const nh_event *event, uint8_t *buffer, size_t size, size_t *n);
 } nh_host;
 
 /* ---- what the plugin is told at start ------------------------------------------------------------------ */
@@ -102,7 +106,8 @@ typedef struct nh_worker_config {
 enum {
     NH_FEATURE_FIXED_THREAD = 1u << 0,                 /* all calls of one worker come from one thread; costs a hand-over */
     NH_FEATURE_SHORT = 1u << 1,                        /* handle returns within about 100 us and never blocks */
-    NH_FEATURE_OWNS_RUNTIME = 1u << 2                  /* brings a run-time (Go): signals early, one per process */
+    NH_FEATURE_OWNS_RUNTIME = 1u << 2,                 /* brings a run-time (Go): signals early, one per process */
+    NH_FEATURE_STREAM_BODY = 1u << 3                   /* 1.2: takes large bodies while they arrive, with read */
 };
 enum { NH_DRAIN = 1, NH_CONTINUE = 2, NH_TERMINATE = 3 };
 typedef struct nh_plugin {
@@ -154,9 +159,10 @@ NH_STATIC_OFFSET(nh_response, owner, 56);
 NH_STATIC_OFFSET(nh_response, release, 64);
 NH_STATIC_OFFSET(nh_response, next, 72);
 NH_STATIC_SIZE(nh_call, 112);
-NH_STATIC_SIZE(nh_host, 72);
+NH_STATIC_SIZE(nh_host, 80);
 NH_STATIC_OFFSET(nh_host, log_level, 8);
 NH_STATIC_OFFSET(nh_host, call_function, 64);
+NH_STATIC_OFFSET(nh_host, read, 72);
 NH_STATIC_SIZE(nh_config, 112);
 NH_STATIC_OFFSET(nh_config, function_version, 104);
 NH_STATIC_SIZE(nh_worker_config, 48);

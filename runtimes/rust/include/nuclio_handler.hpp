@@ -108,6 +108,30 @@ class Event {
         return std::nullopt;
     }
 
+    // All values of a header, in order; names are compared without case.
+    std::vector<std::string_view> header_values(std::string_view name) const {
+        std::vector<std::string_view> out;
+        for (std::size_t i = 0; i < raw_->headers.len; ++i) {
+            const nh_pair &pair = raw_->headers.items[i];
+            if (detail::same_without_case(detail::view(pair.name), name)) out.push_back(detail::view(pair.value));
+        }
+        return out;
+    }
+
+    // With NH_FEATURE_STREAM_BODY: waits for the next bytes of the body and returns how many there are, 0 at its end.
+    // Throws when no more comes and nobody waits for an answer: client gone, too slow, too large, deadline.
+    std::size_t read(char *buffer, std::size_t size) const {
+        std::string_view rest = body().substr(read_);
+        if (!rest.empty() || !(raw_->flags & NH_EVENT_MORE)) {
+            std::size_t n = rest.copy(buffer, size);
+            return read_ += n, n;
+        }
+        std::size_t n = 0;
+        nh_result result = host_->read ? host_->read(raw_, reinterpret_cast<std::uint8_t *>(buffer), size, &n) : NH_UNSUPPORTED;
+        if (result != NH_OK && result != NH_END) throw Error("no more of the body comes", 400);
+        return n;
+    }
+
     // Query arguments, decoded, in order with repeats.
     std::vector<std::pair<std::string_view, std::string_view>> fields() const {
         return host_->fields ? pairs(host_->fields(raw_)) : pairs(nh_pairs{nullptr, 0});
@@ -136,6 +160,7 @@ class Event {
 
     const nh_event *raw_;
     const nh_host *host_;
+    mutable std::size_t read_ = 0;
 };
 
 // ---- response --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use std::ptr;
 /// Major version; part of the entry symbol.
 pub const ABI_MAJOR: u32 = 1;
 /// Minor version; any is fine in both directions.
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 2;
 /// Value of the symbol `nh_abi_version`.
 pub const ABI_VERSION: u32 = ABI_MAJOR << 16 | ABI_MINOR;
 /// Name of the data symbol that is looked up first.
@@ -69,6 +69,8 @@ pub const EVENT_BODY_JSON: u32 = 1 << 1;
 pub const EVENT_CLOUD: u32 = 1 << 2;
 /// Flag of an [`Event`]: the last of its batch.
 pub const EVENT_LAST_IN_BATCH: u32 = 1 << 3;
+/// Flag of an [`Event`]: `body` is not all of it, `read` has the rest. Since 1.2.
+pub const EVENT_MORE: u32 = 1 << 4;
 
 /// Flag of a [`Response`]: do not acknowledge the stream message.
 pub const RESPONSE_NO_ACK: u16 = 1 << 0;
@@ -81,6 +83,8 @@ pub const FEATURE_FIXED_THREAD: u64 = 1 << 0;
 pub const FEATURE_SHORT: u64 = 1 << 1;
 /// Feature: brings a run-time (Go); one per process.
 pub const FEATURE_OWNS_RUNTIME: u64 = 1 << 2;
+/// Feature: takes bodies while they arrive, with `read`. Since 1.2.
+pub const FEATURE_STREAM_BODY: u64 = 1 << 3;
 
 /// Control: stop taking new work from streams.
 pub const DRAIN: u32 = 1;
@@ -334,6 +338,10 @@ pub struct Host {
     pub call_function: Option<
         unsafe extern "C" fn(worker_ref: *mut c_void, call: *const Call, answer: *mut Response) -> CallResult,
     >,
+    /// Since 1.2.
+    pub read: Option<
+        unsafe extern "C" fn(event: *const Event, buffer: *mut u8, size: usize, n: *mut usize) -> CallResult,
+    >,
 }
 
 /// `nh_config`.
@@ -437,7 +445,7 @@ assert_layout! {
     Event: 288, id 8, body 216, headers 232, timestamp_ns 248, shard_id 272, host 280;
     Response: 80, status 4, flags 6, content_type 8, headers 24, body 40, owner 56, release 64, next 72;
     Call: 112, function 8, headers 88, timeout_ns 104;
-    Host: 72, log_level 8, log 16, alloc 24, header 32, fields 40, cancelled 48, ack 56, call_function 64;
+    Host: 80, log_level 8, log 16, alloc 24, header 32, fields 40, cancelled 48, ack 56, call_function 64, read 72;
     Config: 112, function_name 8, config_yaml 88, function_version 104;
     WorkerConfig: 48, trigger_kind 8, worker_ref 40;
     Plugin: 88, features 8, language 16, start 32, worker_start 40, handle 48, control 64, stop 80;

@@ -9,6 +9,7 @@ use crate::response::EventSlice;
 
 /// Something that happened. All its bytes stay where the processor has them; they are valid during `handle`, and as
 /// long as an answer made with [`Event::share`] is on its way.
+#[derive(Clone, Copy)]
 pub struct Event<'e> {
     frame: Frame<'e>,
 }
@@ -104,6 +105,12 @@ impl<'e> Event<'e> {
         self.frame.bytes(|event| event.body)
     }
 
+    /// The body as a reader. For handlers with [`STREAMS_BODY`](crate::Handler::STREAMS_BODY), which get large bodies
+    /// and those of unknown length while they arrive: [`Event::body`] is empty then, and reading waits for the client.
+    pub fn reader(&self) -> BodyReader<'e> {
+        BodyReader { frame: self.frame, here: self.body(), more: self.flag(abi::EVENT_MORE) != 0 }
+    }
+
     /// Whether there was a body at all, empty or not.
     pub fn has_body(&self) -> bool {
         self.flag(abi::EVENT_NO_BODY) == 0
@@ -127,6 +134,12 @@ impl<'e> Event<'e> {
     /// First value of a header; names are compared without case.
     pub fn header(&self, name: &str) -> Option<&'e [u8]> {
         self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All values of a header, in order; names are compared without case.
+    pub fn header_values(&self, name: &str) -> impl Iterator<Item = &'e [u8]> {
+        let named = self.headers().filter(move |(known, _)| known.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value)
     }
 
     /// Query arguments, decoded, in order with repeats. Parsed on first use.
@@ -198,6 +211,24 @@ impl<'e> Event<'e> {
 
     fn flag(&self, flag: u32) -> u32 {
         self.frame.raw().flags & flag
+    }
+}
+
+/// The body of an event. An error means that no more comes and nobody waits for an answer: the client left, sent too
+/// slowly or too much, or the deadline passed.
+pub struct BodyReader<'e> {
+    frame: Frame<'e>,
+    /// What need not be waited for.
+    here: &'e [u8],
+    more: bool,
+}
+
+impl std::io::Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.here.is_empty() && self.more {
+            return self.frame.read(buffer);
+        }
+        self.here.read(buffer)
     }
 }
 

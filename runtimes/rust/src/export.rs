@@ -49,13 +49,14 @@ impl<H: Handler> Table<H> {
         size: size_of::<abi::Plugin>() as u32,
         abi_version: abi::ABI_VERSION,
         features: (if H::FIXED_THREAD { abi::FEATURE_FIXED_THREAD } else { 0 })
-            | (if H::SHORT { abi::FEATURE_SHORT } else { 0 }),
+            | (if H::SHORT { abi::FEATURE_SHORT } else { 0 })
+            | (if H::STREAMS_BODY { abi::FEATURE_STREAM_BODY } else { 0 }),
         language: c"rust".as_ptr(),
         sdk_version: concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast(),
         start: Some(start),
         worker_start: Some(worker_start::<H>),
         handle: Some(handle::<H>),
-        handle_batch: None,
+        handle_batch: if H::BATCHES { Some(handle_batch::<H>) } else { None },
         control: Some(control::<H>),
         worker_stop: Some(worker_stop::<H>),
         stop: Some(stop),
@@ -179,6 +180,17 @@ impl<'e> Frame<'e> {
     pub(crate) fn cancelled(&self) -> i32 {
         // SAFETY: the event is in `handle`.
         self.host.cancelled.map_or(0, |cancelled| unsafe { cancelled(self.raw) })
+    }
+
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(read) = self.host.read else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        let mut bytes = 0;
+        // SAFETY: the event is in `handle`, and the host writes no more than the buffer's length.
+        match unsafe { read(self.raw, buffer.as_mut_ptr(), buffer.len(), &mut bytes) } {
+            abi::OK => Ok(bytes),
+            abi::END => Ok(0),
+            _ => Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "no more of the body comes")),
+        }
     }
 
     pub(crate) fn alloc(&self, len: usize) -> Option<&'e mut [u8]> {
@@ -313,6 +325,57 @@ unsafe extern "C" fn handle<H: Handler>(
             Err(panic) => fail(response, abi::PANIC, Error::new(panic_text(panic)), home),
         }
     }
+}
+
+unsafe extern "C" fn handle_batch<H: Handler>(
+    worker: *mut c_void,
+    events: *const *const abi::Event,
+    n: usize,
+    responses: *const *mut abi::Response,
+) -> abi::CallResult {
+    // SAFETY: as in `handle`; the host's lists hold `n` events and `n` responses during the call.
+    let (Worker { handler, context }, raw, responses) = unsafe {
+        let lists = (std::slice::from_raw_parts(events, n), std::slice::from_raw_parts(responses, n));
+        (&mut *worker.cast::<Worker<H>>(), lists.0, lists.1)
+    };
+    let home = &context.home;
+    let before = home.serial.get();
+    home.serial.set(before + n as u64);
+    let frame = |(place, event): (usize, &*const abi::Event)| {
+        // SAFETY: the host's events live during the call.
+        let raw = unsafe { &**event };
+        let serial = before + 1 + place as u64;
+        Event::new(Frame { raw, host: &home.process.host, serial, invariant: PhantomData })
+    };
+    let events: Vec<Event<'_>> = raw.iter().enumerate().map(frame).collect();
+    let result = catch_unwind(AssertUnwindSafe(|| handler.handle_batch(context, &events)));
+    let answers = match result {
+        Ok(answers) => answers,
+        Err(panic) => {
+            let error = Error::new(panic_text(panic));
+            let Some(first) = responses.first() else { return abi::PANIC };
+            // SAFETY: the host's out parameter, zeroed except for its size.
+            return unsafe { fail(*first, abi::PANIC, error, home) };
+        }
+    };
+    let missing = || Err(Error::new("the handler has no answer to this event of a batch"));
+    let answers = answers.into_iter().chain(std::iter::repeat_with(missing));
+    for (place, (response, answer)) in responses.iter().zip(answers).enumerate() {
+        home.serial.set(before + 1 + place as u64); // The event whose bytes this answer may hold.
+        // SAFETY: as above. One call has one result, so a failure is an answer with the status of one.
+        unsafe {
+            let result = match answer {
+                Ok(answer) => fill(*response, answer, home),
+                Err(error) => fail(*response, abi::ERROR, error, home),
+            };
+            let response = &mut **response;
+            if result != abi::OK && response.status == 0 {
+                response.status = 500;
+            }
+        }
+    }
+    home.serial.set(before + n as u64);
+    abi::OK
 }
 
 unsafe extern "C" fn control<H: Handler>(worker: *mut c_void, what: u32) -> abi::CallResult {

@@ -30,7 +30,7 @@ pub mod export;
 mod response;
 
 pub use context::{Context, Level, Value};
-pub use event::{Cancelled, Event};
+pub use event::{BodyReader, Cancelled, Event};
 pub use response::{Body, Chunks, EventSlice, HeaderValue, Response};
 
 /// The function: one value per worker, called with one event at a time.
@@ -39,6 +39,12 @@ pub trait Handler: Sized + Send + 'static {
     const FIXED_THREAD: bool = false;
     /// `handle` returns within about 100 µs and never blocks. A hint.
     const SHORT: bool = false;
+    /// [`Handler::handle_batch`] answers the events of a trigger that gathers batches. Without it such a trigger answers
+    /// each of its events with 501.
+    const BATCHES: bool = false;
+    /// Large bodies and those of unknown length are not gathered first: `handle` reads them with
+    /// [`Event::reader`] while they arrive.
+    const STREAMS_BODY: bool = false;
 
     /// Called once per worker, before its first event. An error stops the processor's start.
     fn init(context: &Context) -> Result<Self, Error>;
@@ -46,6 +52,13 @@ pub trait Handler: Sized + Send + 'static {
     /// Answers one event. A panic is caught and answered as a failure; the value is used for the next event as the
     /// panic left it.
     fn handle(&mut self, context: &Context, event: Event<'_>) -> Result<Response, Error>;
+
+    /// Answers the events of a batch, each in its place of the list; an event whose place is not there fails. A panic is
+    /// caught and fails them all. Called only if [`Handler::BATCHES`] says so; unless overridden it handles one after
+    /// the other. A stream cannot answer an event of a batch.
+    fn handle_batch(&mut self, context: &Context, events: &[Event<'_>]) -> Vec<Result<Response, Error>> {
+        events.iter().map(|event| self.handle(context, *event)).collect()
+    }
 
     /// The processor drains, continues or ends; called between events. Returning is the acknowledgement.
     fn control(&mut self, context: &Context, control: Control) {

@@ -12,11 +12,15 @@ use crate::config::function_keys::Top;
 use crate::config::platform::Settings;
 use crate::config::sinks::DefinitionFile;
 use crate::config::trigger::{OTHER_KINDS, TriggerFile};
-use crate::config::{RuntimeKind, http_trigger, log_sinks::StdoutAttributes, metric_sinks};
+use crate::config::{RuntimeKind, cron_trigger, http_trigger, log_sinks::StdoutAttributes, metric_sinks};
 
 /// Kinds of triggers and the schemas of their attributes.
 fn trigger_attributes(generator: &mut SchemaGenerator) -> Vec<(&'static str, Tree)> {
-    vec![("http", generator.subschema_for::<http_trigger::Attributes>())]
+    vec![
+        ("http", generator.subschema_for::<http_trigger::Attributes>()),
+        ("cron", generator.subschema_for::<cron_trigger::CronAttributes>()),
+        ("kickstart", generator.subschema_for::<cron_trigger::KickstartAttributes>()),
+    ]
 }
 
 /// `logger.sinks`.

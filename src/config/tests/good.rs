@@ -346,15 +346,19 @@ fn the_function_overrules_the_platform_about_the_default_trigger() {
 #[test]
 fn async_mode_has_its_own_number_of_events_in_flight() {
     let cases = [
-        ("python", "{kind: http, mode: async}", 1000),
-        ("nodejs", "{kind: http, mode: async, async: {maxConnectionsNumber: 7}}", 7),
-        ("python", "{kind: http, mode: sync, async: {maxConnectionsNumber: 7}}", 1),
-        ("python", "{kind: http, attributes: {mode: async}}", 1),
+        ("python", "{kind: http, mode: async}", 1000, false),
+        ("nodejs", "{kind: http, mode: async, async: {maxConnectionsNumber: 7}}", 7, false),
+        ("nodejs", "{kind: http}", 100, true),
+        ("nodejs", "{kind: http, mode: sync}", 1, false),
+        ("python", "{kind: http, mode: sync, async: {maxConnectionsNumber: 7}}", 1, false),
+        ("python", "{kind: http, attributes: {mode: async}}", 1, false),
     ];
-    for (runtime, trigger, expected) in cases {
+    for (runtime, trigger, expected, only_async) in cases {
         let config =
             config_of(&format!("  runtime: {runtime}\n  triggers: {{w: {trigger}}}\n")).expect(trigger);
-        assert_eq!(http(&config, "w").in_flight_per_worker, expected, "{trigger}");
+        let found = http(&config, "w");
+        let found = (found.in_flight_per_worker, found.async_handlers_only);
+        assert_eq!(found, (expected, only_async), "{trigger}");
     }
 }
 
@@ -367,6 +371,18 @@ fn numbers_out_of_the_ordinary_mean_defaults() {
     assert_eq!((http.head_bytes_max, http.body_bytes_max), (4096, 4_194_304));
     assert_eq!(http.batch, Some(Batch { size: 10, timeout: Duration::from_secs(1) }));
     assert_eq!(trigger(&config, "w").availability_timeout, Duration::from_secs(10));
+}
+
+#[test]
+fn a_batch_has_at_most_ten_thousand_events() {
+    for (size, expected, warnings) in [(10_000, 10_000, 0), (10_001, 10_000, 1)] {
+        let file = format!(
+            "  runtime: python\n  triggers: {{w: {{kind: http, batch: {{mode: enable, batchSize: {size}}}}}}}\n"
+        );
+        let config = config_of(&file).unwrap();
+        assert_eq!(http(&config, "w").batch.as_ref().unwrap().size, expected);
+        assert_eq!(config.warnings.len(), warnings, "{:?}", config.warnings);
+    }
 }
 
 #[test]

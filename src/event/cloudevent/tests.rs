@@ -46,7 +46,7 @@ fn body(event: &mut Event) -> String {
 }
 
 fn headers(event: &Event) -> Vec<(&str, &str)> {
-    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    event.own_headers().unwrap().iter().map(|(name, value)| (name.as_str(), value.text().as_str())).collect()
 }
 
 fn seconds(event: &Event) -> i64 {
@@ -225,7 +225,8 @@ fn others_are_left_alone() {
     for headers in [
         &[("content-type", "application/json")][..],
         &[("content-type", "application/cloudevent")],
-        &[("content-type", "application/cloudevents-batch+json")],
+        &[("content-type", "application/cloudevents-batch+avro")],
+        &[("content-type", "application/cloudevents-batch+jsonx")],
         &[("ce-eventid", "x")],
         &[("ce-cloudeventsversion", "")],
         &[],
@@ -235,4 +236,71 @@ fn others_are_left_alone() {
         assert!(event.extra.is_none());
         assert_eq!((event.id.as_str(), event.trigger_class()), ("own", "sync"));
     }
+}
+
+#[test]
+fn a_batch_becomes_events_of_their_own() {
+    let headers = &[("content-type", "Application/CloudEvents-Batch+JSON; charset=utf-8"), ("x-own", "1")];
+    let mut carrier = event(
+        headers,
+        r#" [{"specversion": "1.0", "id": "a", "source": "/s", "type": "t", "data": "one"},
+             {"specversion": "1.0", "source": "/r", "data": {"n": 2}, "data_base64": null},
+             {"cloudEventsVersion": "0.1", "eventID": "c", "data": [3]}] "#,
+    );
+    let budget = crate::event::BodyBudget::new(1000);
+    carrier.body.permit = budget.take(900);
+    let mut events = unwrap(&mut carrier).unwrap().unwrap();
+    drop(carrier);
+    assert!(budget.take(700).is_some(), "only what the events hold is counted");
+    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!((ids[0], ids[1].len(), ids[2]), ("a", 36, "c"));
+    let bodies: Vec<Bytes> = events.iter_mut().map(|event| event.body.contiguous().clone()).collect();
+    assert_eq!(bodies, ["one", r#"{"n":2}"#, "[3]"]);
+    let extra = events[1].extra.as_deref().unwrap();
+    assert_eq!(extra.trigger, Some(("/r".to_owned(), "/r".to_owned())));
+    assert_eq!(events[1].content_type(), b"application/json");
+    assert!(extra.body_is_json && extra.headers.as_deref() == Some(&[]));
+    assert!(budget.take(1000).is_none());
+    drop(events);
+    assert!(budget.take(1000).is_some());
+}
+
+#[test]
+fn a_batch_is_refused_as_a_whole() {
+    let check = |body: &str| {
+        unwrap(&mut event(&[("content-type", "application/cloudevents-batch+json")], body)).unwrap_err()
+    };
+    assert!(check(r#"{"specversion": "1.0"}"#).to_string().starts_with("body:"));
+    assert!(check(r#"[{"specversion": "1.0"}, 1]"#).to_string().starts_with("body:"));
+    assert!(check(r#"[{"specversion": "1.0", "id": 1}]"#).to_string().starts_with("id:"));
+    assert!(check("[{}").to_string().starts_with("body:"));
+    let many = format!("[{}{{}}]", "{},".repeat(BATCH_EVENTS_MAX));
+    assert_eq!(check(&many).to_string(), "the batch holds 1001 events, more than 1000");
+    let just = format!("[{}{{}}]", "{},".repeat(BATCH_EVENTS_MAX - 1));
+    let mut carrier = event(&[("content-type", "application/cloudevents-batch+json")], &just);
+    assert_eq!(unwrap(&mut carrier).unwrap().unwrap().len(), BATCH_EVENTS_MAX);
+}
+
+#[test]
+fn headers_that_make_a_timers_event_a_cloud_event_leave_its_own_headers_and_fields() {
+    let mut event = event(
+        &[
+            ("ce-cloudeventsversion", "0.1"),
+            ("ce-eventid", "e1"),
+            ("content-type", "application/cloudevents"),
+        ],
+        "d",
+    );
+    event.extra = Some(Box::new(Extra {
+        content_type: Some(String::new()),
+        headers: Some(vec![("CE-EventID".to_owned(), "e1".to_owned().into())]),
+        fields: vec![("f".to_owned(), "1".to_owned())],
+        ..Extra::default()
+    }));
+    unwrap_headers(&mut event);
+    assert_eq!((event.id.as_str(), event.content_type()), ("e1", &b""[..]));
+    assert_eq!(headers(&event), [("CE-EventID", "e1")]);
+    let fields: Vec<_> = event.fields().collect();
+    assert_eq!(fields, [(b"f".to_vec(), b"1".to_vec()), (b"q".to_vec(), b"1".to_vec())]);
+    assert_eq!(body(&mut event), "d");
 }

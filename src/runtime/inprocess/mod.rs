@@ -2,6 +2,7 @@
 //! request; the request's task keeps the connection. A thread that is inside a handler polls nothing, so
 //! [`monitor`] sees to it that another one does, and that deadlines hold.
 
+mod batch;
 pub mod monitor;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,7 @@ use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Queue, ReplySender};
 use crate::trace::Call;
+use batch::Callers;
 use monitor::{Monitor, Slot};
 
 /// Bytes of stack of every thread that calls handlers.
@@ -158,6 +160,9 @@ impl Workers {
 
     /// Calls the handler on a task of its own, which runs next on this very thread.
     fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
+        if job.batch.is_some() {
+            return self.launch_batch(desk, job);
+        }
         let workers = self.clone();
         let task = async move {
             // Threads are as many as permits: whoever has to wait for one blocks none.
@@ -191,14 +196,17 @@ impl Workers {
         self.queue.counters().started(begun.duration_since(job.submitted));
         let mut span = Call::begin(job.event.trace.as_ref(), slot.index(), job.submitted, begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
-        self.monitor.open(slot, job.reply, begun);
+        self.monitor.open(slot, Callers::One(job.reply), begun);
         let event = *job.event;
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
         // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
         let outcome = outcome.unwrap_or_else(|_| {
             CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
         });
-        let reply = slot.close();
+        let reply = match slot.close() {
+            Some(Callers::One(reply)) => Some(reply),
+            _ => None, // The deadline took it.
+        };
         let given_up = slot.given_up();
         if given_up {
             fail(&mut span, "timeout");

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::batch::Callers;
 use super::{Broken, Desk, locked};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
-use crate::queue::{Queue, ReplySender};
+use crate::queue::Queue;
 use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 
 /// How often calls are looked at, and how long one may take before others are looked after.
@@ -33,9 +34,11 @@ pub struct Slot {
     index: usize,
     /// Nanoseconds since the monitor's start, plus one; 0: no call.
     begun: AtomicU64,
-    reply: Mutex<Option<ReplySender>>,
+    reply: Mutex<Option<Callers>>,
     cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
+    /// How many events the call has; more than one in a batch.
+    events: AtomicUsize,
     /// A streamed answer is cut off: the deadline passed. With whoever waits for its next piece.
     cut: Mutex<(bool, Option<Waker>)>,
 }
@@ -49,6 +52,7 @@ impl Slot {
             reply: Mutex::new(None),
             cancelled: Arc::default(),
             given_up: AtomicBool::new(false),
+            events: AtomicUsize::new(1),
             cut: Mutex::default(),
         }
     }
@@ -71,6 +75,11 @@ impl Slot {
         Poll::Pending
     }
 
+    /// The next call has that many events.
+    pub fn set_events(&self, count: usize) {
+        self.events.store(count, Ordering::Relaxed);
+    }
+
     /// Of its worker.
     pub fn index(&self) -> usize {
         self.index
@@ -82,7 +91,7 @@ impl Slot {
     }
 
     /// The call returned. The reply is still there unless the deadline took it.
-    pub fn close(&self) -> Option<ReplySender> {
+    pub fn close(&self) -> Option<Callers> {
         self.unmark();
         locked(&self.reply).take()
     }
@@ -163,7 +172,7 @@ impl Monitor {
     }
 
     /// A call begins; the deadline may take its reply.
-    pub fn open(&self, slot: &Slot, reply: ReplySender, begun: Instant) {
+    pub fn open(&self, slot: &Slot, reply: Callers, begun: Instant) {
         slot.cancelled.store(0, Ordering::Relaxed);
         if self.0.settings.event_timeout.is_some() {
             locked(&slot.cut).0 = false;
@@ -257,8 +266,9 @@ impl Shared {
         if let Some(limit) = late {
             if let Some(reply) = reply.take() {
                 slot.cancelled.store(CANCELLED_DEADLINE, Ordering::Relaxed);
-                self.settings.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
-                drop(reply.send(Err(HandlerError::TimedOut.into())));
+                let events = reply.count() as u64;
+                self.settings.queue.counters().event_timeouts.fetch_add(events, Ordering::Relaxed);
+                reply.fail(&HandlerError::TimedOut);
             } else {
                 slot.cut();
             }
@@ -267,13 +277,16 @@ impl Shared {
                 self.stuck.fetch_add(1, Ordering::Relaxed); // Before the call can return and take it back.
                 given_up.push((slot.clone(), age));
             }
-        } else if reply.as_ref().is_some_and(|reply| reply.is_closed()) {
+        } else if reply.as_ref().is_some_and(Callers::all_left) {
             slot.cancelled.store(CANCELLED_CLIENT_GONE, Ordering::Relaxed);
         }
     }
 
     fn give_up(&self, slot: &Arc<Slot>, age: Duration) {
         locked(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
+        for _ in 1..slot.events.load(Ordering::Relaxed) {
+            self.settings.queue.finished_beside_others(slot.index, age);
+        }
         self.settings.queue.finished(slot.index, age);
         let fields = fields! {"worker" => slot.index, "stuck" => self.stuck.load(Ordering::Relaxed)};
         self.settings.logger.error("Handler does not return; its thread is given up", fields);
@@ -303,7 +316,7 @@ mod tests {
         let slot = Arc::new(Slot::new(0));
         let now = Instant::now();
         let (reply, mut answer) = oneshot::channel();
-        monitor.open(&slot, reply, now);
+        monitor.open(&slot, Callers::One(reply), now);
         let begun = slot.begun.load(Ordering::SeqCst) - 1;
         let (age, mut given_up) = (Duration::from_secs(7200), Vec::new());
         monitor.0.look_at(&slot, begun + 1, age, &mut given_up); // Of the call before.

@@ -3,6 +3,8 @@
 //! An event goes in, its answer comes out; where the answer's bytes stay in the plugin's or the event's memory, the
 //! answer keeps that memory. Nothing here decides what becomes of a broken worker.
 
+mod batch;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
@@ -57,6 +59,7 @@ impl Direct {
         let inside = crash::inside();
         let (code, answer) = self.plugin.handle(frame.raw());
         drop(inside);
+        frame.end_reading();
         let outcome = match (answer.fault(), code) {
             (Some(fault), _) => self.broken(&format!("the handler answered with {fault}")),
             (None, abi::OK) => match self.head(&answer) {

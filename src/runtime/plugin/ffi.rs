@@ -110,6 +110,11 @@ impl Instance {
         Ok(Self { table, plugin, _raw_config: raw_config, _config: config })
     }
 
+    /// Whether it has `handle_batch`.
+    pub(super) fn takes_batches(&self) -> bool {
+        self.table.handle_batch.is_some()
+    }
+
     /// Calls `worker_start`.
     pub(super) fn worker_start(
         &self,
@@ -181,6 +186,18 @@ impl RawWorker {
         // the event stays until the answer is released.
         let result = unsafe { handle(self.worker, event, &mut answer.raw) };
         (result, answer)
+    }
+
+    /// Calls `handle_batch`: one answer for each event, in the same order.
+    pub(super) fn handle_batch(&mut self, frames: &[Box<Frame>]) -> (abi::CallResult, Vec<Answer>) {
+        let mut answers: Vec<Answer> = frames.iter().map(|_| Answer::new()).collect();
+        let Some(handle_batch) = self.table.handle_batch else { return (abi::UNSUPPORTED, answers) };
+        let events: Vec<*const abi::Event> = frames.iter().map(|frame| ptr::from_ref(frame.raw())).collect();
+        let responses: Vec<*mut abi::Response> =
+            answers.iter_mut().map(|answer| &raw mut answer.raw).collect();
+        // SAFETY: as in `handle`, for each event and each answer; both lists live during the call.
+        let result = unsafe { handle_batch(self.worker, events.as_ptr(), events.len(), responses.as_ptr()) };
+        (result, answers)
     }
 
     /// Calls `control`; a plugin without it has nothing to do.

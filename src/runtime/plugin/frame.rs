@@ -10,9 +10,11 @@ use std::sync::atomic::AtomicU8;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::UNIX_EPOCH;
 
+use bytes::Bytes;
 use nuclio_handler::abi;
 
-use crate::event::{Event, Extra, write_canonical};
+use super::reader::Reader;
+use crate::event::{BodyFault, Event, Extra, write_canonical};
 
 /// Most bytes a handler may ask for per event.
 const SCRATCH_BYTES_MAX: usize = 64 << 20;
@@ -26,6 +28,7 @@ pub(super) struct Frame {
     names: Vec<u8>,
     fields: OnceLock<Fields>,
     scratch: Mutex<Scratch>,
+    reader: Mutex<Option<Reader>>,
     /// The caller's flag; valid during the call.
     pub(super) cancelled: *const AtomicU8,
 }
@@ -53,6 +56,7 @@ impl Default for Frame {
             names: Vec::new(),
             fields: OnceLock::new(),
             scratch: Mutex::default(),
+            reader: Mutex::default(),
             cancelled: ptr::null(),
         }
     }
@@ -63,13 +67,18 @@ impl Frame {
     pub(super) fn load(&mut self, event: Event, deadline_ns: i64, cancelled: &AtomicU8) {
         let event = self.event.insert(event);
         let body = abi::Str::new(event.body.contiguous());
+        let more = event.body.stream.take();
         write_headers(event, &mut self.names, &mut self.pairs);
         let (kind, name) = match event.extra.as_deref().and_then(|extra| extra.trigger.as_ref()) {
             Some((kind, name)) => (kind, name),
             None => (&event.trigger.kind, &event.trigger.name),
         };
         self.raw = abi::Event {
-            flags: if event.body.present { 0 } else { abi::EVENT_NO_BODY },
+            flags: match (event.body.present, &more) {
+                (true, None) => 0,
+                (true, Some(_)) => abi::EVENT_MORE,
+                (false, _) => abi::EVENT_NO_BODY,
+            },
             id: text(event.id.as_str()),
             method: text(event.method()),
             path: abi::Str::new(event.path()),
@@ -87,6 +96,10 @@ impl Frame {
         };
         if let Some(extra) = event.extra.as_deref() {
             write_extra(extra, &mut self.raw);
+        }
+        if more.is_some() {
+            let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
+            *reader = more.map(Reader::new);
         }
         self.cancelled = cancelled;
         self.raw.host = ptr::from_ref(self).cast_mut().cast();
@@ -119,6 +132,17 @@ impl Frame {
     pub(super) fn header(&self, name: &[u8]) -> Option<&[u8]> {
         let name = std::str::from_utf8(name).ok()?;
         self.event()?.header_map.get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    /// Up to `bytes_max` bytes more of the body, and none at its end. Waits for them.
+    pub(super) fn read(&self, bytes_max: usize) -> Result<Bytes, BodyFault> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.as_mut().map_or(Ok(Bytes::new()), |reader| reader.read(bytes_max))
+    }
+
+    /// The call has returned: what it has not read of the body it will not read.
+    pub(super) fn end_reading(&mut self) {
+        *self.reader.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Scratch memory that lives as long as the event; NULL past the limit and for an impossible alignment.
@@ -210,7 +234,9 @@ fn write_headers(event: &Event, names: &mut Vec<u8>, pairs: &mut Vec<abi::Pair>)
     names.clear();
     pairs.clear();
     if let Some(own) = event.own_headers() {
-        pairs.extend(own.iter().map(|(name, value)| abi::Pair { name: text(name), value: text(value) }));
+        pairs.extend(
+            own.iter().map(|(name, value)| abi::Pair { name: text(name), value: text(value.text()) }),
+        );
         return;
     }
     // All at once: pointers into `names` must stay good.

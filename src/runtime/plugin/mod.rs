@@ -10,6 +10,7 @@ mod elf;
 mod ffi;
 mod fixed;
 mod frame;
+mod reader;
 pub mod worker;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nuclio_handler::abi;
 
-pub use worker::{CallOutcome, Control, Pull, Worker};
+pub use worker::{BatchOutcome, CallOutcome, Control, Pull, Worker};
 
 use crate::config::{Config, PlatformKind};
 use crate::runtime::StartError;
@@ -163,6 +164,16 @@ impl Library {
     /// All calls of one worker must come from one thread.
     pub fn wants_fixed_thread(&self) -> bool {
         self.features & abi::FEATURE_FIXED_THREAD != 0
+    }
+
+    /// Its handler takes several events in one call.
+    pub fn takes_batches(&self) -> bool {
+        self.instance.takes_batches()
+    }
+
+    /// It reads bodies while they arrive.
+    pub fn streams_bodies(&self) -> bool {
+        self.features & abi::FEATURE_STREAM_BODY != 0
     }
 
     /// Its calls return at once and never block.

@@ -44,6 +44,10 @@ pub enum CallOutcome {
     Broken(HandlerError),
 }
 
+/// What became of a batch: of each event, in their order; or the plugin broke the contract and the worker must be
+/// replaced.
+pub type BatchOutcome = Result<Vec<Result<Response, HandlerError>>, HandlerError>;
+
 /// What a worker is told between events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
@@ -81,6 +85,23 @@ impl Worker {
                     pull.jobs = Some(jobs.clone());
                 }
                 outcome
+            }
+        }
+    }
+
+    /// Calls the handler with several events at once, as [`Worker::call`] does it with one.
+    pub fn call_batch(
+        &mut self,
+        events: Vec<Event>,
+        cancelled: &Arc<AtomicU8>,
+        deadline: Deadline,
+    ) -> BatchOutcome {
+        match &mut self.place {
+            Place::Direct(worker) => worker.call_batch(events, cancelled, deadline),
+            Place::Fixed(thread) => {
+                let cancelled = Arc::clone(cancelled);
+                let call = move |worker: &mut Direct| worker.call_batch(events, &cancelled, deadline);
+                thread.jobs().run(call).unwrap_or_else(|| Err(thread_gone()))
             }
         }
     }

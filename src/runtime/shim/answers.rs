@@ -52,7 +52,8 @@ impl Worker {
                 Ok(())
             }
             // No trigger of ours needs explicit acknowledgements or own metrics yet.
-            kind::ACK | kind::METRIC | kind::PONG | kind::CREDIT_IN => Ok(()),
+            kind::ACK | kind::METRIC | kind::PONG => Ok(()),
+            kind::CREDIT_IN => self.read_credit(header, head),
             kind::FAILED => {
                 let text = v2::read_failed(head, body.as_slice());
                 self.logger.error("The shim cannot go on", fields! {"err" => text});
@@ -87,6 +88,9 @@ impl Worker {
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
         }
+        if self.in_flight[key].expired.is_some() {
+            return Ok(()); // Its end follows, because the shim has been told.
+        }
         // The first piece comes on top of the shim's credit.
         let (writer, reader) = pipe(body.as_slice().len() + v2::CREDIT_BYTES as usize);
         if !body.as_slice().is_empty() {
@@ -105,6 +109,12 @@ impl Worker {
     fn read_data(&mut self, header: Header, body: Payload<'_>) -> Result<(), ProtocolError> {
         let key = self.open_key(header.id)?;
         let Some(stream) = &self.in_flight[key].stream else {
+            if self.in_flight[key].expired.is_some() {
+                if header.flags & (DATA_END | DATA_ABORT) != 0 {
+                    self.remove(key, None, None);
+                }
+                return Ok(());
+            }
             return Err(ProtocolError::Unexpected(kind::DATA));
         };
         if header.flags & DATA_ABORT == 0 && !body.as_slice().is_empty() {
@@ -127,8 +137,11 @@ impl Worker {
     }
 
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
-        let event = self.key(header.id).map(|key| &self.in_flight[key].event);
-        let origin = event.map(|event| event.origin()).unwrap_or_default();
+        let event = self.key(header.id).map(|key| &self.in_flight[key]);
+        let mut origin = event.map(|event| event.event.origin()).unwrap_or_default();
+        if event.is_some_and(|event| self.places.is_shared(event.seat)) {
+            origin.buffer = None; // What a handler says of a batch may hold what another client sent.
+        }
         record(&self.logger, header, head, body, origin)
     }
 }

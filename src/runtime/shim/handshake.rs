@@ -16,12 +16,30 @@ pub struct Hello {
     pub about: String,
     /// `cancel` offered: the shim reads while a handler runs.
     pub cancel: bool,
+    /// `batch` offered: its handler takes several events at once.
+    pub batch: bool,
+    /// `deadline` offered: told that an event has passed its deadline, the shim answers at once, whatever its handler
+    /// does.
+    pub deadline: bool,
+    /// `client-gone` offered: the shim wants to know of clients that leave before their answer has begun.
+    pub client_gone: bool,
     /// `control` offered: drain, continue, terminate.
     pub control: bool,
     /// Events it may have in work at once.
     pub in_flight_max: usize,
     /// Events it may hold beyond those.
     pub prefetch: usize,
+    /// Its handler takes bodies as they come; known once it is ready.
+    pub streams_bodies: bool,
+}
+
+/// What READY says of the handler.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready {
+    /// How many events in work at once it allows, if it says so.
+    pub in_flight_max: Option<usize>,
+    /// It asks for bodies as they come.
+    pub streams_bodies: bool,
 }
 
 /// Why a shim did not become ready.
@@ -109,19 +127,23 @@ impl Link {
         Ok(Hello {
             about: format!("{} {}, SDK {}", text("language"), text("version"), text("sdk")),
             cancel: offers("cancel"),
+            batch: offers("batch"),
+            deadline: offers("cancel") && offers("deadline"),
+            client_gone: offers("cancel") && offers("client-gone"),
             control: offers("control"),
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),
+            streams_bodies: offers("stream-in"),
         })
     }
 
     /// Sends INIT and waits for READY, as long as loading takes. What the handler's own initialization logs goes to
-    /// `logger`.
+    /// `logger`. Returns what the loaded handler is like.
     pub async fn init(
         &mut self,
         settings: &[(&'static str, String)],
         logger: &Logger,
-    ) -> Result<(), HandshakeError> {
+    ) -> Result<Ready, HandshakeError> {
         let own = [
             ("max_frame", FRAME_BYTES_MAX.to_string()),
             ("credit", v2::CREDIT_BYTES.to_string()),
@@ -132,8 +154,19 @@ impl Link {
             .await
             .map_err(|_| HandshakeError::Ended)?;
         loop {
-            match self.frame(logger).await?.0 {
-                kind::READY => return Ok(()),
+            let (found, head) = self.frame(logger).await?;
+            match found {
+                kind::READY => {
+                    let pairs = v2::read_pairs(&head);
+                    let said =
+                        |name: &str| pairs.iter().find(|(other, _)| other == name).map(|(_, value)| value);
+                    return Ok(Ready {
+                        in_flight_max: said("max_inflight")
+                            .and_then(|value| value.parse().ok())
+                            .filter(|events| *events > 0),
+                        streams_bodies: said("stream_in").is_some_and(|value| value == "1"),
+                    });
+                }
                 kind::METRIC => {}
                 other => return Err(ProtocolError::Unexpected(other).into()),
             }

@@ -4,16 +4,19 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::process::{Launch, anonymous_file, compile_ahead, program_path};
+use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
+use crate::logging::sink::Stream;
 use crate::runtime::StartError;
 
 /// Text that marks a wrapper file as one of our shims.
 const MARKER: &str = "nuclio-shim-protocol: 2";
 /// The marker is looked for in this many bytes.
 const MARKER_BYTES: usize = 4096;
+/// Where handlers are unless the environment says otherwise.
+const HANDLER_DIR: &str = "/opt/nuclio";
 
 /// One language.
 #[derive(Debug)]
@@ -22,8 +25,10 @@ pub struct Language {
     pub name: &'static str,
     /// The runtime it serves.
     pub runtime: RuntimeKind,
-    /// Its shim as part of this binary: the program, then the files it finds as further descriptors.
+    /// Its shim as part of this binary: files that it finds as descriptors from 4 on.
     embedded: &'static [(&'static str, &'static str)],
+    /// Arguments that start the embedded shim.
+    embedded_arguments: &'static [&'static str],
     /// Where images keep the shim.
     image_path: &'static str,
     /// Variable that names another place, and its value.
@@ -35,31 +40,63 @@ pub struct Language {
     interpreter_variable: &'static str,
     /// Arguments before the shim's file.
     options: &'static [&'static str],
-    /// Arguments with which the interpreter starts fastest, for compiling the embedded shim.
-    compile_options: &'static [&'static str],
+    /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into the last of its files.
+    /// `None`: it is not compiled.
+    compile_options: Option<&'static [&'static str]>,
     /// Added to the child's environment.
     environment: fn(&Config) -> Vec<(String, OsString)>,
+    /// Where handlers are.
+    handler_dir: fn(&Env) -> PathBuf,
+    /// Where what it writes to standard error goes.
+    errors_to: Stream,
 }
 
 /// The languages this build serves.
-pub static LANGUAGES: &[Language] = &[Language {
-    name: "python",
-    runtime: RuntimeKind::Python,
-    embedded: &[
-        ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
-        ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
-        ("code", ""),
-    ],
-    image_path: "/opt/nuclio/_nuclio_wrapper.py",
-    wrapper: |env| env.python_wrapper.as_deref(),
-    wrapper_variable: "NUCLIO_PYTHON_WRAPPER_PATH",
-    interpreters: &["python3", "python"],
-    interpreter: |env| env.python_exe.as_deref(),
-    interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
-    options: &["-u"],
-    compile_options: &["-I", "-S"],
-    environment: python_environment,
-}];
+pub static LANGUAGES: &[Language] = &[
+    Language {
+        name: "python",
+        runtime: RuntimeKind::Python,
+        embedded: &[
+            ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
+            ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
+            ("code", ""),
+        ],
+        embedded_arguments: &[PROGRAM_PATH],
+        image_path: "/opt/nuclio/_nuclio_wrapper.py",
+        wrapper: |env| env.python_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_PYTHON_WRAPPER_PATH",
+        interpreters: &["python3", "python"],
+        interpreter: |env| env.python_exe.as_deref(),
+        interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
+        options: &["-u"],
+        compile_options: Some(&["-I", "-S"]),
+        environment: python_environment,
+        handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
+        errors_to: Stream::Err,
+    },
+    Language {
+        name: "nodejs",
+        runtime: RuntimeKind::NodeJs,
+        embedded: &[("wrapper.js", include_str!("../../../runtimes/nodejs/wrapper.js"))],
+        // The type is said because NODE_OPTIONS may say another.
+        embedded_arguments: &[
+            "--input-type=commonjs",
+            "-e",
+            include_str!("../../../runtimes/nodejs/bootstrap.js"),
+        ],
+        image_path: "/opt/nuclio/wrapper.js",
+        wrapper: |env| env.nodejs_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_NODEJS_WRAPPER_PATH",
+        interpreters: &["node"],
+        interpreter: |env| env.nodejs_exe.as_deref(),
+        interpreter_variable: "NUCLIO_NODEJS_EXE",
+        options: &[],
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
+        errors_to: Stream::Out,
+    },
+];
 
 /// The language of a runtime, if it runs behind a shim.
 pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
@@ -102,8 +139,10 @@ impl Language {
                     };
                     files.push(anonymous_file(name, text).map_err(explain)?);
                 }
-                arguments.push(program_path().into());
-                if let Err(error) = compile_ahead(&program, self.compile_options, &files) {
+                arguments.extend(self.embedded_arguments.iter().map(OsString::from));
+                if let Some(options) = self.compile_options
+                    && let Err(error) = compile_ahead(&program, options, &files)
+                {
                     let fields = fields! {"language" => self.name, "err" => error.to_string()};
                     logger.debug("Every worker compiles the embedded shim by itself", fields);
                 }
@@ -119,7 +158,12 @@ impl Language {
             ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
         ];
         environment.extend((self.environment)(config));
-        Ok(Launch { program, arguments, environment, files })
+        Ok(Launch { program, arguments, environment, files, errors_to: self.errors_to })
+    }
+
+    /// Directory that the shim looks for handlers in.
+    pub fn handler_dir(&self, env: &Env) -> PathBuf {
+        (self.handler_dir)(env)
     }
 
     fn find_interpreter(&self, env: &Env) -> Result<PathBuf, StartError> {

@@ -2,9 +2,12 @@
 //! ([`languages`]), not by code.
 
 mod answers;
+mod batch;
 pub mod connection;
+mod deadline;
 pub mod desk;
 pub mod handshake;
+mod intake;
 pub mod languages;
 mod pace;
 pub mod process;

@@ -27,6 +27,8 @@ use crate::reaper::Children;
 const SOCKET_FD: i32 = 3;
 /// Where the files of an embedded shim begin.
 const FIRST_FILE_FD: i32 = 4;
+/// Path under which a child opens the first of them.
+pub const PROGRAM_PATH: &str = "/proc/self/fd/4";
 /// Descriptors of ours that go to a child are kept above those it will see.
 const FIRST_FREE_FD: i32 = 10;
 /// Bytes of each socket buffer.
@@ -47,8 +49,10 @@ pub struct Launch {
     pub arguments: Vec<OsString>,
     /// Added to the inherited environment.
     pub environment: Vec<(String, OsString)>,
-    /// Files of an embedded shim, given as descriptors from 4 on; the first is the program.
+    /// Files of an embedded shim, given as descriptors from 4 on.
     pub files: Vec<Arc<OwnedFd>>,
+    /// Where its standard error goes.
+    pub errors_to: Stream,
 }
 
 /// An anonymous file holding a part of an embedded shim.
@@ -86,7 +90,7 @@ pub fn compile_ahead(program: &Path, options: &[&str], files: &[Arc<OwnedFd>]) -
     let files = others.iter().map(|file| file.as_fd()).chain([code.as_fd()]).map(dup);
     let files = files.collect::<Result<Vec<OwnedFd>, _>>()?;
     let mut command = std::process::Command::new(program);
-    command.args(options).arg(program_path()).arg("compile");
+    command.args(options).arg(PROGRAM_PATH).arg("compile");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     prepare_child(
         &mut command,
@@ -96,11 +100,6 @@ pub fn compile_ahead(program: &Path, options: &[&str], files: &[Arc<OwnedFd>]) -
     let wait = move || drop(child.wait()); // As process 1 the reaper may have been quicker.
     std::thread::Builder::new().name("compile".into()).stack_size(64 << 10).spawn(wait)?;
     Ok(())
-}
-
-/// Path under which a child opens the program of an embedded shim.
-pub fn program_path() -> String {
-    format!("/proc/self/fd/{FIRST_FILE_FD}")
 }
 
 /// A running shim process.
@@ -141,7 +140,13 @@ impl Process {
         let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take();
-        let status = watch_exit(child, stderr, last_words.clone(), output.clone(), children.clone());
+        let status = watch_exit(
+            child,
+            stderr,
+            last_words.clone(),
+            (output.clone(), launch.errors_to),
+            children.clone(),
+        );
         Ok((Self { pid, status, last_words }, ours))
     }
 
@@ -224,14 +229,14 @@ fn watch_exit(
     mut child: Child,
     stderr: Option<ChildStderr>,
     last_words: Arc<Mutex<VecDeque<String>>>,
-    output: Writer,
+    output: (Writer, Stream),
     children: Children,
 ) -> watch::Receiver<Option<ExitStatus>> {
     let (set, status) = watch::channel(None);
     let pid = child.id().map_or(0, |id| id as i32);
     let pump = tokio::spawn(async move {
         if let Some(stderr) = stderr {
-            pump(stderr, &last_words, &output).await;
+            pump(stderr, &last_words, &output.0, output.1).await;
         }
     });
     tokio::spawn(async move {
@@ -246,7 +251,7 @@ fn watch_exit(
 
 /// Passes standard error through and keeps its last lines. When our own output is stuck, so is the child's, as if it
 /// wrote there itself.
-async fn pump(mut stderr: ChildStderr, last_words: &Mutex<VecDeque<String>>, output: &Writer) {
+async fn pump(mut stderr: ChildStderr, last_words: &Mutex<VecDeque<String>>, output: &Writer, to: Stream) {
     let mut buffer = vec![0; 4096];
     let mut line = Vec::new();
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
@@ -264,7 +269,7 @@ async fn pump(mut stderr: ChildStderr, last_words: &Mutex<VecDeque<String>>, out
             line.clear();
         }
         let mut bytes = buffer[..read].to_vec();
-        while let Err(back) = output.write_to(Stream::Err, bytes) {
+        while let Err(back) = output.write_to(to, bytes) {
             bytes = back;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -227,9 +227,12 @@ async fn handshake(
 ) -> Result<(Link, Hello), HandshakeError> {
     let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
     let mut link = Link::new(stream);
-    let hello = link.hello(logger).await?;
+    let mut hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
     init.push(("max_inflight", settings.in_flight_max.to_string()));
-    link.init(&init, logger).await?;
+    // Only the loaded handler tells whether it can have several events, and how it wants their bodies.
+    let ready = link.init(&init, logger).await?;
+    settings.in_flight_max = settings.in_flight_max.min(ready.in_flight_max.unwrap_or(usize::MAX));
+    hello.streams_bodies &= ready.streams_bodies;
     Ok((link, hello))
 }

@@ -15,14 +15,16 @@ use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 
+use super::batch::{Places, Seat, fail, jobs_again};
 use super::desk::Desk;
 use super::handshake::{Hello, Link};
+use super::intake::Intake;
 use super::pace::Pace;
 use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
-use crate::queue::{Job, Queue, Reply, ReplySender};
+use crate::queue::{Job, Member, Queue, Reply, ReplySender};
 use crate::trace::Call;
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
@@ -64,16 +66,22 @@ pub enum Ended {
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// On the wire; never 0.
-    id: u32,
+    pub(super) id: u32,
     /// `None` once answered (a stream is still open then).
     pub(super) reply: Option<ReplySender>,
     pub(super) event: Box<Event>,
-    submitted: Instant,
+    pub(super) submitted: Instant,
+    /// Alone or in a batch.
+    pub(super) seat: Seat,
     /// `None`: written ahead, not begun.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
+    /// What still comes of its body.
+    pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
-    /// The shim has been told that nobody takes the stream any more.
+    /// The shim has been told that nobody takes the answer any more.
     cancelled: bool,
+    /// When the shim was told that the deadline has passed.
+    pub(super) expired: Option<Instant>,
 }
 
 /// Fixed settings of a worker.
@@ -92,27 +100,29 @@ pub struct Settings {
 /// See the module.
 pub struct Worker {
     pub(super) link: Link,
-    hello: Hello,
-    settings: Settings,
-    queue: Arc<Queue<Desk>>,
+    pub(super) hello: Hello,
+    pub(super) settings: Settings,
+    pub(super) queue: Arc<Queue<Desk>>,
     desk: Desk,
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
     /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
-    order: VecDeque<usize>,
-    begun: usize,
+    pub(super) order: VecDeque<usize>,
+    pub(super) begun: usize,
+    /// What they take of the shim's places.
+    pub(super) places: Places,
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
-    alarm: Option<Pin<Box<Sleep>>>,
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
     /// Reads since everything else was looked at.
     reads: u32,
     /// Events written so far.
     written: u32,
     paused: bool,
     /// The connection is given up.
-    leaving: bool,
+    pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
     next_control: u32,
@@ -158,6 +168,9 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         logger: Logger,
     ) -> Self {
+        if hello.streams_bodies {
+            queue.stream_bodies();
+        }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
@@ -171,6 +184,7 @@ impl Worker {
             in_flight: Slab::new(),
             order: VecDeque::new(),
             begun: 0,
+            places: Places::default(),
             done: Vec::new(),
             pace,
             alarm: None,
@@ -263,13 +277,26 @@ impl Worker {
         if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
             return Poll::Ready(Ok(Wake::Command(command)));
         }
+        if self.hello.streams_bodies && self.poll_intakes(cx).is_ready() {
+            return Poll::Ready(Ok(Wake::Again));
+        }
         self.poll_streams(cx)
     }
 
-    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left.
-    fn poll_streams(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
+    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left. A shim that asked for
+    /// it learns of clients that leave before their answer, too.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            if self.hello.client_gone
+                && !event.cancelled
+                && let Some(reply) = &mut event.reply
+                && reply.poll_closed(cx).is_ready()
+            {
+                event.cancelled = true;
+                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
+                wrote = true;
+            }
             let Some(stream) = &event.stream else { continue };
             let (bytes, gone) = stream.poll_passed_on(cx);
             if bytes > 0 {
@@ -289,7 +316,7 @@ impl Worker {
     fn refill(&mut self) {
         let mut bunch = false;
         while !self.paused {
-            let room = self.in_flight.len() < self.settings.in_flight_max;
+            let room = self.has_room(0);
             let taken = match self.listed {
                 Listed::Idle => return,
                 Listed::No | Listed::Hungry if room => self.queue.next(self.desk.clone()).map(|(_, job)| job),
@@ -313,28 +340,71 @@ impl Worker {
     /// Events are written ahead in bunches: not before half of them are used up, but then all in one write.
     fn wants_ahead(&self, begun_to: bool) -> bool {
         let ahead = self.pace.ahead(Instant::now());
-        self.in_flight.len() < self.settings.in_flight_max + if begun_to { ahead } else { ahead.div_ceil(2) }
+        self.has_room(if begun_to { ahead } else { ahead.div_ceil(2) })
+    }
+
+    /// Whether a place is free, of those for events in work and `ahead` more.
+    fn has_room(&self, ahead: usize) -> bool {
+        self.places.taken < self.settings.in_flight_max + ahead && self.in_flight.len() < HELD_MAX
     }
 
     fn write_job(&mut self, job: Job) {
-        let Job { event, reply, submitted, .. } = job;
+        let Job { event, reply, submitted, batch, .. } = job;
+        match batch {
+            None => {
+                self.places.taken += 1;
+                self.write_event(event, reply, submitted, Seat::Alone, |_| {});
+            }
+            Some(rest) => self.write_batch(Member { event, reply }, rest, submitted),
+        }
+        self.begin(Instant::now());
+    }
+
+    /// Writes one event; `mark` may change its frame.
+    pub(super) fn write_event(
+        &mut self,
+        mut event: Box<Event>,
+        reply: ReplySender,
+        submitted: Instant,
+        seat: Seat,
+        mark: impl FnOnce(&mut [u8]),
+    ) {
         let place = self.in_flight.vacant_entry();
         let key = place.key();
         self.written = self.written.wrapping_add(1);
         let id = self.written << KEY_BITS | (key as u32 + 1);
         let reply = Some(reply);
-        let held = InFlight { id, reply, event, submitted, begun: None, stream: None, cancelled: false };
-        let event = &place.insert(held).event;
-        v2::write_event(self.link.writer.frames(), id, event, self.settings.event_timeout);
+        let frames = self.link.writer.frames();
+        let start = frames.len();
+        v2::write_event(frames, id, &event, self.settings.event_timeout);
+        mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
+        let intake = event.body.stream.take().map(Intake::new);
+        place.insert(InFlight {
+            id,
+            reply,
+            event,
+            submitted,
+            seat,
+            begun: None,
+            intake,
+            stream: None,
+            cancelled: false,
+            expired: None,
+        });
         self.order.push_back(key);
-        self.begin(Instant::now());
     }
 
     /// Starts the clock of the events that the shim works on from now on.
     fn begin(&mut self, now: Instant) {
-        while !self.leaving && self.begun < self.settings.in_flight_max.min(self.order.len()) {
+        while !self.leaving && self.begun < self.order.len() {
             let event = &mut self.in_flight[self.order[self.begun]];
+            if event.seat.opens_place() {
+                if self.places.begun == self.settings.in_flight_max {
+                    return;
+                }
+                self.places.begun += 1;
+            }
             event.begun = Some(now);
             self.queue.counters().started(now.duration_since(event.submitted));
             self.begun += 1;
@@ -363,9 +433,10 @@ impl Worker {
             self.begun -= usize::from(place < self.begun);
         }
         let taken = event.begun.map(|begun| now.duration_since(begun));
+        let last = self.places.leave(event.seat, taken.is_some());
         if let Some(taken) = taken {
             self.pace.observe(handler.unwrap_or(taken), now);
-            self.queue.finished(self.settings.index, taken);
+            self.count_finished(last, taken);
         } else {
             self.queue.dropped();
         }
@@ -378,34 +449,10 @@ impl Worker {
         let Some(trace) = &event.event.trace else { return };
         let Some(begun) = event.begun else { return };
         let call = Call::begin(Some(trace), self.settings.index, event.submitted, begun);
+        let error = event.expired.map(|_| "timeout").or(error);
         if let (Some(mut call), Some(error)) = (call, error) {
             call.fail(error);
         }
-    }
-
-    fn check_deadline(&mut self) -> Result<(), Ended> {
-        let Some(limit) = self.settings.event_timeout else { return Ok(()) };
-        let Some(oldest) = self.order.front().copied() else { return Ok(()) };
-        let due = self.in_flight[oldest].begun.unwrap_or_else(Instant::now) + limit;
-        if due > Instant::now() {
-            self.alarm = Some(Box::pin(tokio::time::sleep_until(due.into())));
-            return Ok(());
-        }
-        self.queue.counters().event_timeouts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let ahead = self.order.len() > self.begun;
-        self.leaving = true; // What was written ahead does not begin here any more.
-        let mut event = self.remove(oldest, None, Some("timeout"));
-        if let Some(reply) = event.reply.take() {
-            drop(reply.send(Err(HandlerError::TimedOut.into())));
-        }
-        if let Some(stream) = event.stream.take() {
-            self.count_stream(false);
-            stream.end(Err(HandlerError::TimedOut));
-        }
-        if self.hello.cancel {
-            v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::Deadline);
-        }
-        Err(Ended::TimedOut { ahead })
     }
 
     fn obey(&mut self, command: Command) {
@@ -474,30 +521,26 @@ impl Worker {
         let mut unbegun = Vec::new();
         for key in keys {
             let mut event = self.in_flight.remove(key);
+            let last = self.places.leave(event.seat, event.begun.is_some());
             let Some(begun) = event.begun else {
                 unbegun.push(event);
                 continue;
             };
             self.trace(&event, Some("worker_lost"));
-            self.queue.finished(self.settings.index, begun.elapsed());
+            self.count_finished(last, begun.elapsed());
             if event.stream.is_some() {
                 self.count_stream(false);
             }
             match ended {
                 Ended::TimedOut { .. } => {
-                    let error = HandlerError::Lost("worker restarted".into());
-                    if let Some(reply) = event.reply.take() {
-                        drop(reply.send(Err(error.into())));
-                    }
+                    fail(event.reply.take(), HandlerError::Lost("worker restarted".into()));
                 }
                 _ => waiting.extend(event.reply.take()),
             }
         }
         // From the last to the first, so that the first ends up at the head of the queue.
-        for event in unbegun.into_iter().rev() {
-            if let Some(reply) = event.reply {
-                self.give_back(Job::again(event.event, reply, event.submitted));
-            }
+        for job in jobs_again(unbegun).into_iter().rev() {
+            self.give_back(job);
         }
         while let Some(job) = self.desk.take() {
             self.give_back(job);

@@ -1,8 +1,10 @@
 //! The HTTP trigger: the order of decisions for one request. Reading it is `request`'s business, answering
 //! `response`'s.
 
+mod cloud_batch;
 mod cors;
 mod file;
+mod incoming;
 mod request;
 mod response;
 mod span;
@@ -17,10 +19,13 @@ use http::{Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::HttpTrigger;
 use crate::event::{Event, cloudevent};
 use crate::net::{Activity, Limits, Phase, Server, bind};
+use crate::queue::Reply;
+use incoming::Feed;
 use request::Refusal;
 use response::{Answer, HttpBody};
 use span::RequestSpan;
@@ -35,6 +40,8 @@ const CONNECTIONS_MAX: usize = 262_144;
 struct Http {
     cx: TriggerContext,
     config: HttpTrigger,
+    /// Gathers events where the handler takes several at once.
+    batches: Option<Batcher>,
 }
 
 /// Binds the address; serves nothing yet.
@@ -46,7 +53,10 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         Limits { head_bytes_max: config.head_bytes_max, stall: STALL, connections_max: CONNECTIONS_MAX };
     let info = cx.info.clone();
     let shutdown = cx.shutdown.clone();
-    let http = Arc::new(Http { cx, config: config.clone() });
+    let batches = config.batch.as_ref().map(|batch| {
+        Batcher::new(cx.events.clone(), batch.clone(), cx.event_timeout, shutdown.closing.clone())
+    });
+    let http = Arc::new(Http { cx, config: config.clone(), batches });
     if http.config.cors.as_ref().is_some_and(|cors| cors.allow_credentials && cors.allows_any_origin()) {
         let message = "CORS allows credentials from every origin, because allowOrigins holds *";
         http.cx.logger.warn(message, crate::fields! {"trigger" => info.name});
@@ -62,7 +72,23 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         address: config.listen.clone(),
         error,
     })?;
-    Ok(Trigger { info, task: Box::pin(server.run(shutdown)) })
+    let serve = server.run(shutdown);
+    let task: super::Task = if http.batches.is_none() {
+        Box::pin(serve)
+    } else {
+        Box::pin(async move {
+            let gather = async {
+                if let Some(batches) = &http.batches {
+                    batches.run().await;
+                }
+            };
+            tokio::select! {
+                () = serve => {}
+                () = gather => {}
+            }
+        })
+    };
+    Ok(Trigger { info, task })
 }
 
 impl Http {
@@ -81,10 +107,10 @@ impl Http {
         Ok(answer.finish(streamed.then_some(activity)))
     }
 
-    async fn answer(&self, request: http::Request<Incoming>, activity: &Activity) -> Answer {
+    async fn answer(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> Answer {
         let (mut parts, body) = request.into_parts();
         let path = request::decoded_path(&parts.uri);
-        let answer = match self.settle(&parts, path.as_deref()) {
+        let mut answer = match self.settle(&parts, &body, path.as_deref()) {
             Break(mut answer) => {
                 if !body.is_end_stream() {
                     answer.close(); // What is not read of a body stands before the next request.
@@ -93,46 +119,107 @@ impl Http {
             }
             Continue(answer) => answer,
         };
-        let mut answer = answer;
         let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
         if let Some(trace) = &trace {
             answer.span = RequestSpan::begin(trace, &parts, &self.cx.info);
         }
         let logs = answer.logs.clone();
-        activity.set_phase(Phase::Body);
+        if self.takes_as_it_comes(&parts, &body) {
+            return match incoming::open(&parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
+                Ok((feed, body)) => {
+                    let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                    answer.trace(&mut event, trace);
+                    self.submit_with(event, answer, feed, activity).await
+                }
+                Err(refusal) => self.refuse(answer, refusal, activity),
+            };
+        }
+        activity.begin_body();
         let body =
             request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
                 let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
-                if let Some(trace) = trace {
-                    answer.describe(&event);
-                    trace.stamp(&mut event.header_map);
-                    event.trace = Some(trace);
-                }
+                answer.trace(&mut event, trace);
                 self.submit(event, answer).await
             }
-            Err(Refusal::TooLarge) => answer.too_large(self.config.body_bytes_max),
-            Err(Refusal::NoRoom) => {
+            Err(refusal) => self.refuse(answer, refusal, activity),
+        }
+    }
+
+    /// What a body gets that cannot be read or must not be.
+    fn refuse(&self, answer: Answer, refusal: Refusal, activity: &Activity) -> Answer {
+        match refusal {
+            Refusal::TooLarge => answer.too_large(self.config.body_bytes_max),
+            Refusal::NoRoom => {
                 self.cx.events.count(false);
                 let mut answer = answer.no_room();
                 answer.close();
                 answer
             }
-            Err(Refusal::Broken) if activity.expired() => answer.too_slow(),
-            Err(Refusal::Broken) => answer.malformed(),
+            Refusal::Broken if activity.expired() => answer.too_slow(),
+            Refusal::Broken => answer.malformed(),
         }
     }
 
-    /// The event's way to a worker, and its answer's way back.
-    async fn submit(&self, mut event: Box<Event>, mut answer: Answer) -> Answer {
-        if let Err(error) = cloudevent::unwrap(&mut event) {
-            self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
-            self.cx.events.count(false);
-            return answer.bad_cloud_event();
+    /// Whether the handler gets the body while it arrives. Cloud events are unwrapped and batches gathered, which takes
+    /// all of it.
+    fn takes_as_it_comes(&self, parts: &Parts, body: &Incoming) -> bool {
+        self.cx.events.streams_bodies()
+            && self.batches.is_none()
+            && !body.is_end_stream()
+            && body.size_hint().exact().is_none_or(|bytes| bytes > incoming::WHOLE_BYTES_MAX)
+            && !cloudevent::is_one(&parts.headers)
+    }
+
+    /// As [`Http::submit`], with a body that is still arriving.
+    async fn submit_with(
+        &self,
+        event: Box<Event>,
+        answer: Answer,
+        mut feed: Feed,
+        activity: &Activity,
+    ) -> Answer {
+        let reply = tokio::select! {
+            biased; // A handler that has been told of it may have answered, which is not the reason any more.
+            refusal = feed.refused() => return self.refuse(answer, refusal, activity),
+            reply = self.cx.events.submit(event) => reply,
+        };
+        let mut answer = self.settle_reply(reply, answer).await;
+        if !feed.is_whole() {
+            answer.close(); // What is not read of a body stands before the next request.
         }
-        let mut reply = self.cx.events.submit(event).await;
+        if answer.is_streamed() {
+            answer.feed = Some(feed); // A handler may read on while it answers.
+        }
+        answer
+    }
+
+    /// The event's way to a worker, and its answer's way back.
+    async fn submit(&self, mut event: Box<Event>, answer: Answer) -> Answer {
+        match cloudevent::unwrap(&mut event) {
+            Ok(None) => self.submit_one(event, answer).await,
+            // Boxed, as below: what few requests need must not make the future of all larger.
+            Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
+            Err(error) => {
+                self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+                self.cx.events.count(false);
+                answer.bad_cloud_event()
+            }
+        }
+    }
+
+    async fn submit_one(&self, event: Box<Event>, answer: Answer) -> Answer {
+        let reply = match &self.batches {
+            None => self.cx.events.submit(event).await,
+            Some(batches) => Box::pin(batches.submit(event)).await,
+        };
+        self.settle_reply(reply, answer).await
+    }
+
+    /// Makes a response of a reply.
+    async fn settle_reply(&self, mut reply: Reply, mut answer: Answer) -> Answer {
         if let Ok(response) = &mut reply
             && let Some(file) = file::wanted(&mut response.headers)
         {
@@ -142,10 +229,21 @@ impl Http {
     }
 
     /// Breaks with the answer to what needs no event; else continues with the beginning of one.
-    fn settle(&self, parts: &Parts, path: Option<&[u8]>) -> ControlFlow<Answer, Answer> {
+    fn settle(&self, parts: &Parts, body: &Incoming, path: Option<&[u8]>) -> ControlFlow<Answer, Answer> {
         let mut answer = Answer::to(parts);
-        if !request::host_is_sound(&parts.headers) {
+        if parts.method == Method::CONNECT {
+            return Break(answer.no_tunnel());
+        }
+        if !request::host_is_sound(&parts.headers) || !request::target_is_sound(&parts.method, &parts.uri) {
             return Break(answer.malformed());
+        }
+        if !body.is_end_stream() {
+            if !request::expects_continue_only(&parts.headers) {
+                return Break(answer.unknown_expectation());
+            }
+            if body.size_hint().exact().is_none() && !request::is_chunked_only(&parts.headers) {
+                return Break(answer.unknown_coding());
+            }
         }
         answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
         if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(parts)) {

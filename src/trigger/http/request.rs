@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -18,7 +18,7 @@ use crate::logging::LogBuffer;
 use crate::net::Activity;
 
 /// What no trailer may say (RFC 9110, section 6.5.1): whoever looked at the head has decided by these.
-static HEAD_ONLY: [HeaderName; 17] = [
+pub(super) static HEAD_ONLY: [HeaderName; 17] = [
     header::AUTHORIZATION,
     header::CONNECTION,
     header::CONTENT_ENCODING,
@@ -110,10 +110,38 @@ fn clean(path: &[u8]) -> Vec<u8> {
     joined
 }
 
-/// Whether every host that is named has no blank, a port of digits, and brackets in pairs: everything else is a
-/// mistake or an attempt to be routed by one reading and served by another.
+/// Whether at most one host is named, with no blank and no delimiter, a port of digits, and brackets in pairs: everything else is
+/// a mistake or an attempt to be routed by one reading and served by another.
+// compat: a request without one is served; nothing here goes by it.
 pub(super) fn host_is_sound(headers: &HeaderMap) -> bool {
-    headers.get_all(header::HOST).iter().all(|host| is_sound(host.as_bytes()))
+    let mut hosts = headers.get_all(header::HOST).iter();
+    hosts.next().is_none_or(|host| is_sound(host.as_bytes())) && hosts.next().is_none()
+}
+
+/// Whether the target has a form that its method may have (RFC 9112, section 3.2): a host alone is for CONNECT, an
+/// asterisk for OPTIONS.
+pub(super) fn target_is_sound(method: &Method, uri: &Uri) -> bool {
+    match uri.path().as_bytes() {
+        [b'/', ..] => true,
+        b"*" => method == Method::OPTIONS,
+        // What has a scheme may have no path.
+        _ => uri.scheme().is_some(),
+    }
+}
+
+/// Whether a request with a body expects nothing of us but to be asked for it.
+pub(super) fn expects_continue_only(headers: &HeaderMap) -> bool {
+    let mut expectations = headers.get_all(header::EXPECT).iter();
+    expectations.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether a body in chunks is nothing else besides: what another coding has made of it is not what handlers expect,
+/// and two readers may disagree about a list of codings. Called for bodies of unknown length only.
+pub(super) fn is_chunked_only(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let only =
+        codings.next().is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    only && codings.next().is_none()
 }
 
 fn is_sound(host: &[u8]) -> bool {
@@ -125,7 +153,10 @@ fn is_sound(host: &[u8]) -> bool {
         None => host.split_at(host.iter().position(|byte| *byte == b':').unwrap_or(host.len())),
     };
     let sound_port = port.is_empty() || port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit);
-    sound_port && !name.iter().any(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']'))
+    sound_port
+        && !name.iter().any(|byte| {
+            byte.is_ascii_whitespace() || matches!(byte, b'[' | b']' | b'/' | b'?' | b'#' | b'@' | b'\\')
+        })
 }
 
 /// What the caller asked to be told of the handler's log.
@@ -174,6 +205,10 @@ pub(super) async fn read_body(
             && size > bytes_max as u64
         {
             return Poll::Ready(Err(Refusal::TooLarge));
+        }
+        // Asked only now: what had come before the end is here.
+        if frame.is_pending() && activity.half_closed() {
+            return Poll::Ready(Err(Refusal::Broken));
         }
         frame.map(Ok)
     };
@@ -316,6 +351,8 @@ mod tests {
             ("[::1", false),
             ("[::1]8080", false),
             ("x]", false),
+            ("a@x", false),
+            ("x/y", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
@@ -324,8 +361,8 @@ mod tests {
         assert!(host_is_sound(&HeaderMap::new()));
         let mut two = HeaderMap::new();
         two.append(header::HOST, HeaderValue::from_static("x"));
-        two.append(header::HOST, HeaderValue::from_static("x y"));
-        assert!(!host_is_sound(&two), "the last is what handlers see");
+        two.append(header::HOST, HeaderValue::from_static("x"));
+        assert!(!host_is_sound(&two), "RFC 9112, section 3.2");
     }
 
     #[test]

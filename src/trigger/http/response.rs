@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use super::incoming::Feed;
 use super::span::RequestSpan;
 use crate::event::{Body, Event, HandlerError, Response, header_value};
 use crate::fields;
@@ -17,6 +18,7 @@ use crate::logging::{LogBuffer, Logger};
 use crate::metrics::TriggerCounters;
 use crate::net::{Activity, Phase};
 use crate::queue::{Reply, SubmitError};
+use crate::trace::EventTrace;
 
 const SERVER: HeaderValue = HeaderValue::from_static("nuclio");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -41,6 +43,8 @@ pub(super) struct Answer {
     pub(super) logs: Option<Arc<LogBuffer>>,
     /// `None`: not recorded.
     pub(super) span: Option<Box<RequestSpan>>,
+    /// The request's body, as long as a handler may read it.
+    pub(super) feed: Option<Feed>,
     version: Version,
     closes: bool,
 }
@@ -60,16 +64,47 @@ impl Answer {
             length: None,
             logs: None,
             span: None,
+            feed: None,
             version: request.version,
             closes,
         }
     }
 
-    /// Tells the span, if there is one, about the event.
-    pub(super) fn describe(&mut self, event: &Event) {
+    /// Puts the event into its trace and tells the span about it, where there are such.
+    pub(super) fn trace(&mut self, event: &mut Event, trace: Option<Arc<EventTrace>>) {
+        let Some(trace) = trace else { return };
+        event.join(trace);
         if let Some(span) = &mut self.span {
             span.describe(event);
         }
+    }
+
+    /// An empty 200 to one of several events that came in one request.
+    pub(super) fn to_part() -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+            length: None,
+            logs: None,
+            feed: None,
+            span: None,
+            version: Version::HTTP_11,
+            closes: false,
+        }
+    }
+
+    /// What is shown of such an answer.
+    pub(super) fn into_part(mut self) -> (u16, HeaderMap, Body) {
+        self.default_content_type();
+        (self.status.as_u16(), self.headers, self.body)
+    }
+
+    /// The answers to several events, as JSON.
+    pub(super) fn parts(mut self, status: u16, body: Bytes) -> Self {
+        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.body = body.into();
+        self.status(status)
     }
 
     /// Another status.
@@ -191,6 +226,24 @@ impl Answer {
         self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
     }
 
+    /// CONNECT: whoever sends it takes a success for a tunnel, and what follows for anything.
+    pub(super) fn no_tunnel(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy")
+    }
+
+    /// `Expect` with something else than `100-continue`.
+    pub(super) fn unknown_expectation(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::EXPECTATION_FAILED, "Expect can only be 100-continue")
+    }
+
+    /// A body in another transfer coding than chunks alone.
+    pub(super) fn unknown_coding(mut self) -> Self {
+        self.closes = true;
+        self.text(StatusCode::NOT_IMPLEMENTED, "Transfer-Encoding can only be chunked, once")
+    }
+
     /// A structured cloud event that cannot be unwrapped.
     pub(super) fn bad_cloud_event(self) -> Self {
         self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event")
@@ -200,14 +253,18 @@ impl Answer {
         matches!(self.body, Body::Stream(_))
     }
 
+    fn default_content_type(&mut self) {
+        if !matches!(self.body, Body::Empty) && !self.headers.contains_key(header::CONTENT_TYPE) {
+            self.headers.insert(header::CONTENT_TYPE, TEXT);
+        }
+    }
+
     /// The response as hyper sends it. `activity` is told when a streamed body has ended.
     pub(super) fn finish(mut self, activity: Option<Arc<Activity>>) -> http::Response<HttpBody> {
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
-        if !matches!(self.body, Body::Empty) && !self.headers.contains_key(header::CONTENT_TYPE) {
-            self.headers.insert(header::CONTENT_TYPE, TEXT);
-        }
+        self.default_content_type();
         if let Some(logs) = &self.logs {
             // JSON has no control bytes left, so this cannot fail.
             self.headers.insert(
@@ -227,7 +284,7 @@ impl Answer {
         }
         // It ends with the body: now, or with the stream.
         let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
-        let body = HttpBody { body: self.body, length: self.length, activity, span };
+        let body = HttpBody { body: self.body, length: self.length, feed: self.feed, activity, span };
         let mut response = http::Response::new(body);
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
@@ -263,6 +320,7 @@ pub(super) struct HttpBody {
     body: Body,
     /// Bytes to come of a streamed body, where that is known.
     length: Option<u64>,
+    feed: Option<Feed>,
     activity: Option<Arc<Activity>>,
     /// Of a streamed answer.
     span: Option<Box<RequestSpan>>,
@@ -308,6 +366,7 @@ impl http_body::Body for HttpBody {
 
 impl Drop for HttpBody {
     fn drop(&mut self) {
+        self.feed = None; // Before the phase is set, which a body that is still read would set, too.
         if let Some(activity) = &self.activity {
             activity.set_phase(Phase::Idle);
         }

@@ -40,7 +40,7 @@ impl RequestSpan {
     pub(super) fn describe(&mut self, event: &Event) {
         if let Some(request) = &mut self.request {
             request.event_id = event.id.as_str().to_owned();
-            request.body_bytes = Some(event.body.len());
+            request.body_bytes = event.body.stream.is_none().then(|| event.body.len());
         }
     }
 

@@ -259,6 +259,44 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
     return NH_ERROR;
 }
 
+#ifdef TEST_BATCHES
+/* The path of the first event chooses for all, except for streams. */
+static nh_result handle_batch(void *state, const nh_event *const *events, size_t n, nh_response *const *responses) {
+    worker *self = state;
+    nh_str path = events[0]->path;
+    self->host->log(self->ref, events[0], NH_LOG_INFO, text("a batch"), NULL, 0);
+    if (is(path, "/broken/code")) return -77;
+    if (is(path, "/broken/body")) responses[n - 1]->body.len = 5;
+    if (starts(path, "/broken/")) return NH_OK;
+    if (is(path, "/error")) {
+        char *message = strdup("none of you");
+        own(responses[0], message, strlen(message));
+        responses[0]->status = 422;
+        return NH_ERROR;
+    }
+    if (is(path, "/panic")) {
+        responses[0]->body = text("Caught panic: all of you");
+        return NH_PANIC;
+    }
+    if (is(path, "/slow")) /* until it is told to stop */
+        while (!self->host->cancelled(events[n - 1])) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (is(path, "/stuck")) sleep(60);
+    for (size_t i = 0; i < n; i++) {
+        nh_str body = events[i]->body;
+        if (is(events[i]->path, "/stream")) {
+            stream(responses[i], 0);
+            continue;
+        }
+        /* In memory of another event of the batch. */
+        char *out = self->host->alloc(events[n - 1 - i], body.len + 32, 1);
+        int len = snprintf(out, body.len + 32, "%.*s of %zu", (int)body.len, body.ptr, n);
+        responses[i]->status = 201;
+        responses[i]->body = (nh_str){(const uint8_t *)out, (size_t)len};
+    }
+    return NH_OK;
+}
+#endif
+
 static nh_result control(void *state, uint32_t what) {
     worker *self = state;
     if (what == NH_TERMINATE) self->host->log(self->ref, NULL, NH_LOG_INFO, text("terminating"), NULL, 0);
@@ -305,6 +343,9 @@ const nh_plugin *nh_plugin_v1(void) {
                                     .start = start,
                                     .worker_start = worker_start,
                                     .handle = handle,
+#ifdef TEST_BATCHES
+                                    .handle_batch = handle_batch,
+#endif
                                     .control = control,
                                     .worker_stop = worker_stop,
                                     .stop = stop};

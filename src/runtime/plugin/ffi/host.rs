@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use nuclio_handler::abi;
 use serde_json::Value;
 
@@ -28,6 +29,7 @@ pub(super) static HOST: abi::Host = abi::Host {
     cancelled: Some(cancelled),
     ack: Some(ack),
     call_function: Some(call_function),
+    read: Some(read),
 };
 
 /// What `worker_ref` stands for: the worker's place in the processor. Stays at one address.
@@ -159,6 +161,30 @@ unsafe extern "C" fn cancelled(event: *const abi::Event) -> i32 {
     // SAFETY: as in `alloc`; the flag is valid during the call, which is when this may be called.
     unsafe { frame(event).and_then(|frame| frame.cancelled.as_ref()) }
         .map_or(0, |flag| flag.load(Ordering::Relaxed).into())
+}
+
+unsafe extern "C" fn read(
+    event: *const abi::Event,
+    buffer: *mut u8,
+    size: usize,
+    n: *mut usize,
+) -> abi::CallResult {
+    if n.is_null() || buffer.is_null() && size > 0 {
+        return abi::ARGUMENT;
+    }
+    // SAFETY: the plugin's event is the one it was given.
+    let piece = unsafe { frame(event) }.map_or(Ok(Bytes::new()), |frame| frame.read(size));
+    let (piece, end) = match piece {
+        Ok(piece) if piece.is_empty() => (piece, if size == 0 { abi::OK } else { abi::END }),
+        Ok(piece) => (piece, abi::OK),
+        Err(_) => (Bytes::new(), abi::CLOSED),
+    };
+    // SAFETY: `size` bytes may be written at `buffer`, and the piece has no more than that. One number may be written at `n`.
+    unsafe {
+        ptr::copy_nonoverlapping(piece.as_ptr(), buffer, piece.len());
+        n.write(piece.len());
+    }
+    end
 }
 
 unsafe extern "C" fn ack(_: *mut c_void, _topic: abi::Str, _partition: i32, _offset: i64) -> abi::CallResult {

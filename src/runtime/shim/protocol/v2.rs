@@ -4,9 +4,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
+use serde_json::Value;
 
 use crate::config::Level;
-use crate::event::{Event, Extra, HeaderFault, append_header, header_value, write_canonical};
+use crate::event::{Event, Extra, HeaderFault, OwnValue, append_header, header_value, write_canonical};
 
 /// The shim's first bytes.
 pub const MAGIC: [u8; 4] = *b"NSH2";
@@ -48,8 +49,11 @@ const FLAG_OPTIONAL: u8 = 0x80;
 
 /// EVENT flags.
 mod event_flag {
+    pub(super) const MORE: u8 = 0x01;
     pub(super) const NO_BODY: u8 = 0x02;
     pub(super) const BODY_JSON: u8 = 0x04;
+    pub(super) const BATCH: u8 = 0x08;
+    pub(super) const BATCH_END: u8 = 0x10;
     pub(super) const TYPED: u8 = 0x20;
     pub(super) const NOT_UTF8: u8 = 0x40;
 }
@@ -200,6 +204,13 @@ pub fn write_credit(out: &mut Vec<u8>, id: u32, bytes: u32) {
     write_frame(out, kind::CREDIT_OUT, 0, id, &bytes.to_le_bytes(), &[]);
 }
 
+/// Appends the header of a DATA frame with `bytes` bytes of a request's body; the caller writes them right after it.
+/// `flags`: [`DATA_END`], [`DATA_ABORT`] or none.
+pub fn write_data(out: &mut Vec<u8>, id: u32, flags: u8, bytes: u32) {
+    let header = Header { size: bytes, kind: kind::DATA_IN, flags, code: 0, id, head: 0 };
+    out.extend_from_slice(&header.encode());
+}
+
 /// What a CONTROL frame asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlCode {
@@ -230,13 +241,10 @@ const EVENT_FIXED_BYTES: usize = 32;
 pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Duration>) {
     let start = out.len();
     out.resize(start + HEADER_BYTES + EVENT_FIXED_BYTES, 0);
-    let fields: Vec<(Vec<u8>, Vec<u8>)> = if event.query().is_empty() {
-        Vec::new()
-    } else {
-        event.fields().take(usize::from(u16::MAX)).collect()
-    };
+    let fields: Vec<(Vec<u8>, Vec<u8>)> =
+        if event.has_fields() { event.fields().take(usize::from(u16::MAX)).collect() } else { Vec::new() };
     let plain = !event.path().contains(&0)
-        && !event.extra.as_deref().is_some_and(|extra| holds_nul(event, extra))
+        && !event.extra.as_deref().is_some_and(|extra| needs_types(event, extra))
         && !fields.iter().any(|(name, value)| name.contains(&0) || value.contains(&0));
     let mut table = Table { out, typed: !plain, utf8: true };
     let (headers, field_count) = write_texts(&mut table, event, &fields);
@@ -272,14 +280,24 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
 }
 
-/// Whether a text that the sender of a cloud event chose holds what separates texts.
-fn holds_nul(event: &Event, extra: &Extra) -> bool {
-    event.id.as_str().contains('\0') || extra.texts().any(|text| text.contains('\0'))
+/// Makes of the EVENT frame that starts `frame` one of a batch, which ends with the `last`.
+pub fn mark_batch(frame: &mut [u8], last: bool) {
+    frame[5] |= if last { event_flag::BATCH | event_flag::BATCH_END } else { event_flag::BATCH };
+}
+
+/// Whether a text that others chose holds what separates texts, or some header is more than text.
+fn needs_types(event: &Event, extra: &Extra) -> bool {
+    let nul = |text: &str| text.contains('\0');
+    // Method and URL are tokens over HTTP and anybody's text elsewhere.
+    [event.id.as_str(), event.method(), event.url()].into_iter().any(nul)
+        || extra.texts().any(nul)
+        || extra.has_json_headers()
 }
 
 fn event_flags(event: &Event, plain: bool, utf8: bool) -> u8 {
     let mut flags = 0;
     for (set, flag) in [
+        (event.body.stream.is_some(), event_flag::MORE),
         (!event.body.present, event_flag::NO_BODY),
         (event.extra.as_deref().is_some_and(|extra| extra.body_is_json), event_flag::BODY_JSON),
         (!plain, event_flag::TYPED),
@@ -328,7 +346,10 @@ fn write_headers(table: &mut Table<'_>, event: &Event) -> u16 {
     if let Some(own) = event.own_headers() {
         for (name, value) in own.iter().take(usize::from(u16::MAX)) {
             table.push(name.as_bytes());
-            table.push(value.as_bytes());
+            match value {
+                OwnValue::Text(text) => table.push(text.as_bytes()),
+                OwnValue::Json { value, .. } => table.push_json(value),
+            }
             headers += 1;
         }
         return headers;
@@ -352,8 +373,7 @@ impl Table<'_> {
     fn push(&mut self, text: &[u8]) {
         self.utf8 &= text.is_ascii() || std::str::from_utf8(text).is_ok();
         if self.typed {
-            self.open_item(text.len());
-            self.out.extend_from_slice(text);
+            self.item(b's', text);
         } else {
             push_text(self.out, text);
         }
@@ -361,7 +381,7 @@ impl Table<'_> {
 
     fn push_name(&mut self, name: &str) {
         if self.typed {
-            self.open_item(name.len());
+            self.open_item(b's', name.len());
             write_canonical(name, self.out);
         } else {
             write_canonical(name, self.out);
@@ -369,9 +389,45 @@ impl Table<'_> {
         }
     }
 
-    fn open_item(&mut self, len: usize) {
-        self.out.push(b's');
+    fn open_item(&mut self, kind: u8, len: usize) {
+        self.out.push(kind);
         self.out.extend_from_slice(&(len as u32).to_le_bytes());
+    }
+
+    fn item(&mut self, kind: u8, bytes: &[u8]) {
+        self.open_item(kind, bytes.len());
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// A value as an item of its own type; only a typed table has such.
+    fn push_json(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.item(b'n', &[]),
+            Value::Bool(value) => self.item(b't', &[u8::from(*value)]),
+            Value::String(text) => self.item(b's', text.as_bytes()),
+            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(number), _) => self.item(b'i', &number.to_le_bytes()),
+                (None, number) => self.item(b'f', &number.unwrap_or(f64::NAN).to_le_bytes()),
+            },
+            Value::Array(items) => self.nested(b'l', |table| {
+                items.iter().for_each(|item| table.push_json(item));
+            }),
+            Value::Object(members) => self.nested(b'm', |table| {
+                for (name, value) in members {
+                    table.item(b's', name.as_bytes());
+                    table.push_json(value);
+                }
+            }),
+        }
+    }
+
+    /// An item that holds items.
+    fn nested(&mut self, kind: u8, fill: impl FnOnce(&mut Self)) {
+        self.open_item(kind, 0);
+        let start = self.out.len();
+        fill(self);
+        let len = (self.out.len() - start) as u32;
+        self.out[start - 4..start].copy_from_slice(&len.to_le_bytes());
     }
 }
 

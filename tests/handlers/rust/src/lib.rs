@@ -1,6 +1,9 @@
 //! Test handler in Rust: does what the request header `X-Behaviour` says, one of the `handler_behaviour` kinds of the
 //! HTTP vectors as JSON; without it, what the file named by `BEHAVIOUR_FILE` says, which is read for every event.
-//! Without either the path chooses among what the vectors do not need.
+//! Without either the path chooses among what the vectors do not need. `RECORD_FOLDER` makes it the recorder of the
+//! trigger vectors.
+
+mod recorder;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -29,6 +32,9 @@ impl Handler for TestHandler {
 
     fn handle(&mut self, context: &Context, event: Event<'_>) -> Result<Response, Error> {
         self.calls += 1;
+        if let Ok(folder) = std::env::var("RECORD_FOLDER") {
+            return recorder::handle(Path::new(&folder), context, &event, shown(&event, &RECORDED.map(Json::from))?);
+        }
         if let Some(behaviour) = event.header("X-Behaviour") {
             return behave(context, &event, &serde_json::from_slice(behaviour)?);
         }
@@ -175,7 +181,17 @@ fn file(event: &Event<'_>, behaviour: &Json) -> Result<Response, Error> {
     Ok(response)
 }
 
+/// What the recorder tells of an event.
+const RECORDED: [&str; 18] = [
+    "id", "method", "path", "url", "content_type", "size", "body", "shard_id", "num_shards", "type", "type_version",
+    "version", "offset", "topic", "trigger", "timestamp", "headers", "fields",
+];
+
 fn echo(event: &Event<'_>, fields: &[Json]) -> Result<Response, Error> {
+    Ok(Response::json(shown(event, fields)?.to_string()))
+}
+
+fn shown(event: &Event<'_>, fields: &[Json]) -> Result<Json, Error> {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let map = |pairs: &mut dyn Iterator<Item = (String, String)>| {
         Json::Object(pairs.map(|(name, value)| (name, Json::from(value))).collect::<Map<_, _>>())
@@ -207,7 +223,7 @@ fn echo(event: &Event<'_>, fields: &[Json]) -> Result<Response, Error> {
         };
         shown.insert(field.to_owned(), value);
     }
-    Ok(Response::json(Json::Object(shown).to_string()))
+    Ok(Json::Object(shown))
 }
 
 /// Unix seconds; Go's zero time comes as the lowest number.

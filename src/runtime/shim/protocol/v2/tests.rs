@@ -142,7 +142,7 @@ proptest! {
 #[test]
 fn headers_that_an_event_brought_keep_their_names() {
     let mut event = event("/", &[("x-http", "h")], "");
-    let headers = Some(vec![("comExample".to_owned(), "v".to_owned())]);
+    let headers = Some(vec![("comExample".to_owned(), "v".to_owned().into())]);
     event.extra = Some(Box::new(Extra { headers, ..Extra::default() }));
     event.timestamp = SystemTime::UNIX_EPOCH - Duration::from_secs(62_135_596_800);
     let mut out = Vec::new();
@@ -158,7 +158,7 @@ fn a_nul_in_what_a_cloud_event_says_makes_the_texts_typed() {
         Extra { event_type: "a\0b".to_owned(), ..Extra::default() },
         Extra { content_type: Some("a\0b".to_owned()), ..Extra::default() },
         Extra { trigger: Some(("a\0b".to_owned(), String::new())), ..Extra::default() },
-        Extra { headers: Some(vec![("a\0b".to_owned(), String::new())]), ..Extra::default() },
+        Extra { headers: Some(vec![("a\0b".to_owned(), String::new().into())]), ..Extra::default() },
     ] {
         let mut event = event("/", &[], "");
         event.extra = Some(Box::new(extra));
@@ -167,4 +167,21 @@ fn a_nul_in_what_a_cloud_event_says_makes_the_texts_typed() {
         assert_ne!(out[5] & event_flag::TYPED, 0);
         assert!(out.windows(8).any(|item| item == b"s\x03\0\0\0a\0b"));
     }
+}
+
+#[test]
+fn headers_that_are_more_than_text_keep_their_types() {
+    let mut event = event("/", &[], "");
+    let value = serde_json::json!({"k": [null, true, -5, 1.5, "x"]});
+    let headers = Some(vec![("h".to_owned(), OwnValue::from(&value))]);
+    event.extra = Some(Box::new(Extra { headers, ..Extra::default() }));
+    let mut out = Vec::new();
+    write_event(&mut out, 1, &event, None);
+    assert_ne!(out[5] & event_flag::TYPED, 0);
+    let expected = hex("
+        73 01000000 68
+        6d 36000000  73 01000000 6b  6c 2b000000
+            6e 00000000  74 01000000 01  69 08000000 fbffffffffffffff  66 08000000 000000000000f83f
+            73 01000000 78");
+    assert!(out.ends_with(&expected), "{out:x?}");
 }

@@ -1,0 +1,1 @@
+exports.handler = async (context, event) => `Hello, ${event.fields.name || 'world'}`

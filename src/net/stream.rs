@@ -1,0 +1,275 @@
+//! Addresses to listen on, and the sockets behind them: TCP, or a file in the file system.
+
+use std::fs::Permissions;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// What an address that names a file begins with.
+pub const UNIX_PREFIX: &str = "unix:";
+/// Who may connect to a socket file: its user and its group.
+const SOCKET_FILE_MODE: u32 = 0o660;
+
+/// A bound address that nobody serves yet.
+#[derive(Debug)]
+pub struct Listener(Bound);
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+impl Listener {
+    /// The TCP address, if it is one.
+    #[cfg(test)]
+    pub(super) fn tcp_address(&self) -> SocketAddr {
+        let Bound::Tcp(listener) = &self.0 else { panic!("a socket file") };
+        listener.local_addr().unwrap()
+    }
+}
+
+/// Binds `host:port`, where an empty host means every address, IPv6 and IPv4; or `unix:/path`, which makes a socket
+/// file that its user and group may use, and that is removed when it is no longer served.
+///
+/// # Errors
+/// The address cannot be resolved or bound; a file of that name is no socket, or somebody listens there.
+pub fn bind(address: &str) -> io::Result<Listener> {
+    if let Some(path) = address.strip_prefix(UNIX_PREFIX) {
+        return bind_file(Path::new(path)).map(|(listener, file)| Listener(Bound::Unix(listener, file)));
+    }
+    bind_tcp(address).map(|listener| Listener(Bound::Tcp(listener)))
+}
+
+fn bind_tcp(address: &str) -> io::Result<std::net::TcpListener> {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "address is not host:port"));
+    };
+    if !host.is_empty() {
+        // compat: a name meant its IPv4 address where it has one.
+        let mut resolved: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        resolved.sort_by_key(SocketAddr::is_ipv6);
+        let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+        for address in resolved {
+            result = listen(address);
+            if !matches!(&result, Err(error) if lacks_family(error)) {
+                break;
+            }
+        }
+        return result;
+    }
+    let port =
+        port.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "port is not a number"))?;
+    match listen((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if lacks_family(&error) => listen((Ipv4Addr::UNSPECIFIED, port).into()),
+        result => result,
+    }
+}
+
+/// Hosts without IPv6, or without IPv4, say it in one of these ways.
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv6() {
+        let socket = TcpSocket::new_v6()?;
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        socket
+    } else {
+        TcpSocket::new_v4()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// A socket file of ours; removed when dropped, unless another one has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Makes the file under another name, so that nobody connects before its mode is set, and renames it, which also
+/// replaces what a process that was killed has left.
+fn bind_file(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file of that name is no socket"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody listens there"));
+        }
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:x}", fastrand::u16(..)));
+    let new = PathBuf::from(name);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&new)?)?;
+    let made = SocketFile { inode: inode(&new)?, path: new };
+    std::fs::set_permissions(&made.path, Permissions::from_mode(SOCKET_FILE_MODE))?;
+    rustix::net::listen(&socket, i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    std::fs::rename(&made.path, path)?;
+    let file = SocketFile { path: path.to_owned(), inode: made.inode };
+    Ok((socket.into(), file))
+}
+
+/// A listener on the current runtime.
+pub(super) enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+}
+
+impl Door {
+    pub(super) fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener.0 {
+            Bound::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Bound::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
+        })
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+        }
+    }
+
+    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet.
+    pub(super) fn accept_now(&self) -> Option<Stream> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => accept_with(listener, flags),
+                Self::Unix(listener, _) => accept_with(listener, flags),
+            };
+            match (accepted, self) {
+                (Ok(fd), Self::Tcp(_)) => return TcpStream::from_std(fd.into()).ok().map(Stream::Tcp),
+                (Ok(fd), Self::Unix(..)) => return UnixStream::from_std(fd.into()).ok().map(Stream::Unix),
+                (Err(Errno::INTR | Errno::CONNABORTED), _) => {} // That one left already.
+                (Err(_), _) => return None,
+            }
+        }
+    }
+}
+
+/// A connection's socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// As much as fits at once.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// As much as is there.
+    pub(super) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(bytes),
+            Self::Unix(stream) => stream.try_read(bytes),
+        }
+    }
+
+    /// Small writes go out at once, and a client that has vanished is noticed in the end.
+    pub(super) fn prepare(&self) {
+        use rustix::net::sockopt;
+        let Self::Tcp(stream) = self else { return };
+        stream.set_nodelay(true).unwrap_or_default();
+        sockopt::set_socket_keepalive(stream, true).unwrap_or_default();
+        sockopt::set_tcp_keepidle(stream, KEEP_ALIVE).unwrap_or_default();
+        sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE).unwrap_or_default();
+    }
+}
+
+/// A connection on which nothing moves is probed this often; nine probes without an answer end it.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The cron trigger: sends its event whenever its clock says so, and no more often than the policy allows. What is due
+//! is `clock`'s business, what is sent `template`'s.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::clock::{Clock, Due, Moment, Tick};
+use super::template::{Template, deliver};
+use super::{Trigger, TriggerContext};
+use crate::config::{ConcurrencyPolicy, CronTrigger};
+use crate::fields;
+use crate::metrics::DropReason;
+
+/// Starts no clock yet.
+pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) -> Trigger {
+    let info = cx.info.clone();
+    let at_once_max = match config.concurrency {
+        ConcurrencyPolicy::Forbid => 1,
+        ConcurrencyPolicy::Allow => workers,
+    };
+    let cron = Cron {
+        template: Template::new(&config.event, info.clone()),
+        cx: Arc::new(cx),
+        at_once_max,
+        running: JoinSet::new(),
+        backlog: VecDeque::new(),
+        busy: false,
+    };
+    let config = config.clone();
+    let task = async move {
+        let clock = Clock::new(&config.timetable, config.missed, Moment::now());
+        cron.run(clock).await;
+    };
+    Trigger { info, task: Box::pin(task) }
+}
+
+struct Cron {
+    cx: Arc<TriggerContext>,
+    template: Template,
+    /// Events in work at the same moment.
+    at_once_max: usize,
+    running: JoinSet<()>,
+    /// Missed ticks that are still to be sent; bounded by what a clock hands out at once.
+    backlog: VecDeque<Tick>,
+    /// Ticks have been dropped since an event was last sent in time.
+    busy: bool,
+}
+
+impl Cron {
+    async fn run(mut self, mut clock: Clock) {
+        let shutdown = self.cx.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.draining.cancelled() => break,
+                _ = self.running.join_next(), if !self.running.is_empty() => {}
+                () = tokio::time::sleep(clock.wait(Moment::now())) => self.take(clock.due(Moment::now())),
+            }
+            while self.has_room()
+                && let Some(tick) = self.backlog.pop_front()
+            {
+                self.send(tick);
+            }
+        }
+        self.drop_ticks(DropReason::Missed, self.backlog.len() as u64);
+        while !self.running.is_empty() {
+            tokio::select! {
+                _ = self.running.join_next() => {}
+                () = shutdown.kill.cancelled() => return,
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.running.len() < self.at_once_max
+    }
+
+    fn take(&mut self, due: Due) {
+        if due.missed > 0 {
+            self.drop_ticks(DropReason::Missed, due.missed);
+            let fields = fields! {"trigger" => self.cx.info.name, "missed" => due.missed};
+            if due.late {
+                self.cx.logger.warn("Ticks were missed", fields);
+            } else {
+                self.cx.logger.debug("Ticks were missed", fields);
+            }
+        }
+        match due.ticks[..] {
+            [] => {}
+            [tick] if self.has_room() && self.backlog.is_empty() => {
+                self.busy = false;
+                self.send(tick);
+            }
+            [tick] => self.skip(tick),
+            ref ticks => {
+                // What does not fit goes first: it is the oldest.
+                self.backlog.extend(ticks);
+                let excess = self.backlog.len().saturating_sub(super::clock::CATCH_UP_MAX);
+                self.backlog.drain(..excess);
+                self.drop_ticks(DropReason::Missed, excess as u64);
+            }
+        }
+    }
+
+    fn send(&mut self, tick: Tick) {
+        let fields = vec![
+            ("scheduledTime".to_owned(), tick.scheduled.to_string()),
+            ("missed".to_owned(), tick.missed.to_string()),
+        ];
+        let (cx, event) = (self.cx.clone(), self.template.event(tick.time(), fields));
+        self.running.spawn(async move { deliver(&cx, event).await });
+    }
+
+    /// A handler that is too slow for its timetable is named when it begins to be, not at every tick.
+    fn skip(&mut self, tick: Tick) {
+        self.drop_ticks(DropReason::Busy, 1);
+        let fields = fields! {
+            "trigger" => self.cx.info.name, "scheduled" => tick.scheduled.to_string(), "in_work" => self.running.len()
+        };
+        let message = "Dropped a tick, because an earlier event is still in work";
+        if std::mem::replace(&mut self.busy, true) {
+            self.cx.logger.debug(message, fields);
+        } else {
+            self.cx.logger.warn(message, fields);
+        }
+    }
+
+    fn drop_ticks(&self, reason: DropReason, count: u64) {
+        self.cx.events.counters().dropped(reason, count);
+    }
+}

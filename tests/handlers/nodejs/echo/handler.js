@@ -1,0 +1,1 @@
+exports.handler = (context, event) => context.callback(event.body)

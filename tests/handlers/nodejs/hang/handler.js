@@ -1,0 +1,4 @@
+exports.handler = (context, event) => {
+  while (event.path === '/hang');
+  context.callback('back')
+}

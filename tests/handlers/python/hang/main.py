@@ -1,0 +1,4 @@
+def handler(context, event):
+    while event.path == "/hang":
+        pass
+    return "back"

@@ -1,0 +1,2 @@
+def handler(context, event):
+    return int(event.path[1:]), "as asked"

@@ -1,0 +1,354 @@
+//! Bodies that handlers take while they arrive: nothing is gathered, the handler's pace is the client's, and every way
+//! a body can end has its answer.
+
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Client, Processor, Setup, wait_until};
+
+/// Counts bytes; what it does besides is the path's to say.
+const PYTHON: &str = "
+import time
+def handler(context, event):
+    body = event.body
+    if event.path == '/ignore':
+        return 'ignored'
+    if event.path == '/hold':
+        context.logger.warn('holding')
+        time.sleep(3)
+    if event.path == '/first':
+        piece = next(iter(body))
+        context.logger.info_with('first', bytes=len(piece))
+    if event.path == '/echo':
+        return (piece for piece in body)
+    try:
+        if event.path == '/read':
+            return body.read()
+        total = sum(len(piece) for piece in body)
+    except OSError as error:
+        context.logger.info_with('broke off', error=str(error))
+        return context.Response(status_code=418, body='late')
+    return '%d %s' % (total, event.size)
+handler.stream_body = True
+";
+
+const ASYNC: &str = "
+import asyncio
+async def handler(context, event):
+    total, first = 0, await event.body.read_async(1)
+    async for piece in event.body:
+        total += len(piece)
+    return str(total + len(first))
+handler.stream_body = True
+";
+
+/// A library that counts bytes with the header alone.
+fn counter() -> Option<PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let build = || {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("count.so");
+        let mut command = Command::new("cc");
+        command.args([
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+        ]);
+        command.arg("-I").arg(root.join("runtimes/rust/include"));
+        command.arg(root.join("tests/handlers/c/count.c")).arg("-o").arg(&out);
+        let Ok(output) = command.output() else {
+            println!("skipped: no C compiler");
+            return None;
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(out)
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+/// Each way to run a handler that counts.
+fn everywhere(check: impl Fn(Setup)) {
+    check(Setup::python(PYTHON));
+    check(Setup::python(ASYNC));
+    if let Some(library) = counter() {
+        check(Setup::library(&library));
+        check(Setup::library(&library).env("COUNT_FIXED_THREAD", "1"));
+    }
+}
+
+fn limited(setup: Setup, bytes: usize) -> Setup {
+    setup.trigger(json!({"attributes": {"maxRequestBodySize": bytes}}))
+}
+
+/// Sends a body in pieces, as chunks or as it is.
+fn send(client: &mut Client, chunked: bool, pieces: usize, piece: &[u8]) {
+    for _ in 0..pieces {
+        if chunked {
+            client.send(format!("{:x}\r\n", piece.len()).as_bytes());
+        }
+        client.send(piece);
+        if chunked {
+            client.send(b"\r\n");
+        }
+    }
+    if chunked {
+        client.send(b"0\r\n\r\n");
+    }
+}
+
+fn head(path: &str, chunked: bool, bytes: usize) -> Vec<u8> {
+    let framing =
+        if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {bytes}") };
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n").into_bytes()
+}
+
+/// Most memory a process has ever had, in bytes.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn large_bodies_pass_through_with_flat_memory() {
+    let (pieces, piece) = (256, vec![b'x'; 1 << 18]);
+    let bytes = pieces * piece.len();
+    everywhere(|setup| {
+        let processor = limited(setup, bytes).start();
+        let pids: Vec<u32> = std::iter::once(processor.child.id())
+            .chain(processor.children().iter().map(|pid| *pid as u32))
+            .collect();
+        let before: u64 = pids.iter().map(|pid| peak(*pid)).sum();
+        for chunked in [false, true] {
+            let mut client = Client::connect(processor.http());
+            client.send(&head("/", chunked, bytes));
+            send(&mut client, chunked, pieces, &piece);
+            let answer = client.read_answer(false).unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(answer.text().starts_with(&bytes.to_string()), "{}", answer.text());
+            assert_eq!(answer.header("Connection"), None, "all of it was read");
+            client.send(&head("/", true, 0));
+            send(&mut client, true, 3, b"next");
+            assert!(client.read_answer(false).unwrap().text().starts_with("12"));
+        }
+        let grown = pids.iter().map(|pid| peak(*pid)).sum::<u64>() - before;
+        assert!(grown < 24 << 20, "{grown} bytes more for a body of {bytes}");
+    });
+}
+
+#[test]
+fn small_bodies_and_none_look_the_same_to_the_handler() {
+    everywhere(|setup| {
+        let processor = setup.start();
+        assert!(processor.post("/", "12345").text().starts_with('5'));
+        assert!(processor.get("/").text().starts_with('0'));
+        assert!(processor.post("/", &"x".repeat(65_536)).text().starts_with("65536"));
+        assert!(processor.post("/", &"x".repeat(65_537)).text().starts_with("65537"));
+    });
+}
+
+#[test]
+fn bodies_arrive_whole_and_in_order_and_can_be_sent_back_while_they_arrive() {
+    let processor = limited(Setup::python(PYTHON), 1 << 20).start();
+    let body: Vec<u8> = (0..700_000_u32).flat_map(|n| [(n % 251) as u8]).collect();
+    for path in ["/read", "/echo"] {
+        for chunked in [false, true] {
+            let mut client = Client::connect(processor.http());
+            client.stream().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut sender = Client::over(client.stream().try_clone().unwrap());
+            let (bytes, head) = (body.clone(), head(path, chunked, body.len()));
+            let sending = std::thread::spawn(move || {
+                sender.send(&head);
+                if chunked {
+                    for piece in bytes.chunks(70_001) {
+                        sender.send(format!("{:x};x=y\r\n", piece.len()).as_bytes());
+                        sender.send(piece);
+                        sender.send(b"\r\n");
+                    }
+                    sender.send(b"0\r\nX-Late: 1\r\n\r\n");
+                } else {
+                    sender.send(&bytes);
+                }
+            });
+            let answer = client.read_answer(false).unwrap();
+            assert!(answer.status == 200 && answer.body == body, "{path} {chunked} {}", answer.body.len());
+            sending.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_handler_sees_what_has_come_before_the_rest() {
+    let processor = Setup::python(PYTHON).start();
+    let mut client = Client::connect(processor.http());
+    client.send(&head("/first", true, 0));
+    client.send(b"3\r\nabc\r\n");
+    assert_eq!(processor.stdout.wait_for_record("first")["more"]["bytes"], 3);
+    client.send(b"2\r\nde\r\n0\r\n\r\n");
+    assert_eq!(client.read_answer(false).unwrap().text(), "2 None");
+}
+
+/// Writes until nothing more is taken for a while; returns how much was.
+fn fill(stream: &mut TcpStream) -> usize {
+    stream.set_write_timeout(Some(Duration::from_millis(700))).unwrap();
+    let (piece, mut sent) = (vec![b'x'; 1 << 16], 0);
+    while let Ok(bytes) = stream.write(&piece) {
+        sent += bytes;
+    }
+    sent
+}
+
+#[test]
+fn a_handler_that_does_not_read_holds_its_client_up() {
+    let processor = limited(Setup::python(PYTHON), 1 << 30).start();
+    let mut stream = TcpStream::connect(processor.http()).unwrap();
+    stream.write_all(&head("/hold", false, 1 << 30)).unwrap();
+    processor.stdout.wait_for_record("holding");
+    let before = peak(processor.child.id());
+    let sent = fill(&mut stream);
+    assert!(sent < 32 << 20, "{sent} bytes were taken that nobody reads");
+    assert!(peak(processor.child.id()) - before < 8 << 20);
+}
+
+#[test]
+fn a_handler_that_answers_without_reading_ends_the_connection() {
+    let processor = limited(Setup::python(PYTHON), 1 << 30).start();
+    for chunked in [false, true] {
+        let mut client = Client::connect(processor.http());
+        client.send(&head("/ignore", chunked, 10 << 20));
+        client.send(b"5\r\nabcde\r\n");
+        let answer = client.read_answer(false).unwrap();
+        assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
+        assert!(client.is_closed());
+    }
+    assert_eq!(processor.post("/", "abc").text(), "3 3");
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn the_limit_of_a_body_holds_while_it_arrives() {
+    let over = |processor: &Processor, chunked: bool| {
+        let mut client = Client::connect(processor.http());
+        client.send(&head("/", chunked, 300_001));
+        if chunked {
+            send(&mut client, true, 3, &[b'x'; 100_000]);
+        }
+        client
+    };
+    everywhere(|setup| {
+        let processor = limited(setup, 300_000).start();
+        let mut client = over(&processor, true);
+        assert_eq!(client.read_answer(false).unwrap().text().split(' ').next(), Some("300000"));
+        let mut client = Client::connect(processor.http());
+        client.send(&head("/", true, 0));
+        send(&mut client, true, 4, &[b'x'; 80_000]);
+        let answer = client.read_answer(false).unwrap();
+        assert_eq!(answer.status, 413, "{}", answer.text());
+        assert!(answer.text().contains("maxRequestBodySize") && client.is_closed());
+        let answer = over(&processor, false).read_answer(false).unwrap();
+        assert_eq!(answer.status, 413, "announced");
+        assert!(processor.post("/", "abc").text().starts_with('3'), "the worker serves on");
+        processor.wait_in_flight(0);
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_fails_the_read_and_nothing_else() {
+    everywhere(|setup| {
+        let processor = setup.start();
+        for (chunked, half) in [(false, &b"half"[..]), (true, b"4\r\nhalf\r\n"), (true, b"400\r\nhalf")] {
+            for way in [Shutdown::Write, Shutdown::Both] {
+                let mut client = Client::connect(processor.http());
+                client.send(&head("/", chunked, 100_000));
+                client.send(half);
+                std::thread::sleep(Duration::from_millis(20));
+                client.stream().shutdown(way).unwrap();
+                if way == Shutdown::Write {
+                    assert_eq!(client.read_answer(false).unwrap().status, 400);
+                }
+            }
+        }
+        assert!(processor.post("/", "abc").text().starts_with('3'));
+        processor.wait_in_flight(0);
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
+
+#[test]
+fn what_a_handler_is_told_names_the_reason() {
+    let processor = Setup::python(PYTHON).start();
+    let mut client = Client::connect(processor.http());
+    client.send(&head("/", false, 100_000));
+    client.send(b"half");
+    drop(client);
+    let record = processor.stdout.wait_for_record("broke off");
+    assert!(record["more"]["error"].as_str().unwrap().contains("broke off"), "{record}");
+}
+
+#[test]
+fn a_body_that_never_ends_ends_at_the_deadline() {
+    everywhere(|setup| {
+        let processor = setup.spec(json!({"eventTimeout": "400ms"})).start();
+        let mut client = Client::connect(processor.http());
+        client.send(&head("/", true, 0));
+        client.send(b"3\r\nabc\r\n");
+        let answer = client.read_answer(false).unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (408, r#"{"error": "handler timed out"}"#));
+        assert!(client.is_closed());
+        wait_until("the worker is back", || processor.post("/", "abc").text().starts_with('3'));
+    });
+}
+
+#[test]
+fn a_client_is_asked_for_its_body_when_the_handler_wants_it() {
+    let expect = |path: &str, bytes: usize| {
+        format!("POST {path} HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {bytes}\r\n\r\n")
+            .into_bytes()
+    };
+    let processor = limited(Setup::python(PYTHON), 1 << 20).start();
+    let mut client = Client::connect(processor.http());
+    client.send(&expect("/ignore", 100_000));
+    let answer = client.read_answer(false).unwrap();
+    assert_eq!((answer.status, answer.interim.len()), (200, 0), "nobody wanted it");
+    assert!(client.is_closed());
+    let mut client = Client::connect(processor.http());
+    client.send(&expect("/", 100_000));
+    client.wait_for_continue();
+    client.send(&[b'x'; 100_000]);
+    assert_eq!(client.read_answer(false).unwrap().text(), "100000 None");
+    let mut client = Client::connect(processor.http());
+    client.send(&expect("/", (1 << 20) + 1));
+    let answer = client.read_answer(false).unwrap();
+    assert_eq!((answer.status, answer.interim.len()), (413, 0));
+}
+
+#[test]
+fn many_bodies_at_once_do_not_stop_the_threads_that_bring_them() {
+    let Some(library) = counter() else { return };
+    let setup = Setup::library(&library).trigger(json!({"numWorkers": 40}));
+    let processor = limited(setup, 1 << 20).start();
+    let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(processor.http())).collect();
+    for client in &mut clients {
+        client.send(&head("/", true, 0));
+        client.send(b"3\r\nabc\r\n");
+    }
+    processor.wait_in_flight(40);
+    for client in &mut clients {
+        send(client, true, 10, &[b'x'; 10_000]);
+    }
+    for client in &mut clients {
+        assert!(client.read_answer(false).unwrap().text().starts_with("100003"));
+    }
+}

@@ -1,0 +1,262 @@
+//! What handlers of every language behind a shim have in common: the same tiny handlers, one folder per language and
+//! case under `tests/handlers`, the same requests, the same answers. A further language is a row.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Client, Processor, Setup, python, wait_until};
+
+/// One language.
+struct Language {
+    name: &'static str,
+    handler: &'static str,
+    /// Gives the processor interpreter and folder of the handler. `None`: the language is not on this machine.
+    prepare: fn(Setup, &Path) -> Option<Setup>,
+    /// What the log shows of an error that a handler throws, beside its text.
+    trace: &'static str,
+}
+
+const LANGUAGES: &[Language] = &[
+    Language {
+        name: "python",
+        handler: "main:handler",
+        prepare: |setup, folder| {
+            let setup = setup.env("NUCLIO_PYTHON_PATH", &folder.display().to_string());
+            Some(setup.env("NUCLIO_PYTHON_EXE_PATH", python()))
+        },
+        trace: "main.py",
+    },
+    Language {
+        name: "nodejs",
+        handler: "handler.js:handler",
+        prepare: |setup, folder| {
+            let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.display().to_string());
+            Some(setup.env("NUCLIO_NODEJS_EXE", nodejs()?))
+        },
+        trace: "handler.js",
+    },
+];
+
+/// The Node.js that tests run handlers with; says why if there is none.
+pub fn nodejs() -> Option<&'static str> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let node = std::env::var("TEST_NODE").unwrap_or_else(|_| "node".to_owned());
+        let output = Command::new(&node).arg("--version").output().ok()?;
+        let version = String::from_utf8(output.stdout).ok()?;
+        let major: u32 = version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()?;
+        (major >= 18).then_some(node)
+    });
+    if found.is_none() {
+        println!("skipped: no Node.js 18 or newer");
+    }
+    found.as_deref()
+}
+
+impl Setup {
+    /// A Node.js handler `handler.js:handler` with this source.
+    pub fn nodejs(source: &str) -> Option<Self> {
+        let setup = Self::new("nodejs", "handler.js:handler");
+        setup.write("handler.js", source);
+        Some(setup.nodejs_environment(nodejs()?))
+    }
+
+    /// The interpreter and the folder of the test.
+    pub fn nodejs_environment(self, interpreter: &str) -> Self {
+        let folder = self.directory.path().display().to_string();
+        self.env("NUCLIO_HANDLER_DIR", &folder).env("NUCLIO_NODEJS_EXE", interpreter)
+    }
+}
+
+/// Runs a test with the handler of that name in every language.
+fn each(case: &str, test: impl Fn(&Language, Setup)) {
+    for language in LANGUAGES {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/handlers"));
+        let folder = folder.join(language.name).join(case);
+        assert!(folder.is_dir(), "{} is missing", folder.display());
+        if let Some(setup) = (language.prepare)(Setup::new(language.name, language.handler), &folder) {
+            println!("{} {case}", language.name);
+            test(language, setup);
+        }
+    }
+}
+
+fn request(processor: &Processor, head: &str, body: &[u8]) -> crate::harness::Answer {
+    let head = format!("{head}\r\nContent-Length: {}\r\n\r\n", body.len());
+    processor.request(&head, body)
+}
+
+#[test]
+fn bodies_come_back_byte_for_byte() {
+    each("echo", |_, setup| {
+        let processor = setup.start();
+        let all: Vec<u8> = (0..=255).collect();
+        for body in [b"hello".as_slice(), &all, &[0xff, 0xfe, 0xc3], "grüß".as_bytes()] {
+            let answer = request(&processor, "POST / HTTP/1.1", body);
+            assert_eq!((answer.status, answer.body.as_slice()), (200, body));
+        }
+    });
+}
+
+#[test]
+fn headers_are_seen_and_sent_with_numbers_and_lists() {
+    each("headers", |_, setup| {
+        let processor = setup.start();
+        let answer = request(&processor, "POST / HTTP/1.1\r\nx-ask: me", b"");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "<p>"));
+        assert_eq!(answer.values("X-Seen"), ["me"]);
+        assert_eq!(answer.values("X-Number"), ["7"]);
+        assert_eq!(answer.values("X-Twice"), ["a", "b"]);
+        assert_eq!(answer.values("Content-Type"), ["text/html"]);
+    });
+}
+
+#[test]
+fn the_handler_chooses_the_status() {
+    each("status", |_, setup| {
+        let processor = setup.start();
+        for status in [200, 201, 404, 418, 503, 999] {
+            assert_eq!(processor.get(&format!("/{status}")).status, status);
+        }
+        for impossible in ["/101", "/1000", "/42", "/-1"] {
+            assert_eq!(processor.get(impossible).status, 500, "{impossible}");
+        }
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
+
+#[test]
+fn records_have_levels_and_fields_and_come_back_to_who_asks() {
+    each("log", |_, setup| {
+        let processor = setup.start();
+        let answer = request(&processor, "POST / HTTP/1.1\r\nX-Nuclio-Log-Level: warn", b"");
+        assert_eq!(answer.text(), "logged");
+        let records: serde_json::Value =
+            serde_json::from_str(answer.header("X-Nuclio-Logs").unwrap()).unwrap();
+        let shown: Vec<_> = records.as_array().unwrap().iter().map(|record| &record["message"]).collect();
+        assert_eq!(shown, ["w", "e"]);
+        processor.get("/");
+        let record = processor.stdout.wait_for_record("i");
+        assert_eq!(record["level"], "info");
+        assert_eq!((&record["more"]["number"], &record["more"]["text"]), (&json!(1), &json!("grüß")));
+        assert_eq!(processor.stdout.wait_for_record("d")["level"], "debug");
+    });
+}
+
+#[test]
+fn a_crash_fails_its_own_event_and_the_worker_is_replaced() {
+    each("crash", |_, setup| {
+        let processor = setup.start();
+        let answer = processor.get("/exit");
+        assert_eq!(answer.status, 500);
+        assert!(answer.text().contains("exited with code 7"), "{}", answer.text());
+        processor.wait_ready();
+        assert_eq!(processor.get("/").text(), "alive");
+        let answer = processor.get("/signal");
+        assert!(answer.status == 500 && answer.text().contains("SIGKILL"), "{}", answer.text());
+        processor.wait_ready();
+        assert_eq!(processor.get("/").text(), "alive");
+        assert_eq!((processor.restarts("exit"), processor.restarts("signal")), (1, 1));
+    });
+}
+
+#[test]
+fn a_handler_that_hangs_is_answered_for_and_replaced() {
+    each("hang", |_, setup| {
+        let processor = setup.spec(json!({"eventTimeout": "300ms"})).start();
+        assert_eq!(processor.get("/hang").status, 408);
+        wait_until("it is counted", || processor.restarts("timeout") == 1);
+        processor.wait_ready();
+        assert_eq!(processor.get("/").text(), "back");
+    });
+}
+
+#[test]
+fn a_slow_start_is_waited_for() {
+    each("slow_start", |_, setup| {
+        let begun = std::time::Instant::now();
+        let processor = setup.start();
+        assert!(begun.elapsed() >= Duration::from_millis(950), "ready before it was loaded");
+        assert_eq!(processor.get("/").text(), "ready");
+    });
+}
+
+#[test]
+fn garbage_fails_its_own_event_with_a_reason() {
+    each("garbage", |language, setup| {
+        let processor = setup.start();
+        let answer = processor.get("/throw");
+        assert_eq!(answer.status, 500);
+        assert!(answer.text().contains("thrown on purpose"), "{}", answer.text());
+        processor.stdout.wait_for("the trace", |line| {
+            line.contains("\"error\"") && line.contains("thrown on purpose") && line.contains(language.trace)
+        });
+        let answer = processor.get("/status");
+        assert!(answer.status == 500 && answer.text().contains("status"), "{}", answer.text());
+        let answer = processor.get("/header");
+        assert_eq!((answer.status, answer.header("bad name")), (200, None));
+        assert!(answer.header("b").is_none(), "a header was split");
+        assert_eq!(processor.get("/text").body, "\u{fffd}!".as_bytes());
+        assert_eq!(processor.get("/").text(), "well");
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
+
+#[test]
+fn bodies_of_16_mib_go_both_ways() {
+    each("big_body", |_, setup| {
+        let limit = json!({"attributes": {"maxRequestBodySize": 20 << 20}});
+        let processor = setup.trigger(limit).start();
+        let body: Vec<u8> = (0..16 << 20).map(|at: u32| (at % 251) as u8).collect();
+        assert_eq!(request(&processor, "PUT / HTTP/1.1", &body).text(), (16 << 20).to_string());
+        let answer = request(&processor, "POST / HTTP/1.1", &body);
+        assert!(answer.status == 200 && answer.body == body, "{} bytes came back", answer.body.len());
+    });
+}
+
+#[test]
+fn streams_have_a_head_pieces_and_an_end() {
+    each("stream", |_, setup| {
+        let processor = setup.start();
+        let answer = processor.get("/five");
+        assert_eq!((answer.status, answer.text().as_str()), (201, "0\n1\n2\n3\n4\n"));
+        assert_eq!(
+            (answer.values("X-Kind"), answer.values("Content-Type")),
+            (vec!["pieces"], vec!["text/csv"])
+        );
+        // One that fails in the middle is cut, so that nobody takes it for whole.
+        let mut client = Client::connect(processor.http());
+        let go = processor.directory.path().join("go").display().to_string();
+        client.send_post("/broken", go.as_bytes());
+        assert_eq!(client.read_head().unwrap().status, 201);
+        assert!(client.read_chunk().unwrap().is_some());
+        processor.touch("go");
+        let mut text = String::new();
+        std::io::Read::read_to_string(client.reader(), &mut text).unwrap_or_default();
+        assert!(!text.contains("\r\n0\r\n\r\n"), "{text:?}");
+        processor.stdout.wait_for("the reason", |line| line.contains("broken on purpose"));
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
+
+#[test]
+fn a_stream_waits_for_its_client_and_ends_when_it_leaves() {
+    each("stream", |_, setup| {
+        let processor = setup.start();
+        let mut client = Client::connect(processor.http());
+        client.send(b"GET /flood HTTP/1.1\r\nHost: t\r\n\r\n");
+        assert_eq!(client.read_head().unwrap().status, 201);
+        for _ in 0..20 {
+            client.read_chunk().unwrap().unwrap();
+        }
+        drop(client);
+        processor.stdout.wait_for_record("stream closed");
+        processor.wait_in_flight(0);
+        assert_eq!(processor.get("/five").status, 201);
+        assert_eq!(processor.all_restarts(), 0);
+    });
+}
