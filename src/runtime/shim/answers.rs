@@ -179,7 +179,8 @@ fn head_of(answer: &Answer) -> Response {
     }
 }
 
-fn check_status(status: u16) -> Result<(), HandlerError> {
+/// A status that no client could make sense of fails the answer.
+pub(super) fn check_status(status: u16) -> Result<(), HandlerError> {
     match status {
         0 | 200..=999 => Ok(()),
         _ => Err(HandlerError::failed(format!(

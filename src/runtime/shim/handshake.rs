@@ -54,6 +54,9 @@ pub enum HandshakeError {
     /// Neither side understands the other.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// What a wrapper of protocol 1 did instead of getting ready.
+    #[error("{0}")]
+    Wrapper(String),
     /// It speaks other versions.
     #[error("the shim speaks protocol versions {0} to {1}, the processor speaks {VERSION}")]
     Version(u16, u16),

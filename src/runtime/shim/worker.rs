@@ -20,7 +20,7 @@ use super::desk::Desk;
 use super::handshake::{Hello, Link};
 use super::intake::Intake;
 use super::pace::Pace;
-use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
+use super::protocol::v2::{self, CancelReason, ControlCode};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
@@ -53,8 +53,10 @@ pub enum Ended {
     Closed,
     /// The shim's end of the connection is gone.
     Lost,
-    /// It broke the protocol.
-    Protocol(ProtocolError),
+    /// It broke the protocol; what it did.
+    Protocol(String),
+    /// It is replaced although it broke nothing; why.
+    Recycled(String),
     /// An event passed its deadline; its caller has been answered.
     TimedOut {
         /// Events had been written ahead, which go to other workers now: the shim must not get to them.
@@ -229,7 +231,7 @@ impl Worker {
             match poll_fn(|cx| self.poll_wake(cx)).await.map_err(|_| Ended::Lost)? {
                 Wake::Read(0) if self.closing && self.in_flight.is_empty() => return Ok(Ended::Closed),
                 Wake::Read(0) => return Err(Ended::Lost),
-                Wake::Read(_) => self.read_frames().map_err(Ended::Protocol)?,
+                Wake::Read(_) => self.read_frames().map_err(|error| Ended::Protocol(error.to_string()))?,
                 Wake::Lent(job) => {
                     self.listed = Listed::No;
                     self.write_job(job);
