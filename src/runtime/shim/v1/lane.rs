@@ -173,7 +173,9 @@ impl Lane {
             if self.current.is_none() {
                 self.quiet = None;
             }
-            match poll_fn(|cx| self.poll_wake(cx)).await.map_err(|_| Ended::Lost)? {
+            // A wrapper that ends may reset the connection, or be seen to end by another one first.
+            let Ok(wake) = poll_fn(|cx| self.poll_wake(cx)).await else { return self.ended_by_wrapper() };
+            match wake {
                 Wake::Read(0) => return self.ended_by_wrapper(),
                 Wake::Read(_) => self.read_lines()?,
                 Wake::Lent(job) => {
@@ -181,7 +183,10 @@ impl Lane {
                     self.write_job(job);
                 }
                 Wake::Alarm => self.check_time()?,
-                Wake::Order(Order::Abort) => return Err(Ended::Lost),
+                Wake::Order(Order::Abort) => {
+                    self.tell_unfinished();
+                    return Err(Ended::Lost);
+                }
                 Wake::Order(order) => self.obey(order),
                 Wake::Again => {}
             }
@@ -189,13 +194,17 @@ impl Lane {
     }
 
     fn ended_by_wrapper(&mut self) -> Result<Ended, Ended> {
+        self.tell_unfinished();
+        if self.closing && self.current.is_none() { Ok(Ended::Closed) } else { Err(Ended::Lost) }
+    }
+
+    fn tell_unfinished(&self) {
         let unfinished = self.lines.unfinished();
         if !unfinished.is_empty() && !self.closing {
             let shown = String::from_utf8_lossy(&unfinished[..unfinished.len().min(SHOWN_BYTES)]);
             let fields = fields! {"line" => shown};
             self.shared.logger.warn("The wrapper's connection ended in the middle of a line", fields);
         }
-        if self.closing && self.current.is_none() { Ok(Ended::Closed) } else { Err(Ended::Lost) }
     }
 
     fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
