@@ -4,12 +4,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, PATIENCE, Processor, Setup, wait_until};
+use crate::packages::python_with;
 use crate::support::plain_c_library;
 
 /// Shows what a handler is given; behaves as its path says.
@@ -34,8 +36,8 @@ def handler(context, event):
 ";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
-/// What `scripts/test` installs for the collector.
-const COLLECTOR_VERSION: &str = "1.45.2";
+/// What the collector decodes with.
+const MESSAGES: &str = "opentelemetry-proto==1.45.2";
 
 fn ask(processor: &Processor, path: &str, headers: &[(&str, &str)]) -> crate::harness::Answer {
     let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -144,13 +146,14 @@ impl Collector {
     /// `answers`: see `collector.py`. `None`: what it needs is not installed.
     fn start(answers: &[&str]) -> Option<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-        let python = folder.join(format!("target/tools/collector-{COLLECTOR_VERSION}/bin/python3"));
-        if !python.with_file_name("../complete").exists() {
-            println!(
-                "skipped: no opentelemetry-proto {COLLECTOR_VERSION} for the collector; scripts/test installs it"
-            );
-            return None;
-        }
+        static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let python = match MADE.get_or_init(|| python_with("collector", &[MESSAGES])) {
+            Ok(python) => python,
+            Err(reason) => {
+                println!("skipped: {reason}");
+                return None;
+            }
+        };
         let mut command = Command::new(python);
         command.arg(folder.join("tests/collector/collector.py")).args(answers);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -488,4 +491,24 @@ fn cloud_events_of_one_request_have_a_call_each_below_it() {
     let calls: Vec<&Value> = spans.iter().filter(|span| span["name"] == "main:handler").collect();
     assert!(calls.len() == 2 && calls[0]["id"] != calls[1]["id"]);
     assert!(calls.iter().all(|call| call["parent"] == request["id"] && call["trace"] == TRACE));
+}
+
+#[test]
+fn a_wrapper_of_the_go_processor_is_traced_as_our_own_shim() {
+    let Some(collector) = Collector::start(&[]) else { return };
+    let setup = traced(Setup::python(""), collector.port);
+    setup.write("wrapper.py", include_str!("../handlers/python/wrapper_v1/wrapper.py"));
+    setup.write("wrapper_common.py", "");
+    let path = setup.directory.path().join("wrapper.py").display().to_string();
+    let batch = json!({"batch": {"mode": "enable", "batchSize": 1, "timeout": "5s"}});
+    let processor = setup.env("NUCLIO_PYTHON_WRAPPER_PATH", &path).trigger(batch).start();
+    for (path, status, error) in [("/", 200, Value::Null), ("/raises", 500, json!("handler_failed"))] {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: t\r\ntraceparent: {PARENT}\r\nContent-Length: 1\r\n\r\n");
+        assert_eq!(processor.request(&head, b"x").status, status);
+        let spans = collector.spans(2);
+        let call = find(&spans, "main:handler");
+        assert_eq!((&call["parent"], &call["trace"]), (&find(&spans, "POST")["id"], &json!(TRACE)));
+        assert_eq!(call["attributes"]["error.type"], error, "{path}");
+    }
 }
