@@ -1,8 +1,8 @@
 //! Workers behind a wrapper of the Go processor, over shim protocol 1.
 //!
-//! A worker is a process with one connection for events ([`lane`]) or, in the wrapper's async mode, many, and one
-//! for everything else. Each connection has at most one event in work: it is what the queue lends. [`crew`] is the
-//! task that owns the process's connections; [`start`] makes them.
+//! A worker is a process with one connection for events (`lane`) or, in the wrapper's async mode, many, and one
+//! for everything else. Each connection has at most one event in work: it is what the queue lends. `crew` is the
+//! task that owns the process's connections; `start` makes them.
 
 mod crew;
 mod lane;
