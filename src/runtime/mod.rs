@@ -50,8 +50,15 @@ impl Runtime {
             RuntimeKind::Builtin => Ok(Self::InProcess(inprocess::Source::Builtin)),
             RuntimeKind::Golang => {
                 let settings = plugin::PluginConfig::new(config)?;
-                let library = plugin::Library::load(config.env.golang_plugin.as_deref(), &settings)?;
-                Ok(Self::InProcess(inprocess::Source::Library(library)))
+                match plugin::load(config.env.golang_plugin.as_deref(), &settings)? {
+                    plugin::Loaded::Library(library) => {
+                        Ok(Self::InProcess(inprocess::Source::Library(library)))
+                    }
+                    plugin::Loaded::Executable(program) => {
+                        let language = &languages::EXECUTABLE;
+                        Ok(Self::Shim(language, Arc::new(language.launch_program(program, config)?)))
+                    }
+                }
             }
             other => Err(not_served(other)),
         }

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
 
 /// One language.
 struct Language {
     name: &'static str,
+    runtime: &'static str,
     handler: &'static str,
     /// Gives the processor interpreter and folder of the handler. `None`: the language is not on this machine.
     prepare: fn(Setup, &Path) -> Option<Setup>,
@@ -23,6 +25,7 @@ struct Language {
 const LANGUAGES: &[Language] = &[
     Language {
         name: "python",
+        runtime: "python",
         handler: "main:handler",
         prepare: |setup, folder| {
             let setup = setup.env("NUCLIO_PYTHON_PATH", &folder.display().to_string());
@@ -32,6 +35,7 @@ const LANGUAGES: &[Language] = &[
     },
     Language {
         name: "nodejs",
+        runtime: "nodejs",
         handler: "handler.js:handler",
         prepare: |setup, folder| {
             let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.display().to_string());
@@ -39,7 +43,30 @@ const LANGUAGES: &[Language] = &[
         },
         trace: "handler.js",
     },
+    Language {
+        name: "golang",
+        runtime: "golang",
+        handler: "",
+        prepare: |setup, folder| go_setup(setup, folder, Form::Executable),
+        trace: "main.go",
+    },
+    Language {
+        name: "golang, in process",
+        runtime: "golang",
+        handler: "",
+        prepare: |setup, folder| go_setup(setup, folder, Form::Library),
+        trace: "main.go",
+    },
 ];
+
+/// What a handler in our own process cannot do without ending us, or keeps its thread for ever.
+const OUT_OF_PROCESS: &[&str] = &["crash", "hang"];
+
+fn go_setup(mut setup: Setup, folder: &Path, form: Form) -> Option<Setup> {
+    let (file, handler) = fixture(folder.file_name()?.to_str()?, form)?;
+    setup.function["spec"]["handler"] = handler.into();
+    Some(setup.go(&file))
+}
 
 /// The Node.js that tests run handlers with; says why if there is none.
 pub fn nodejs() -> Option<&'static str> {
@@ -75,10 +102,13 @@ impl Setup {
 /// Runs a test with the handler of that name in every language.
 fn each(case: &str, test: impl Fn(&Language, Setup)) {
     for language in LANGUAGES {
+        if language.name.ends_with("in process") && OUT_OF_PROCESS.contains(&case) {
+            continue;
+        }
         let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/handlers"));
-        let folder = folder.join(language.name).join(case);
+        let folder = folder.join(language.runtime).join(case);
         assert!(folder.is_dir(), "{} is missing", folder.display());
-        if let Some(setup) = (language.prepare)(Setup::new(language.name, language.handler), &folder) {
+        if let Some(setup) = (language.prepare)(Setup::new(language.runtime, language.handler), &folder) {
             println!("{} {case}", language.name);
             test(language, setup);
         }

@@ -19,6 +19,8 @@ mod dev;
 mod differences;
 mod faults;
 mod files;
+mod golang;
+mod golang_build;
 mod half_close;
 mod handlers;
 mod harness;

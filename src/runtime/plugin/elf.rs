@@ -41,8 +41,17 @@ struct Facts {
     needed: Vec<String>,
 }
 
-/// `Ok`: the file is a handler library that `processor` can load.
-pub(super) fn check(path: &Path, form: HandlerForm, processor: Processor) -> Result<(), StartError> {
+/// What a handler's file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// To be loaded.
+    Library,
+    /// To be started.
+    Executable,
+}
+
+/// `Ok`: the file is a handler library that `processor` can load, or a program for its machine.
+pub(super) fn check(path: &Path, form: HandlerForm, processor: Processor) -> Result<Kind, StartError> {
     let file = path.display();
     let bytes = std::fs::read(path).map_err(|error| {
         StartError::new(format!("failed to read {file}: {error}"), "make it a readable file")
@@ -51,11 +60,21 @@ pub(super) fn check(path: &Path, form: HandlerForm, processor: Processor) -> Res
     let facts = inspect(&bytes).map_err(|error| {
         StartError::new(format!("{file} is a damaged ELF file ({error})"), "copy or build it again")
     })?;
-    if form == HandlerForm::Executable || facts.is_executable() {
-        return Err(refuse_executable(path, form, &facts));
+    match (form, facts.is_executable()) {
+        (HandlerForm::Auto | HandlerForm::Executable, true) => return Ok(Kind::Executable),
+        (HandlerForm::Library, true) => {
+            let found = format!("{file} is an executable but handlerForm asks for a library");
+            return Err(StartError::new(found, "set handlerForm to auto or executable"));
+        }
+        (HandlerForm::Executable, false) => {
+            let found = format!("{file} is a shared library but handlerForm asks for an executable");
+            return Err(StartError::new(found, "set handlerForm to auto or library"));
+        }
+        (HandlerForm::Auto | HandlerForm::Library, false) => {}
     }
     check_symbols(path, &facts)?;
-    check_loadable(path, &facts, processor)
+    check_loadable(path, &facts, processor)?;
+    Ok(Kind::Library)
 }
 
 impl Facts {
@@ -68,24 +87,10 @@ impl Facts {
     }
 }
 
-fn refuse_executable(path: &Path, form: HandlerForm, facts: &Facts) -> StartError {
-    let file = path.display();
-    if form == HandlerForm::Executable && !facts.is_executable() {
-        let found = format!("{file} is a shared library but handlerForm asks for an executable");
-        return StartError::new(found, "set handlerForm to auto or library");
-    }
-    let advice = "the exec form comes later, build the handler as a shared library until then";
-    if form == HandlerForm::Library {
-        let found = format!("{file} is an executable but handlerForm asks for a library");
-        return StartError::new(found, advice);
-    }
-    StartError::new(format!("{file} is an executable, a handler in exec form"), advice)
-}
-
 /// Class, byte order and machine.
 fn check_header(path: &Path, bytes: &[u8], processor: Processor) -> Result<(), StartError> {
     let file = path.display();
-    let wanted = format!("build it as a 64-bit little-endian {} library", machine_name(processor.machine));
+    let wanted = format!("build it as a 64-bit little-endian {} library or executable", machine_name(processor.machine));
     let refuse = |what: String| Err(StartError::new(format!("{file} is {what}"), wanted.as_str()));
     match bytes {
         [] => return refuse("empty".into()),
@@ -164,7 +169,7 @@ fn check_symbols(path: &Path, facts: &Facts) -> Result<(), StartError> {
         );
         return Err(StartError::new(
             found,
-            "rebuild it from the same source with this processor's golang onbuild image",
+            "rebuild it from the same source with this processor's golang onbuild image or runtimes/golang/build",
         ));
     }
     let mut missing = String::new();
@@ -185,7 +190,7 @@ fn check_symbols(path: &Path, facts: &Facts) -> Result<(), StartError> {
 /// Whether our C library can load it. A library that needs none is fine everywhere.
 fn check_loadable(path: &Path, facts: &Facts, processor: Processor) -> Result<(), StartError> {
     let file = path.display();
-    let exec_form = "build the handler in its exec form (an executable, which comes later)";
+    let exec_form = "build the handler in its exec form (an executable; Go: runtimes/golang/build --form executable)";
     if processor.is_static {
         let found = format!("{file} is a shared library and this processor is linked statically");
         return Err(StartError::new(

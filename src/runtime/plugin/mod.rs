@@ -97,6 +97,28 @@ impl PluginConfig {
     }
 }
 
+/// What became of the handler's file.
+#[derive(Debug)]
+pub enum Loaded {
+    /// Loaded and started.
+    Library(Arc<Library>),
+    /// A program, to be started for each worker.
+    Executable(PathBuf),
+}
+
+/// Finds and inspects the handler's file, and loads and starts it if it is a library. Call it on the main thread, after
+/// our signal handlers are installed and SIGPIPE is ignored, before event threads exist.
+///
+/// # Errors
+/// There is no file, it is no handler, or it does not start.
+pub fn load(env_path: Option<&Path>, config: &PluginConfig) -> Result<Loaded, StartError> {
+    let path = find(env_path, &DEFAULT_PATHS.map(Path::new))?;
+    match elf::check(&path, config.form, elf::PROCESSOR)? {
+        elf::Kind::Executable => Ok(Loaded::Executable(path)),
+        elf::Kind::Library => Library::start(path, config).map(Loaded::Library),
+    }
+}
+
 /// A loaded and started handler library. Its workers and their unreleased answers hold it.
 pub struct Library {
     instance: ffi::Instance,
@@ -107,11 +129,7 @@ pub struct Library {
 }
 
 impl Library {
-    /// Finds, inspects, loads and starts the handler. Call it on the main thread, after our signal handlers are
-    /// installed and SIGPIPE is ignored, before event threads exist.
-    pub fn load(env_path: Option<&Path>, config: &PluginConfig) -> Result<Arc<Self>, StartError> {
-        let path = find(env_path, &DEFAULT_PATHS.map(Path::new))?;
-        elf::check(&path, config.form, elf::PROCESSOR)?;
+    fn start(path: PathBuf, config: &PluginConfig) -> Result<Arc<Self>, StartError> {
         crash::explain(&path);
         let inside = crash::inside();
         let (table, features) = open(&path)?;

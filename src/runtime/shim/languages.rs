@@ -109,9 +109,41 @@ pub static LANGUAGES: &[Language] = &[
     },
 ];
 
+/// Handlers that are programs by themselves, whatever they are written in: nothing has to be found but their file.
+pub static EXECUTABLE: Language = Language {
+    name: "golang",
+    runtime: RuntimeKind::Golang,
+    embedded: &[],
+    embedded_arguments: &[],
+    image_path: "",
+    wrapper: |_| None,
+    wrapper_variable: "",
+    interpreters: &[],
+    interpreter: |_| None,
+    interpreter_variable: "",
+    options: &[],
+    compile_options: None,
+    environment: |_| Vec::new(),
+    handler_dir: |_| HANDLER_DIR.into(),
+    errors_to: Stream::Err,
+    dialect: None,
+};
+
 /// The language of a runtime, if it runs behind a shim.
 pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
     LANGUAGES.iter().find(|language| language.runtime == runtime)
+}
+
+/// What every shim is told of its function.
+fn function_environment(config: &Config) -> Vec<(String, OsString)> {
+    let function = &config.function;
+    vec![
+        ("NUCLIO_HANDLER".to_owned(), function.handler.clone().into()),
+        ("NUCLIO_FUNCTION_NAME".to_owned(), function.name.clone().into()),
+        ("NUCLIO_FUNCTION_DESCRIPTION".to_owned(), function.description.clone().into()),
+        ("NUCLIO_FUNCTION_VERSION".to_owned(), function.version.to_string().into()),
+        ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
+    ]
 }
 
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
@@ -193,14 +225,7 @@ impl Language {
                 logger.info("Using the shim embedded in the processor", fields! {"language" => self.name});
             }
         }
-        let function = &config.function;
-        let mut environment = vec![
-            ("NUCLIO_HANDLER".to_owned(), function.handler.clone().into()),
-            ("NUCLIO_FUNCTION_NAME".to_owned(), function.name.clone().into()),
-            ("NUCLIO_FUNCTION_DESCRIPTION".to_owned(), function.description.clone().into()),
-            ("NUCLIO_FUNCTION_VERSION".to_owned(), function.version.to_string().into()),
-            ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
-        ];
+        let mut environment = function_environment(config);
         environment.extend((self.environment)(config));
         let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
@@ -212,6 +237,26 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            errors_to: self.errors_to,
+        })
+    }
+
+    /// For a handler that is a program.
+    ///
+    /// # Errors
+    /// The file may not be executed.
+    pub fn launch_program(&self, program: PathBuf, config: &Config) -> Result<Launch, StartError> {
+        if rustix::fs::access(&program, rustix::fs::Access::EXEC_OK).is_err() {
+            let found = format!("{} is a program that may not be executed", program.display());
+            return Err(StartError::new(found, "chmod +x it, and look at the options of its mount (noexec)"));
+        }
+        Ok(Launch {
+            program,
+            arguments: Vec::new(),
+            environment: function_environment(config),
+            wrapper: None,
+            answer_bytes_max: config.env.answer_bytes_max,
+            files: Vec::new(),
             errors_to: self.errors_to,
         })
     }
