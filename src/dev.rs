@@ -92,7 +92,10 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "py" => Ok(RuntimeKind::Python),
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
         "so" => Ok(RuntimeKind::Golang),
-        "c" | "cc" | "cpp" | "cxx" | "rs" | "go" => {
+        "go" => anyhow::bail!(
+            "{shown} is source of a compiled handler: build it with runtimes/golang/build into a handler.so and give that file"
+        ),
+        "c" | "cc" | "cpp" | "cxx" | "rs" => {
             anyhow::bail!(
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )

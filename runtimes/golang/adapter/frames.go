@@ -114,6 +114,9 @@ func (r *frameReader) next() (frame, error) {
 	}
 	r.begin += headerBytes
 	payload, err := r.payload(int(size))
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil {
 		return frame{}, err
 	}
