@@ -170,13 +170,15 @@ impl App {
                 logger: self.logger.child(&info.kind),
             };
             let _entered = self.events.handle.enter();
-            built.push(trigger::build(trigger, cx).context("Failed to start trigger")?);
+            let logger = cx.logger.clone();
+            let task = trigger::build(trigger, cx).context("Failed to start trigger")?.task;
+            built.push(trigger::guarded(task, trigger.name.clone(), link, logger));
             views.push(view(trigger, &self.config, &counters, pool));
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
         readiness.watch(watched);
         self.start_internal_health(readiness)?;
-        self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
+        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(task)).collect();
         self.start_side_servers(views, sources, purpose);
         Ok(())
     }
