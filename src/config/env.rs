@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::duration::GoDuration;
 use super::error::{ConfigError, Problem};
-use super::{Env, ShimSource};
+use super::{Env, ShimSource, tracing};
 
 /// Bytes of request bodies held at once when nothing is said.
 const BODY_BYTES_IN_FLIGHT_MAX: usize = 1 << 30;
@@ -50,6 +50,8 @@ impl Default for Env {
             body_bytes_in_flight_max: BODY_BYTES_IN_FLIGHT_MAX,
             answer_bytes_max: ANSWER_BYTES_MAX,
             no_color: false,
+            tracing: None,
+            tracing_warnings: Vec::new(),
         }
     }
 }
@@ -69,6 +71,7 @@ impl Env {
         let path = |name: &str| text(name).map(PathBuf::from);
         let on_kubernetes = |name: &str| text(name).is_some();
         let defaults = Env::default();
+        let (tracing, tracing_warnings) = tracing::from_lookup(&lookup);
         Ok(Env {
             kubernetes: on_kubernetes("KUBERNETES_SERVICE_HOST") && on_kubernetes("KUBERNETES_SERVICE_PORT"),
             restore_secrets: text("NUCLIO_RESTORE_FUNCTION_CONFIG_FROM_SECRET")
@@ -107,6 +110,8 @@ impl Env {
                 .unwrap_or(defaults.body_bytes_in_flight_max),
             answer_bytes_max: bytes("NUCLIO_MAX_ANSWER_BYTES", text)?.unwrap_or(defaults.answer_bytes_max),
             no_color: text("NO_COLOR").is_some(),
+            tracing,
+            tracing_warnings,
         })
     }
 }

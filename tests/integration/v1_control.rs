@@ -73,6 +73,7 @@ impl Bench {
             header_map: http::HeaderMap::new(),
             body: Bytes::from_static(b"alive").into(),
             log_buffer: None,
+            trace: None,
             extra: None,
         };
         let (job, reply) = Job::new(Box::new(event), PATIENCE);

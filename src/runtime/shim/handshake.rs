@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use super::answers::record;
 use super::connection::{Reader, Writer};
 use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
-use crate::logging::Logger;
+use crate::logging::{Logger, Origin};
 
 /// What a shim says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Link {
                     kind::FAILED => {
                         return Err(HandshakeError::Failed(v2::read_failed(frame.head, body)));
                     }
-                    kind::LOG => record(logger, frame.header, frame.head, body, None)?,
+                    kind::LOG => record(logger, frame.header, frame.head, body, Origin::default())?,
                     other => return Ok((other, frame.head.to_vec())),
                 }
                 continue;

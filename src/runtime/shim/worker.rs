@@ -25,6 +25,7 @@ use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
 use crate::queue::{Job, Member, Queue, Reply, ReplySender};
+use crate::trace::Call;
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
 const READS_IN_A_ROW: u32 = 16;
@@ -419,10 +420,16 @@ impl Worker {
     }
 
     /// The event is no longer with the shim. `handler`: the time in the handler as the shim saw it, which does not count
-    /// how long either side waited for a processor.
-    pub(super) fn remove(&mut self, key: usize, handler: Option<Duration>) -> InFlight {
+    /// how long either side waited for a processor. `error`: how the call failed, for its span.
+    pub(super) fn remove(
+        &mut self,
+        key: usize,
+        handler: Option<Duration>,
+        error: Option<&'static str>,
+    ) -> InFlight {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
+        self.trace(&event, error);
         if let Some(place) = self.order.iter().position(|other| *other == key) {
             self.order.remove(place);
             self.begun -= usize::from(place < self.begun);
@@ -437,6 +444,17 @@ impl Worker {
         }
         self.begin(now);
         event
+    }
+
+    /// The span of a call that ends now, where it is recorded.
+    fn trace(&self, event: &InFlight, error: Option<&'static str>) {
+        let Some(trace) = &event.event.trace else { return };
+        let Some(begun) = event.begun else { return };
+        let call = Call::begin(Some(trace), self.settings.index, event.submitted, begun);
+        let error = event.expired.map(|_| "timeout").or(error);
+        if let (Some(mut call), Some(error)) = (call, error) {
+            call.fail(error);
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -510,6 +528,7 @@ impl Worker {
                 unbegun.push(event);
                 continue;
             };
+            self.trace(&event, Some("worker_lost"));
             self.count_finished(last, begun.elapsed());
             if event.stream.is_some() {
                 self.count_stream(false);

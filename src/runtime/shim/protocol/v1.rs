@@ -1,5 +1,5 @@
 //! Shim protocol, version 1: what the Go processor and its own wrappers say to each other. Events go out as msgpack
-//! frames or JSON lines ([`event`]); what comes back are lines of a letter and JSON ([`line`], [`answer`]), and
+//! frames or JSON lines ([`event`]); what comes back are lines of a letter and JSON ([`mod@line`], [`answer`]), and
 //! JSON lines on a second connection ([`line::read_control`]).
 
 pub mod answer;

@@ -18,6 +18,7 @@ use super::lines::Lines;
 use super::socket::Socket;
 use super::start::dial;
 use crate::fields;
+use crate::logging::Origin;
 use crate::queue::ReplySender;
 use crate::runtime::shim::process::Signals;
 use crate::runtime::shim::protocol::v1::ProtocolError;
@@ -250,7 +251,7 @@ impl Crew {
                 Err(error) => return Err(Ended::Protocol(error.to_string())),
             };
             match message {
-                Ok(Control::Log(log)) => self.shared.record(log, None),
+                Ok(Control::Log(log)) => self.shared.record(log, Origin::default()),
                 Ok(Control::Drained) => {
                     if self.callback.as_ref().is_some_and(|callback| callback.code == ControlCode::Drain) {
                         self.callback_done();

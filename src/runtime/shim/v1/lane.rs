@@ -29,6 +29,7 @@ use crate::runtime::shim::protocol::v1::answer::Answers;
 use crate::runtime::shim::protocol::v1::event::{Frame, View};
 use crate::runtime::shim::stream::PipeWriter;
 use crate::runtime::shim::worker::Ended;
+use crate::trace::Call;
 
 mod batch;
 mod said;
@@ -74,6 +75,8 @@ struct Current {
     stream: Option<Streaming>,
     /// The wrapper said how long the handler took, and has not said what it answered.
     measured: Option<Instant>,
+    /// Spans of the events that are recorded; they end with this.
+    calls: Vec<Call>,
 }
 
 /// A streamed answer under way.
@@ -321,7 +324,9 @@ impl Lane {
         let Job { event, reply, submitted, batch, .. } = job;
         let begun = Instant::now();
         let reply = Some(reply);
-        let current = Current { event, reply, batch, begun, stream: None, measured: None };
+        let calls = Vec::new();
+        let mut current = Current { event, reply, batch, begun, stream: None, measured: None, calls };
+        current.trace(self.shared.index, submitted);
         self.write_events(&current);
         self.passage = self.shared.transit.as_ref().map(|transit| Passage::new(transit, self.frame.size()));
         for _ in current.events() {
@@ -399,6 +404,7 @@ impl Lane {
     fn time_out(&mut self) -> Ended {
         self.shared.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
         if let Some(mut current) = self.take_current() {
+            current.fail("timeout");
             self.end_stream(&mut current, Err(HandlerError::TimedOut));
             for reply in current.into_replies() {
                 drop(reply.send(Err(HandlerError::TimedOut.into())));
@@ -421,6 +427,9 @@ impl Lane {
     /// The event in work ends with this.
     fn finish(&mut self, answer: Reply) {
         let Some(mut current) = self.take_current() else { return };
+        if answer.as_ref().map_or(true, |response| response.status >= 500) {
+            current.fail("handler_failed");
+        }
         if let Some(reply) = current.reply.take() {
             self.done.push((reply, answer));
         }
@@ -431,6 +440,9 @@ impl Lane {
         let Some(stream) = current.stream.take() else { return };
         // One that is thrown away has failed before.
         let place = usize::from(result.is_err() || stream.pipe.is_none());
+        if place == 1 {
+            current.fail("stream_failed");
+        }
         self.shared.queue.counters().streams[place].fetch_add(1, Ordering::Relaxed);
         if let Some(pipe) = stream.pipe {
             pipe.end(result);
@@ -470,6 +482,7 @@ impl Lane {
             }
         }
         let Some(mut current) = self.take_current() else { return Vec::new() };
+        current.fail("worker_lost");
         let cause = match ended {
             Ended::Protocol(error) => error.clone(),
             _ => "the worker ended in the middle of a streamed answer".to_owned(),

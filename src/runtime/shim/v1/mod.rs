@@ -1,8 +1,8 @@
 //! Workers behind a wrapper of the Go processor, over shim protocol 1.
 //!
-//! A worker is a process with one connection for events ([`lane`]) or, in the wrapper's async mode, many, and one
-//! for everything else. Each connection has at most one event in work: it is what the queue lends. [`crew`] is the
-//! task that owns the process's connections; [`start`] makes them.
+//! A worker is a process with one connection for events (`lane`) or, in the wrapper's async mode, many, and one
+//! for everything else. Each connection has at most one event in work: it is what the queue lends. `crew` is the
+//! task that owns the process's connections; `start` makes them.
 
 mod crew;
 mod lane;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::desk::Desk;
 use super::protocol::v1::event::Encoding;
 use super::protocol::v1::line::Log;
-use crate::logging::{LogBuffer, Logger};
+use crate::logging::{Logger, Origin};
 use crate::queue::Queue;
 use transit::Transit;
 
@@ -133,7 +133,7 @@ struct Shared {
 
 impl Shared {
     /// A record of the wrapper's goes where records go.
-    fn record(&self, log: Log, buffer: Option<&LogBuffer>) {
+    fn record(&self, log: Log, origin: Origin<'_>) {
         self.last_record.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         if log.message == SIGNAL_MESSAGE {
             self.signal_seen.store(true, Ordering::Relaxed);
@@ -146,8 +146,8 @@ impl Shared {
             self.callback_begun.store(true, Ordering::Relaxed);
         }
         let complains = log.message == COMPLAINT && self.closing.load(Ordering::Relaxed);
-        if self.logger.wants(log.level, buffer) && !complains {
-            self.logger.record(log.level, &log.message, log.fields, buffer);
+        if self.logger.wants(log.level, origin.buffer) && !complains {
+            self.logger.record_of(origin, log.level, &log.message, log.fields);
         }
     }
 

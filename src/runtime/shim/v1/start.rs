@@ -16,7 +16,7 @@ use super::socket::{Listener, Port, Socket};
 use super::transit::Transit;
 use super::{Arguments, Shared, Wrapper};
 use crate::event::WorkerId;
-use crate::logging::Logger;
+use crate::logging::{Logger, Origin};
 use crate::runtime::StartError;
 use crate::runtime::shim::answers::worker_logger;
 use crate::runtime::shim::handshake::{HandshakeError, Hello};
@@ -225,7 +225,7 @@ async fn wait_start(shared: &Shared, (socket, lines): &mut (Socket, Lines)) -> R
                 (_, Line::Empty) => {}
                 (_, Line::Log(json)) => {
                     if let Some(log) = read_log(json) {
-                        shared.record(log, None);
+                        shared.record(log, Origin::default());
                     }
                 }
                 _ => return Err(not_a_wrapper(line)),
@@ -264,7 +264,7 @@ async fn wait_ready(
         {
             match read_control(line) {
                 Ok(Control::Ready) => return Ok(()),
-                Ok(Control::Log(log)) => shared.record(log, None),
+                Ok(Control::Log(log)) => shared.record(log, Origin::default()),
                 Ok(_) => {}
                 Err(_) => return Err(not_a_wrapper(line)),
             }

@@ -1,10 +1,13 @@
 //! Batches on a connection: one frame with a list, one line with the answers, each with the id of its event.
 
+use std::time::Instant;
+
 use super::{Current, Lane};
 use crate::event::{Event, HandlerError};
 use crate::fields;
 use crate::queue::{Member, Reply, ReplySender};
 use crate::runtime::shim::protocol::v1::answer::{Answer, Answers};
+use crate::trace::Call;
 
 /// What an event of a batch gets that has been left out.
 const NO_ANSWER: &str = "processor hasn't received corresponding response for the event";
@@ -20,6 +23,18 @@ impl Current {
         self.batch.iter().flatten()
     }
 
+    /// Begins the spans of those whose traces are recorded.
+    pub(super) fn trace(&mut self, worker: usize, submitted: Instant) {
+        let begun = self.begun;
+        let call = |event: &Event| Call::begin(event.trace.as_ref(), worker, submitted, begun);
+        self.calls = self.events().filter_map(call).map(|call| *call).collect();
+    }
+
+    /// How all of them failed, for their spans; the first word counts.
+    pub(super) fn fail(&mut self, error: &'static str) {
+        self.calls.drain(..).for_each(|mut call| call.fail(error));
+    }
+
     /// Those who wait for answers, in the order of their events.
     pub(super) fn into_replies(self) -> Vec<ReplySender> {
         let rest = self.batch.into_iter().flatten().map(|member| member.reply);
@@ -30,7 +45,11 @@ impl Current {
 impl Lane {
     /// Hands the answers of one line out to the events of the batch in work.
     pub(super) fn finish_batch(&mut self, answers: Result<Answers, String>) {
-        let Some(current) = self.take_current() else { return };
+        let Some(mut current) = self.take_current() else { return };
+        if answers.as_ref().map_or(true, |answers| matches!(answers, Answers::One(one) if one.status >= 500))
+        {
+            current.fail("handler_failed");
+        }
         let Current { event, reply, batch, .. } = current;
         let first = reply.map(|reply| Member { event, reply });
         let mut members: Vec<Member> = first.into_iter().chain(batch.into_iter().flatten()).collect();

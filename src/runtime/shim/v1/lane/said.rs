@@ -68,9 +68,12 @@ impl Lane {
             let shown = String::from_utf8_lossy(&json[..json.len().min(SHOWN_BYTES)]);
             return self.shared.logger.error("Can't decode log", fields! {"line" => shown});
         };
-        // What a handler says of a batch may hold what another client sent.
-        let current = self.current.as_ref().filter(|current| current.events().count() == 1);
-        self.shared.record(log, current.and_then(|current| current.event.log_buffer.as_deref()));
+        let current = self.current.as_ref();
+        let mut origin = current.map(|current| current.event.origin()).unwrap_or_default();
+        if current.is_some_and(|current| current.events().count() > 1) {
+            origin.buffer = None; // What a handler says of a batch may hold what another client sent.
+        }
+        self.shared.record(log, origin);
     }
 
     /// How long the handler took. We measure ourselves; what counts is that the handler has ended.
