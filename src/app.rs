@@ -524,10 +524,11 @@ fn view(
     if let TriggerKind::Cron(config::CronTrigger { event, .. }) | TriggerKind::Kickstart(event) =
         &trigger.kind
     {
-        // Body and values of headers may hold secrets.
+        // Body, values of headers and a query may hold secrets.
+        let path = event.path.split('?').next().unwrap_or_default();
         let headers: Vec<&String> = event.headers.keys().collect();
         configuration["Event"] =
-            serde_json::json!({"Method": event.method, "Path": event.path, "Headers": headers});
+            serde_json::json!({"Method": event.method, "Path": path, "Headers": headers});
     }
     if let TriggerKind::Http(http) = &trigger.kind {
         configuration["url"] = http.listen.as_str().into();
