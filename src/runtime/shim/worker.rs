@@ -287,8 +287,10 @@ impl Worker {
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            // Of a batch the others are still there.
             if self.hello.client_gone
                 && !event.cancelled
+                && event.seat == Seat::Alone
                 && let Some(reply) = &mut event.reply
                 && reply.poll_closed(cx).is_ready()
             {
