@@ -78,7 +78,7 @@ pub(super) struct InFlight {
     pub(super) intake: Option<Intake>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the answer any more.
-    cancelled: bool,
+    pub(super) cancelled: bool,
     /// When the shim was told that the deadline has passed.
     pub(super) expired: Option<Instant>,
 }
