@@ -15,7 +15,7 @@ import sys
 import time
 from time import monotonic_ns
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import _struct
 import _thread
@@ -58,7 +58,11 @@ U32 = _struct.Struct("<I")
 WAIT_ALL, DONT_WAIT = _socket.MSG_WAITALL, _socket.MSG_DONTWAIT
 TEXT, JSON = b"text/plain", b"application/json"
 
-shim = None  # the one Shim of this process
+MYPY = False
+if MYPY:
+    from typing import Any
+
+shim: "Any" = None  # the one Shim of this process
 
 
 class Closed(BaseException):
@@ -79,7 +83,7 @@ def standard_library():
 
 
 STANDARD_LIBRARY = standard_library()
-IMPORTED = {}
+IMPORTED: "dict[str, Any]" = {}
 IMPORTING = _thread.RLock()
 
 
@@ -103,6 +107,8 @@ def std(name):
 
 class Channel:
     """The socket: takes whole frames out of what it reads, writes whole frames."""
+
+    start: "Any"
 
     def __init__(self, sock):
         self.sock = sock
@@ -325,7 +331,7 @@ class FrameEvent(Event):
         return list(zip(texts[::2], texts[1::2]))
 
     @property
-    def __dict__(self):
+    def __dict__(self):  # type: ignore[override]
         own = own_dict(self)
         if "_frame" in own:
             for name in LAZY:
@@ -475,7 +481,7 @@ class Logger(Root):
 
     def __init__(self, worker):
         self._bound = {"worker_id": worker}
-        self._bound_json = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
+        self._bound_json: "Any" = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
         self._handlers = {}
 
     def debug(self, message, *args):
@@ -562,7 +568,8 @@ def fields_json(fields):
             return encoded
     except Exception:
         pass  # one of them is odd: one by one
-    safe, room = {}, LOG_FIELDS_MAX
+    safe: "dict[str, Any]" = {}
+    room = LOG_FIELDS_MAX
     for name, value in fields.items():
         try:
             text = encode_json(value)
@@ -602,7 +609,7 @@ def loggable(value):
 
 # ---------------------------------------------------------------------------------------------- answers
 
-RESPONSES = (Response,)
+RESPONSES: "Any" = (Response,)
 CANCELLED_ANSWER = 500, CANCELLED, TEXT, 0, b"", b"cancelled"
 PLAIN = {str, bytes, dict, tuple, list, int, float, bool, type(None)}
 
@@ -703,7 +710,8 @@ def is_async(function):
         function = function.func
     if getattr(function, "_is_coroutine_mark", None) is not None:  # inspect.markcoroutinefunction
         return True
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+    call = getattr(function, "__call__", None)  # noqa: B004 - its code is looked at
+    code = getattr(function, "__code__", None) or getattr(call, "__code__", None)
     return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
 
 
@@ -740,17 +748,17 @@ class Suspend:
 class Call:
     """One call of the handler: an event, or the events of a batch."""
 
-    members = None     # of a batch: [(id, text id as bytes)]
-    body = None        # that is still arriving
-    stream = None      # its answer, if that goes out in pieces
+    members: "Any" = None  # of a batch: [(id, text id as bytes)]
+    body: "Any" = None     # that is still arriving
+    stream: "Any" = None   # its answer, if that goes out in pieces
     cancelled = False
-    task = None        # to be cancelled while it waits
+    task: "Any" = None     # to be cancelled while it waits
     started = credit = 0
     # Where several are in work:
     begun = False      # the handler has been called
     over = False       # answered: nothing is sent for it any more
-    waiter = None      # done when something has come for it
-    logger = None
+    waiter: "Any" = None  # done when something has come for it
+    logger: "Any" = None
     log_level = DEBUG
 
     def __init__(self, ident, argument):
@@ -759,6 +767,18 @@ class Call:
 
 
 class Shim:
+    handler: "Any"
+    context: "Any"
+    logger: "Any"
+    call: "Any"
+    several: "Any"
+    upcoming: "Any"
+    fault: "Any"
+    loop: "Any"
+    task: "Any"
+    waiter: "Any"
+    base: "Any"
+
     def __init__(self, channel):
         self.channel = channel
         self.thread = _thread.get_ident()
@@ -800,8 +820,8 @@ class Shim:
                 fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
         if self.slots > 1 and self.sync_only:
             self.slots = 1
-            self.logger.warn("The handler is a plain function and gets one event at a time although the trigger's mode is "
-                             "async; make it async def, or give the trigger more workers")
+            self.logger.warn("The handler is a plain function and gets one event at a time although the trigger's mode "
+                             "is async; make it async def, or give the trigger more workers")
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
             ("stream_in", "1" if self.streams else "0")]))
@@ -890,13 +910,13 @@ class Shim:
             raise ProtocolFault("event %d: the handler does not read request streams" % ident)
         self.log_level = (code >> 12) - 1 if code >> 12 else self.level
         event = FrameEvent(frame)
-        call = Call(ident, event)
+        call: "Any" = Call(ident, event)
         if flags & MORE_IN:
             call.body = RequestBody(self, call, frame[6], True)
             self.early = [frame for frame in self.early if not self.arrived(frame, call)]
         if flags & (TYPED | NOT_UTF8):
             try:
-                event.method
+                event.method  # noqa: B018 - decodes all texts
             except Exception as error:
                 call.started = monotonic_ns()
                 self.unreadable(call, error)
@@ -1068,8 +1088,8 @@ class Shim:
         try:
             self.loop = __import__("uvloop").new_event_loop()
         except ImportError as error:
-            self.logger.warn_with("NUCLIO_PYTHON_EVENT_LOOP asks for uvloop, which cannot be imported; asyncio's own loop "
-                                  "is used", err=message_of(error))
+            self.logger.warn_with("NUCLIO_PYTHON_EVENT_LOOP asks for uvloop, which cannot be imported; asyncio's own "
+                                  "loop is used", err=message_of(error))
         else:
             std("asyncio").set_event_loop(self.loop)
 
@@ -1331,10 +1351,10 @@ class Several:
 
     def leave(self, call):
         """The call takes no place any more."""
+        if call in self.given_up:
+            return self.given_up.discard(call)  # its id may be another's by now
         call.over = True
-        if self.calls.get(call.ident) is call:
-            del self.calls[call.ident]
-        self.given_up.discard(call)
+        self.calls.pop(call.ident, None)
         self.begin()
         if self.shim.stopping and not self.calls:
             self.wake_serve()
@@ -1369,9 +1389,9 @@ class Several:
         """A handler does not end although it has been cancelled: the loop lives, so only its event is given up."""
         if call.over or len(self.given_up) >= GIVEN_UP_MAX or self.shim.fault is not None:
             return
-        self.shim.log(WARN, "The handler goes on although its event has timed out; it must not keep CancelledError to itself",
-                      fields_json({"worker_id": self.shim.context.worker_id,
-                                   "stack": stack_of(call.task.get_coro(), call)}), call)
+        fields = {"worker_id": self.shim.context.worker_id, "stack": stack_of(call.task.get_coro(), call)}
+        self.shim.log(WARN, "The handler goes on although its event has timed out; it must not keep CancelledError to "
+                            "itself", fields_json(fields), call)
         try:
             if call.stream is not None and call.stream.begun:
                 call.stream.frame(ABORT, b"cancelled")
@@ -1953,8 +1973,8 @@ def is_ours():
 def sdk_spec(name):
     if name != "nuclio_sdk" and name.partition(".")[2] not in SDK_PARTS:
         return None
-    spec = type(sys.__spec__ or Finder.__spec__)(name, SdkLoader, origin="built into the shim", is_package=True)
-    return spec
+    spec: "Any" = type(sys.__spec__)
+    return spec(name, SdkLoader, origin="built into the shim", is_package=True)
 
 
 class SdkLoader:
@@ -1991,7 +2011,7 @@ def sdk_names():
 def sdk_json_encoder():
     json = std("json")
 
-    class Encoder(json.JSONEncoder):
+    class Encoder(json.JSONEncoder):  # type: ignore[name-defined]
         def default(self, o):
             return loggable(o)
 
@@ -2007,7 +2027,7 @@ def sdk_json_encoder():
 def sdk_logger():
     logging = std("logging")
 
-    class JSONFormatter(logging.Formatter):
+    class JSONFormatter(logging.Formatter):  # type: ignore[name-defined]
         def fields(self, record):
             return {"datetime": self.formatTime(record, self.datefmt), "level": record.levelname.lower(),
                     "message": record.getMessage(), "with": getattr(record, "with", {})}
@@ -2018,7 +2038,7 @@ def sdk_logger():
         def format_to_log_control_message(self, record):
             return encode_json({"kind": "log", "attributes": self.fields(record)})
 
-    class HumanReadableFormatter(logging.Formatter):
+    class HumanReadableFormatter(logging.Formatter):  # type: ignore[name-defined]
         def format(self, record):
             fields = getattr(record, "with", None)
             return "Python> %s [%s] %s%s" % (self.formatTime(record, self.datefmt), record.levelname.lower(),
@@ -2102,7 +2122,7 @@ def sdk_test():
                 getattr(sys.modules[handler.__module__], "init_context", id)(context)
             return self._contexts[handler]
 
-    class TestCase(unittest.TestCase):
+    class TestCase(unittest.TestCase):  # type: ignore[name-defined]
         def setUp(self):
             self._platform = Platform()
             self._environ = dict(os.environ)

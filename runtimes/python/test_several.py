@@ -1,6 +1,5 @@
 """Several events in work at once, as `mode: async` asks for: tasks of one loop over one connection. See `test_wrapper`."""
 
-import os
 import signal
 import struct
 import time
@@ -112,7 +111,6 @@ class Together(unittest.TestCase):
             kind, _, _, ident, head, _ = shim.frame()
             self.assertEqual((kind, ident, head[8:]), (LOG, 0, b"later"))
 
-    @unittest.skipUnless(hasattr(os, "fork"), "no fork")
     def test_ends(self):
         with several(SLEEPS) as shim:
             shim.call(body=b"0")
