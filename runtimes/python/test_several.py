@@ -1,5 +1,9 @@
-"""Several events in work at once, as `mode: async` asks for: tasks of one loop over one connection. See `test_wrapper`."""
+"""Several events in work at once, as `mode: async` asks for: tasks of one loop over one connection. See `test_wrapper`.
 
+SHIM_TEST_EVENT_LOOP=uvloop runs them in that loop.
+"""
+
+import os
 import signal
 import struct
 import time
@@ -13,7 +17,8 @@ SLEEPS = "import asyncio\nasync def handler(c, e):\n    await asyncio.sleep(floa
 
 
 def several(source, slots=100, settings=None, **more):
-    return Shim(source, settings={"max_inflight": str(slots), "max_inflight_for": "any", **(settings or {})}, **more)
+    settings = {"event_loop": os.environ.get("SHIM_TEST_EVENT_LOOP", "asyncio"), **(settings or {})}
+    return Shim(source, settings={"max_inflight": str(slots), "max_inflight_for": "any", **settings}, **more)
 
 
 class Together(unittest.TestCase):

@@ -1102,6 +1102,17 @@ class Examples(unittest.TestCase):
             with self.subTest(name), self.example(name) as shim:
                 self.assertEqual(shim.call(**more).body.decode(), body)
 
+    def test_events(self):
+        with self.example("events/events") as shim:
+            shim.send(event())
+            self.assertEqual(shim.answer().content_type, "text/event-stream")
+            self.assertEqual([shim.next()[5] for _ in range(2)],
+                             [b"id: 1\ndata: tick 1\n\n", b"id: 2\ndata: tick 2\n\n"])
+            shim.send(frame(CANCEL, 0, 1, 1))
+            while not shim.next()[1]:
+                pass
+            self.assertEqual(shim.logs[-1][1], "Closed")
+
     def test_stream(self):
         with self.example("stream/count") as shim:
             shim.send(event())
