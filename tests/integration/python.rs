@@ -2,6 +2,7 @@
 //! browsers read, deadlines that show where a handler hangs.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -442,4 +443,73 @@ fn a_browser_reads_server_sent_events() {
         processor.stdout.wait_for_record("closed");
         assert_eq!(processor.all_restarts(), 0);
     }
+}
+
+/// Prints a request's body: a dark image of 3 MB with a bright rectangle, as base64 in JSON.
+const IMAGE: &str = "import base64, json, os, struct, zlib
+size = 1800
+def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+dark = bytes(range(128)) * 2
+rows = [b'\\0' + os.urandom(size).translate(dark) for _ in range(size)]
+for y in range(100, 200): rows[y] = rows[y][:301] + b'\\xff' * 50 + rows[y][351:]
+head = struct.pack('>IIBBBBB', size, size, 8, 0, 0, 0, 0)
+png = b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(b''.join(rows), 1)) + chunk(b'IEND', b'')
+print(json.dumps({'image': base64.b64encode(png).decode(), 'threshold': 0.6}), end='')
+";
+
+#[test]
+fn the_example_of_a_detector_takes_images_of_several_megabytes_by_two_workers() {
+    let setup = Setup::new("python", "detector:handler");
+    setup.write("detector.py", include_str!("../../examples/python/detector/detector.py"));
+    let limit = json!({"numWorkers": 2, "attributes": {"maxRequestBodySize": 33_554_432}});
+    let processor = setup.python_environment().trigger(limit).start();
+    let image = Command::new(crate::harness::python()).args(["-c", IMAGE]).output().unwrap().stdout;
+    assert!(image.len() > 3_000_000, "{} bytes", image.len());
+    let detect = |content_type: &str, body: &[u8]| {
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: t\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        processor.request(&head, body)
+    };
+    let found = json!([{"confidence": "0.99", "label": "bright", "type": "rectangle", "points": [300, 100, 350, 200]}]);
+    std::thread::scope(|scope| {
+        for content_type in
+            ["application/json", "application/json; charset=utf-8", "text/plain", "application/json"]
+        {
+            let (detect, image, found) = (&detect, &image, &found);
+            scope.spawn(move || assert_eq!(detect(content_type, image).json(), *found));
+        }
+    });
+    assert_eq!(detect("application/json", b"{}").status, 400);
+    let head = "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 33554433\r\n\r\n";
+    assert_eq!(processor.request(head, b"").status, 413);
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn an_mlrun_serving_graph_answers() {
+    let mlrun = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/python-mlrun");
+    if !mlrun.join("complete").exists() {
+        return println!("skipped: MLRun is not installed (scripts/test --full installs it)");
+    }
+    let setup = Setup::new("python", "graph:handler");
+    setup.write("graph.py", include_str!("../../examples/python/mlrun/graph.py"));
+    let interpreter = mlrun.join("bin/python3").display().to_string();
+    let setup = setup.python_environment().env("NUCLIO_PYTHON_EXE_PATH", &interpreter);
+    let processor = setup.trigger(json!({"mode": "async"})).start();
+    let ask = || {
+        let body = r#"{"texts": ["one", "three"]}"#;
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        processor.request(&head, body.as_bytes())
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(ask().json()["outputs"], json!([6, 10])));
+        }
+    });
+    assert_eq!(processor.all_restarts(), 0);
 }
