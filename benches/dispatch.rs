@@ -37,6 +37,7 @@ fn event(trigger: &Arc<TriggerInfo>) -> Box<Event> {
         header_map: HeaderMap::new(),
         body: EventBody::none(),
         log_buffer: None,
+        trace: None,
         extra: None,
     })
 }

@@ -39,6 +39,7 @@ fn event(headers: usize) -> Event {
         header_map,
         body: EventBody::from(Bytes::from(vec![b'x'; BODY_BYTES])),
         log_buffer: None,
+        trace: None,
         extra: None,
     }
 }

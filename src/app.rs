@@ -25,6 +25,7 @@ use crate::logging::Logger;
 use crate::logging::sink::Writer;
 use crate::metrics::TriggerCounters;
 use crate::metrics::text::{Exposition, Source};
+use crate::otlp::Otlp;
 use crate::pool::{self, CALLS_MAX, Pool};
 use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
@@ -47,6 +48,8 @@ const AHEAD_MAX: usize = 8;
 const AHEAD_MAX_ALONE: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
 const KUBE_LINGER: Duration = Duration::from_secs(5);
+/// Time for the last spans to reach their collector.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// Time for what is left once a drain has run out of time.
 const LAST_MOMENTS: Duration = Duration::from_millis(500);
 
@@ -59,6 +62,8 @@ pub struct App {
     logger: Logger,
     shutdown: Shutdown,
     admin: Admin,
+    /// `None`: tracing is off.
+    otlp: Option<Otlp>,
     runtime: Runtime,
     pools: Vec<Arc<Pool>>,
     triggers: Vec<JoinHandle<()>>,
@@ -113,7 +118,8 @@ impl App {
         warn_of_batches(&config, &runtime, &logger);
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
-        let mut app = Self { config, logger, shutdown, admin, runtime, pools, triggers, events };
+        let otlp = Otlp::start(&config, &logger).context("Failed to start the export of traces")?;
+        let mut app = Self { config, logger, shutdown, admin, otlp, runtime, pools, triggers, events };
         match app.start_triggers(&readiness, children, purpose).await {
             Ok(()) => {
                 readiness.started();
@@ -162,7 +168,8 @@ impl App {
             watched.links.push((trigger.name.clone(), link.clone()));
             let cx = TriggerContext {
                 info: info.clone(),
-                events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout),
+                events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout)
+                    .with_tracer(self.otlp.as_ref().map(|otlp| otlp.tracer().clone())),
                 event_timeout: self.config.function.event_timeout,
                 bodies: bodies.clone(),
                 shutdown: self.shutdown.clone(),
@@ -203,7 +210,9 @@ impl App {
                 &self.logger,
             ));
         }
-        let exposition = Arc::new(Exposition::new(&self.config.function, sources, self.logger.clone()));
+        let spans = self.otlp.as_ref().and_then(|otlp| otlp.counters().cloned());
+        let exposition = Exposition::new(&self.config.function, sources, self.logger.clone());
+        let exposition = Arc::new(exposition.with_spans(spans));
         for sink in &self.config.platform.metric_sinks {
             match &sink.kind {
                 MetricSinkKind::PrometheusPull { listen } => {
@@ -254,7 +263,8 @@ impl App {
         let stopped = stop_runtime(self.runtime, &self.logger).await;
         self.logger.info("All triggers are terminated", fields! {});
         self.logger.info("Processor quitting", fields! {});
-        self.admin.stop().await;
+        // Side by side: each may have to wait for somebody who does not answer.
+        tokio::join!(self.admin.stop(), stop_tracing(self.otlp));
         self.events.stop.cancel();
         self.logger.writer().flush(LAST_MOMENTS);
         stopped
@@ -297,6 +307,13 @@ impl App {
 /// Ends the process with code 0, whatever a handler library is still doing.
 pub fn leave() -> ! {
     Library::leave()
+}
+
+/// Sends the last spans, within a bound.
+async fn stop_tracing(otlp: Option<Otlp>) {
+    if let Some(mut otlp) = otlp {
+        otlp.stop(LAST_SPANS).await;
+    }
 }
 
 /// Ends what the workers shared; whoever takes long over it is not waited for. False: it has not ended.

@@ -7,6 +7,8 @@ use crate::event::{Event, HandlerError};
 use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
 use crate::queue::{Member, Reply, SubmitError};
+use crate::trace::span::Kind;
+use crate::trace::{EventSpan, Tracer};
 
 /// One trigger's way to its pool. Cheap to clone.
 #[derive(Clone)]
@@ -14,12 +16,25 @@ pub struct Dispatcher {
     pool: Arc<Pool>,
     counters: Arc<TriggerCounters>,
     wait: Duration,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Dispatcher {
     /// `wait`: how long an event may wait for a worker.
     pub fn new(pool: Arc<Pool>, counters: Arc<TriggerCounters>, wait: Duration) -> Self {
-        Self { pool, counters, wait }
+        Self { pool, counters, wait, tracer: None }
+    }
+
+    /// The same, with traces for its events; `None`: tracing is off.
+    pub fn with_tracer(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Begins traces, if tracing is on. A trigger that knows more of its events than this module begins theirs
+    /// itself.
+    pub fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
     }
 
     /// Hands an event to a worker and waits for the answer. Dropping the future is a client that left: the handler
@@ -27,10 +42,25 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn submit(&self, event: Box<Event>) -> Reply {
+    pub async fn submit(&self, mut event: Box<Event>) -> Reply {
+        let span = self.trace(&mut event);
         let reply = self.pool.submit(event, self.wait);
         // The other end is dropped unanswered only when everything is cut off.
-        self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await
+        let reply = self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await;
+        if let Some(mut span) = span {
+            span.end(reply.is_err());
+        }
+        reply
+    }
+
+    /// Begins the trace of an event whose trigger has not done so, where tracing is on.
+    fn trace(&self, event: &mut Event) -> Option<Box<EventSpan>> {
+        let tracer = self.tracer.as_ref().filter(|_| event.trace.is_none())?;
+        let trace = tracer.begin(&event.header_map);
+        let kind = Kind::Trigger { kind: event.trigger.kind.clone(), name: event.trigger.name.clone() };
+        let span = EventSpan::begin(&trace, kind);
+        event.join(trace);
+        span
     }
 
     /// Hands several events to one worker at once. Each is answered through its own reply, which whoever waits for it

@@ -18,7 +18,9 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
-use crate::logging::LogBuffer;
+use crate::logging::{LogBuffer, Origin};
+use crate::trace::EventTrace;
+use crate::trace::context::{TRACEPARENT, TRACESTATE};
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
 pub use self::incoming::{BodyFault, BodyStream};
@@ -53,6 +55,8 @@ pub struct Event {
     pub body: EventBody,
     /// Where the handler's log records go besides the processor's log, when the caller asked for them.
     pub log_buffer: Option<Arc<LogBuffer>>,
+    /// Its place in its trace; `None`: tracing is off.
+    pub trace: Option<Arc<EventTrace>>,
     /// What HTTP events leave empty.
     pub extra: Option<Box<Extra>>,
 }
@@ -214,6 +218,27 @@ impl fmt::Debug for EventId {
 }
 
 impl Event {
+    /// Makes it part of a trace: its handler finds the context in its headers, also where the event brought its own.
+    /// A structured cloud event says of itself what its headers are.
+    pub fn join(&mut self, trace: Arc<EventTrace>) {
+        trace.stamp(&mut self.header_map);
+        if let Some(extra) = self.extra.as_deref_mut().filter(|extra| !extra.cloud)
+            && let Some(own) = &mut extra.headers
+        {
+            for (name, shown) in [(TRACEPARENT, "Traceparent"), (TRACESTATE, "Tracestate")] {
+                own.retain(|(other, _)| !other.eq_ignore_ascii_case(shown));
+                let value = self.header_map.get(name).and_then(|value| value.to_str().ok());
+                own.extend(value.map(|value| (shown.to_owned(), OwnValue::from(value.to_owned()))));
+            }
+        }
+        self.trace = Some(trace);
+    }
+
+    /// Where records about it belong.
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { buffer: self.log_buffer.as_deref(), trace: self.trace.as_deref() }
+    }
+
     /// Method; empty for triggers that have none.
     pub fn method(&self) -> &str {
         match &self.target {

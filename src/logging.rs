@@ -1,19 +1,20 @@
 //! Log records, the lines they become, and the buffer of those returned to a caller.
 //!
 //! Writing is the business of one thread behind a bounded queue ([`sink`]): an event never waits for a sink. What
-//! does not fit is dropped and counted.
+//! does not fit is dropped and counted; what is too large is cut short ([`bounds`]).
 
+pub mod bounds;
 pub mod format;
 pub mod sink;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::Value;
 
 use crate::config::{Level, LogSink};
-use sink::Writer;
+use crate::trace::EventTrace;
+use sink::{Loss, Writer};
 
 /// Variables of a record, in order. Values are JSON.
 pub type Fields = serde_json::Map<String, Value>;
@@ -29,6 +30,18 @@ macro_rules! fields {
     }};
 }
 
+/// Name of the logger that all others descend from.
+const ROOT: &str = "processor";
+
+/// What a record belongs to, where it belongs to an event.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Origin<'a> {
+    /// Records of the event's caller.
+    pub buffer: Option<&'a LogBuffer>,
+    /// The event's trace: its ids become variables of the record in the sinks. The caller knows them.
+    pub trace: Option<&'a EventTrace>,
+}
+
 /// Writes records under one name. Cheap to clone.
 #[derive(Clone)]
 pub struct Logger {
@@ -41,7 +54,7 @@ struct Shared {
     lowest: Level,
     color: bool,
     writer: Writer,
-    dropped: Vec<AtomicU64>,
+    losses: Vec<Arc<Loss>>,
 }
 
 impl std::fmt::Debug for Logger {
@@ -54,9 +67,9 @@ impl Logger {
     /// A logger named `processor` that writes to the given sinks through `writer`.
     pub fn new(sinks: Vec<LogSink>, color: bool, writer: Writer) -> Self {
         let lowest = sinks.iter().map(|sink| sink.level).min().unwrap_or(Level::Error);
-        let dropped = sinks.iter().map(|_| AtomicU64::new(0)).collect();
-        let shared = Shared { sinks, lowest, color, writer, dropped };
-        Self { shared: Arc::new(shared), name: Arc::from("processor") }
+        let losses = sinks.iter().map(|sink| loss(sink.clone(), color)).collect();
+        let shared = Shared { sinks, lowest, color, writer, losses };
+        Self { shared: Arc::new(shared), name: Arc::from(ROOT) }
     }
 
     /// A logger whose records nobody sees; for unit tests.
@@ -86,17 +99,28 @@ impl Logger {
 
     /// One record to the processor's sinks and, when given, to the event's buffer. Never blocks.
     pub fn record(&self, level: Level, message: &str, fields: Fields, buffer: Option<&LogBuffer>) {
+        self.record_of(Origin { buffer, trace: None }, level, message, fields);
+    }
+
+    /// One record of an event: to the processor's sinks, and to the event's caller if it asked for such. Never
+    /// blocks.
+    pub fn record_of(&self, origin: Origin<'_>, level: Level, message: &str, fields: Fields) {
         let now = SystemTime::now();
-        if let Some(buffer) = buffer.filter(|buffer| level >= buffer.level) {
+        let message = &*bounds::message(message);
+        let mut fields = bounds::fields(fields);
+        if let Some(buffer) = origin.buffer.filter(|buffer| level >= buffer.level) {
             buffer.push(format::buffer_entry(level, now, &buffer.name, message, &fields));
         }
-        for (sink, dropped) in self.shared.sinks.iter().zip(&self.shared.dropped) {
+        if let Some(trace) = origin.trace {
+            // What the handler says of itself counts.
+            fields.entry("trace_id").or_insert_with(|| trace.trace_id().into());
+            fields.entry("span_id").or_insert_with(|| trace.span_id().into());
+        }
+        for (sink, loss) in self.shared.sinks.iter().zip(&self.shared.losses) {
             if level >= sink.level {
                 let line =
                     format::line(&sink.encoding, self.shared.color, level, now, &self.name, message, &fields);
-                if !self.shared.writer.write(line.into_bytes()) {
-                    dropped.fetch_add(1, Ordering::Relaxed);
-                }
+                self.shared.writer.write(line.into_bytes(), loss);
             }
         }
     }
@@ -123,7 +147,7 @@ impl Logger {
 
     /// Records lost so far, per sink.
     pub fn dropped(&self) -> impl Iterator<Item = (&str, u64)> {
-        let counts = self.shared.dropped.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = self.shared.losses.iter().map(|loss| loss.count());
         self.shared.sinks.iter().map(|sink| sink.name.as_str()).zip(counts)
     }
 
@@ -131,6 +155,16 @@ impl Logger {
     pub fn writer(&self) -> &Writer {
         &self.shared.writer
     }
+}
+
+/// What is lost of a sink, and the record that says so.
+fn loss(sink: LogSink, color: bool) -> Arc<Loss> {
+    Loss::new(move |lost| {
+        let fields = fields! {"lost" => lost, "sink" => sink.name};
+        let message = "Log records were lost: standard output took no more";
+        let now = SystemTime::now();
+        format::line(&sink.encoding, color, Level::Warn, now, ROOT, message, &fields).into_bytes()
+    })
 }
 
 /// Most bytes of the JSON array in the header `X-Nuclio-Logs`.

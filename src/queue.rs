@@ -150,7 +150,9 @@ impl<W: PartialEq> Queue<W> {
         counters.allocations.fetch_add(1, Relaxed);
         let mut state = self.lock();
         let workers = counters.workers.len().max(1);
-        counters.idle_percent_sum.fetch_add((state.idle.len() * 100 / workers) as u64, Relaxed);
+        // A worker with several connections may be idle several times over.
+        let idle_percent = (state.idle.len() * 100 / workers).min(100);
+        counters.idle_percent_sum.fetch_add(idle_percent as u64, Relaxed);
         if let Some(worker) = state.idle.pop_front() {
             drop(state);
             counters.allocated_at_once.fetch_add(1, Relaxed);
@@ -389,6 +391,7 @@ mod tests {
             header_map: http::HeaderMap::new(),
             body: EventBody::none(),
             log_buffer: None,
+            trace: None,
             extra: None,
         })
     }

@@ -144,6 +144,7 @@ fn event(path: &str, body: &'static [u8]) -> Event {
         header_map: HeaderMap::new(),
         body: EventBody::from(Bytes::from_static(body)),
         log_buffer: None,
+        trace: None,
         extra: None,
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::duration::GoDuration;
 use super::error::{ConfigError, Problem};
-use super::{Env, ShimSource};
+use super::{Env, ShimSource, tracing};
 
 /// Bytes of request bodies held at once when nothing is said.
 const BODY_BYTES_IN_FLIGHT_MAX: usize = 1 << 30;
 /// Events that may wait for a worker when nothing is said.
 const WAITING_EVENTS_MAX: usize = 1024;
+/// Bytes of a wrapper's answer when nothing is said.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// Stuck handler threads tolerated when nothing is said.
 const STUCK_THREADS_MAX: usize = 4;
 
@@ -47,7 +49,10 @@ impl Default for Env {
             drain_linger: None,
             waiting_events_max: WAITING_EVENTS_MAX,
             body_bytes_in_flight_max: BODY_BYTES_IN_FLIGHT_MAX,
+            answer_bytes_max: ANSWER_BYTES_MAX,
             no_color: false,
+            tracing: None,
+            tracing_warnings: Vec::new(),
         }
     }
 }
@@ -67,6 +72,7 @@ impl Env {
         let path = |name: &str| text(name).map(PathBuf::from);
         let on_kubernetes = |name: &str| text(name).is_some();
         let defaults = Env::default();
+        let (tracing, tracing_warnings) = tracing::from_lookup(&lookup);
         Ok(Env {
             kubernetes: on_kubernetes("KUBERNETES_SERVICE_HOST") && on_kubernetes("KUBERNETES_SERVICE_PORT"),
             restore_secrets: text("NUCLIO_RESTORE_FUNCTION_CONFIG_FROM_SECRET")
@@ -102,9 +108,12 @@ impl Env {
             drain_linger: duration("NUCLIO_DRAIN_LINGER", text("NUCLIO_DRAIN_LINGER"))?,
             waiting_events_max: count("NUCLIO_WAITING_EVENTS_MAX", text("NUCLIO_WAITING_EVENTS_MAX"))?
                 .unwrap_or(defaults.waiting_events_max),
-            body_bytes_in_flight_max: bytes_in_flight(text("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX"))?
+            body_bytes_in_flight_max: bytes("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", text)?
                 .unwrap_or(defaults.body_bytes_in_flight_max),
+            answer_bytes_max: bytes("NUCLIO_MAX_ANSWER_BYTES", text)?.unwrap_or(defaults.answer_bytes_max),
             no_color: text("NO_COLOR").is_some(),
+            tracing,
+            tracing_warnings,
         })
     }
 }
@@ -154,9 +163,8 @@ fn count(name: &str, value: Option<String>) -> Result<Option<usize>, ConfigError
     value.map(parse).transpose()
 }
 
-fn bytes_in_flight(value: Option<String>) -> Result<Option<usize>, ConfigError> {
-    let name = "NUCLIO_BODY_BYTES_IN_FLIGHT_MAX";
-    match count(name, value)? {
+fn bytes(name: &str, text: impl Fn(&str) -> Option<String>) -> Result<Option<usize>, ConfigError> {
+    match count(name, text(name))? {
         Some(0) => Err(refuse(name, "0", "use a number of bytes, at least 1, for example 1073741824")),
         bytes => Ok(bytes),
     }
@@ -232,6 +240,7 @@ mod tests {
             ("NUCLIO_DRAIN_LINGER", "-1s"),
             ("NUCLIO_WAITING_EVENTS_MAX", "1.5"),
             ("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", "0"),
+            ("NUCLIO_MAX_ANSWER_BYTES", "0"),
         ];
         for (name, value) in cases {
             let message = env(&[(name, value)]).expect_err(name).to_string();

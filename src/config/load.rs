@@ -47,6 +47,7 @@ pub(super) fn load_patiently(
     let platform = platform.resolve(&function_resolved, &mut platform_source, &env)?;
     let mut warnings = platform_source.warnings;
     warnings.append(&mut source.warnings);
+    warnings.extend(env.tracing_warnings.iter().cloned());
     Ok(Config { function: function_resolved, platform, env, warnings })
 }
 

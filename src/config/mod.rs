@@ -35,12 +35,14 @@ mod tabs;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod trigger;
 mod yaml;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
 pub use report::report;
+pub use tracing::{Export, Root, Sampler, Tracing};
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]
@@ -368,8 +370,14 @@ pub struct Env {
     pub waiting_events_max: usize,
     /// `NUCLIO_BODY_BYTES_IN_FLIGHT_MAX`: bytes of request bodies held at once; default 1 GiB.
     pub body_bytes_in_flight_max: usize,
+    /// `NUCLIO_MAX_ANSWER_BYTES`: bytes of an answer over shim protocol 1; default 1 GiB.
+    pub answer_bytes_max: usize,
     /// `NO_COLOR` is set and not empty.
     pub no_color: bool,
+    /// The `OTEL_*` variables; `None`: tracing is off.
+    pub tracing: Option<Tracing>,
+    /// What of them cannot be used, one line each.
+    pub tracing_warnings: Vec<String>,
 }
 
 /// Which shim program is started (decision: environment variable, else image, else embedded).

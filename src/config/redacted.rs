@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::duration::format;
 use super::{
-    Config, CronTrigger, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind, Trigger,
-    TriggerKind,
+    Config, CronTrigger, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind, Tracing,
+    Trigger, TriggerKind,
 };
 
 impl Config {
@@ -21,10 +21,22 @@ impl Config {
                 "webAdmin": self.platform.web_admin,
                 "healthCheck": self.platform.health,
                 "metricSinks": self.platform.metric_sinks.iter().map(metric_sink).collect::<Vec<_>>(),
+                "tracing": self.env.tracing.as_ref().map(tracing),
                 "cronTriggerCreationMode": if self.platform.cron_by_platform { "kube" } else { "processor" },
             },
         })
     }
+}
+
+fn tracing(tracing: &Tracing) -> Value {
+    let export = tracing.export.as_ref();
+    let sampler = format!("{:?}", tracing.sampler.root);
+    json!({
+        "endpoint": export.map(|export| &export.url),
+        "headers": export.map(|export| export.headers.iter().map(|(name, _)| name).collect::<Vec<_>>()),
+        "sampler": sampler,
+        "followsParent": tracing.sampler.follows_parent,
+    })
 }
 
 fn function(function: &Function) -> Value {

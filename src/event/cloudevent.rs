@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{Event, EventBody, EventId, Extra, OwnValue, unescape};
+use crate::trace::EventTrace;
 
 /// Content types that start like this are structured cloud events.
 const STRUCTURED: &[u8] = b"application/cloudevents";
@@ -121,6 +122,7 @@ fn batched(carrier: &mut Event) -> Result<Vec<Event>, CloudEventError> {
             header_map: carrier.header_map.clone(),
             body: json,
             log_buffer: carrier.log_buffer.clone(),
+            trace: carrier.trace.as_deref().map(EventTrace::another),
             extra: None,
         };
         structured(&mut event)?;

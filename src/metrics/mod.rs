@@ -130,11 +130,14 @@ pub enum RestartReason {
     Timeout,
     /// It broke the protocol.
     Protocol,
+    /// It had done nothing wrong, but its state is not known any more.
+    Recycle,
 }
 
 impl RestartReason {
     /// All, in the order of their counters.
-    pub const ALL: [Self; 5] = [Self::Exit, Self::Signal, Self::Oom, Self::Timeout, Self::Protocol];
+    pub const ALL: [Self; 6] =
+        [Self::Exit, Self::Signal, Self::Oom, Self::Timeout, Self::Protocol, Self::Recycle];
 
     /// Value of the label `reason`.
     pub fn label(self) -> &'static str {
@@ -144,6 +147,7 @@ impl RestartReason {
             Self::Oom => "oom",
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
+            Self::Recycle => "recycle",
         }
     }
 }
@@ -174,7 +178,7 @@ pub struct PoolCounters {
     /// Time events waited for a worker.
     pub queue_wait_micros: Histogram,
     /// Replaced workers, by [`RestartReason::ALL`].
-    pub restarts: [AtomicU64; 5],
+    pub restarts: [AtomicU64; 6],
     /// Streamed answers that ended well, and that were cut off.
     pub streams: [AtomicU64; 2],
     /// Workers now, by [`WORKER_STATES`].

@@ -14,6 +14,7 @@ use super::{Cause, DropReason, Histogram, PoolCounters, RestartReason, TriggerCo
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
+use crate::trace::span::SpanCounters;
 
 /// One trigger as a scrape sees it.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub struct Exposition {
     sources: Vec<Source>,
     process: Arc<Process>,
     logger: Logger,
+    spans: Arc<SpanCounters>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -49,7 +51,14 @@ impl Exposition {
             sources,
             process: Arc::default(),
             logger,
+            spans: Arc::default(),
         }
+    }
+
+    /// The same, with what became of spans; `None`: tracing is off.
+    pub fn with_spans(mut self, spans: Option<Arc<SpanCounters>>) -> Self {
+        self.spans = spans.unwrap_or_default();
+        self
     }
 
     /// All metrics as text; `instance` is the sink's label of that name.
@@ -190,6 +199,13 @@ impl Exposition {
         for (sink, count) in self.logger.dropped() {
             add(&mut dropped, &labels, &[("sink", sink)], count as f64);
         }
+        let mut traced = counter("nuclio_processor_spans_total", "Spans of traces, by what became of them");
+        let spans = &self.spans;
+        for (result, count) in
+            [("exported", &spans.exported), ("dropped", &spans.dropped), ("failed", &spans.failed)]
+        {
+            add(&mut traced, &labels, &[("result", result)], load(count));
+        }
         let mut build = gauge("nuclio_processor_build_info", "Version of the processor");
         add(&mut build, &labels, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         let usage = self.process.usage();
@@ -200,6 +216,7 @@ impl Exposition {
         // compat: names as the client library of Go has them.
         vec![
             dropped,
+            traced,
             build,
             one(
                 counter("process_cpu_seconds_total", "Processor time of this process, without its children"),

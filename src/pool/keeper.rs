@@ -146,9 +146,14 @@ impl ShimKeeper {
                 (RestartReason::Timeout, "event timed out".to_owned())
             }
             Ended::Protocol(error) => {
-                let fields = fields! {"worker" => worker, "pid" => pid, "err" => error.to_string()};
+                let fields = fields! {"worker" => worker, "pid" => pid, "err" => error};
                 logger.error("Worker broke the shim protocol", fields);
-                (RestartReason::Protocol, error.to_string())
+                (RestartReason::Protocol, error.clone())
+            }
+            Ended::Recycled(cause) => {
+                let fields = fields! {"worker" => worker, "pid" => pid, "cause" => cause};
+                logger.info("Restarting worker", fields);
+                (RestartReason::Recycle, cause.clone())
             }
             Ended::Lost | Ended::Closed => {
                 let status = process.exited(EXIT_WAIT).await;

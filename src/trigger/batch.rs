@@ -174,6 +174,7 @@ mod tests {
                 header_map: http::HeaderMap::new(),
                 body: EventBody::none(),
                 log_buffer: None,
+                trace: None,
                 extra: None,
             };
             Member::new(Box::new(event)).0

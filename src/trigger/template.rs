@@ -75,6 +75,7 @@ impl Template {
             header_map: self.header_map.clone(),
             body,
             log_buffer: None,
+            trace: None,
             extra: Some(Box::new(extra)),
         });
         cloudevent::unwrap_headers(&mut event);

@@ -258,7 +258,7 @@ fn a_client_that_leaves_before_its_batch_is_complete_takes_no_place_in_it() {
     wait_until("one that left is noticed", || {
         let gone = client(&processor, "gone");
         std::thread::sleep(Duration::from_millis(100));
-        drop(gone);
+        gone.reset();
         std::thread::sleep(Duration::from_millis(100));
         counted(&processor, "failure") >= 1
     });
@@ -278,9 +278,9 @@ fn a_client_that_leaves_a_waiting_batch_is_withdrawn_and_one_that_leaves_it_in_w
     let waiting = [client(&processor, "gone"), client(&processor, "here")];
     processor.wait_waiting(2);
     let [gone, mut here] = waiting;
-    drop(gone);
+    gone.reset();
     wait_until("its leaving is noticed", || counted(&processor, "failure") == 1);
-    drop(std::mem::replace(&mut working[1], Client::connect(processor.http())));
+    std::mem::replace(&mut working[1], Client::connect(processor.http())).reset();
     wait_until("the other's, too", || counted(&processor, "failure") == 2);
     processor.touch("go");
     assert_eq!(handled(&mut working[0]), ("wait".to_owned(), 2));

@@ -62,7 +62,9 @@ fn described() -> BTreeMap<String, Shape> {
 
 #[test]
 fn the_page_of_metrics_and_a_scrape_agree() {
-    let processor = Setup::builtin().start();
+    // A timer, for what only timers have.
+    let cron = json!({"kind": "cron", "attributes": {"interval": "1h"}});
+    let processor = Setup::builtin().spec(json!({"triggers": {"timer": cron}})).start();
     assert_eq!(shapes(&scrape(&processor)), described());
     assert_eq!(processor.get("/").status, 200);
     assert_eq!(shapes(&scrape(&processor)), described());

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -164,6 +165,11 @@ impl Client {
                 .into_bytes();
         request.extend_from_slice(body);
         self.send(&request);
+    }
+
+    /// Leaves so that it is seen at once: one that merely closes may only have finished sending, for a moment.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(self.stream(), Some(Duration::ZERO)).unwrap();
     }
 }
 

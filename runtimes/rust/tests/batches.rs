@@ -1,5 +1,6 @@
 //! `handle_batch` as the processor calls it.
 #![expect(unsafe_code, reason = "plays the processor's side of the boundary")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot prepare has failed")]
 
 use std::mem::size_of;
 use std::ptr;

@@ -23,6 +23,7 @@ fn event(headers: &[(&'static str, &str)], body: &str) -> Event {
         header_map,
         body,
         log_buffer: None,
+        trace: None,
         extra: None,
     }
 }

@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Broken, Callable, Desk, Workers};
+use super::{Broken, Callable, Desk, Workers, fail};
 use crate::event::{Event, HandlerError};
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Member, ReplySender};
 use crate::runtime::plugin::worker::BatchOutcome;
+use crate::trace::Call;
 
 /// Who waits for what a call answers.
 #[derive(Debug)]
@@ -64,9 +65,10 @@ impl Workers {
         let begun = Instant::now();
         let waited = begun.duration_since(job.submitted);
         let first = Member { event: job.event, reply: job.reply };
-        let members = std::iter::once(first).chain(job.batch.into_iter().flatten());
+        let members: Vec<Member> = std::iter::once(first).chain(job.batch.into_iter().flatten()).collect();
+        let mut spans = spans(&members, desk.index, job.submitted, begun);
         let (events, replies): (Vec<Event>, Vec<ReplySender>) =
-            members.map(|member| (*member.event, member.reply)).unzip();
+            members.into_iter().map(|member| (*member.event, member.reply)).unzip();
         let count = events.len();
         (0..count).for_each(|_| self.queue.counters().started(waited));
         let slot = desk.slot.clone();
@@ -83,11 +85,13 @@ impl Workers {
         });
         let callers = slot.close(); // None: the deadline took them.
         if slot.given_up() {
+            spans.iter_mut().for_each(|span| fail(span, "timeout"));
             self.monitor.returned();
             std::mem::forget(desk); // The plugin must not see its worker stopped.
             return;
         }
         slot.set_events(1);
+        end(spans, &outcome);
         self.conclude_batch(desk, outcome, callers, count, begun.elapsed());
     }
 
@@ -119,5 +123,28 @@ impl Workers {
                 self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
             }
         }
+    }
+}
+
+/// A span for each event whose trace is recorded; nothing at all where none is.
+fn spans(members: &[Member], worker: usize, submitted: Instant, begun: Instant) -> Vec<Option<Box<Call>>> {
+    if members.iter().all(|member| member.event.trace.is_none()) {
+        return Vec::new();
+    }
+    let span = |member: &Member| Call::begin(member.event.trace.as_ref(), worker, submitted, begun);
+    members.iter().map(span).collect()
+}
+
+/// The call has returned.
+fn end(mut spans: Vec<Option<Box<Call>>>, outcome: &BatchOutcome) {
+    match outcome {
+        Ok(answers) => {
+            for (span, answer) in spans.iter_mut().zip(answers) {
+                if answer.as_ref().map_or(true, |response| response.status >= 500) {
+                    fail(span, "handler_failed");
+                }
+            }
+        }
+        Err(_) => spans.iter_mut().for_each(|span| fail(span, "worker_lost")),
     }
 }

@@ -25,6 +25,7 @@ use crate::event::{Body, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Queue, ReplySender};
+use crate::trace::Call;
 use batch::Callers;
 use monitor::{Monitor, Slot};
 
@@ -70,6 +71,21 @@ pub struct Workers {
     event_timeout: Option<Duration>,
     broken: mpsc::Sender<Broken>,
     logger: Logger,
+}
+
+/// A call that has returned.
+struct Called {
+    outcome: CallOutcome,
+    reply: Option<ReplySender>,
+    taken: Duration,
+    /// `None`: not recorded.
+    span: Option<Box<Call>>,
+}
+
+fn fail(span: &mut Option<Box<Call>>, error: &'static str) {
+    if let Some(span) = span {
+        span.fail(error);
+    }
 }
 
 /// Makes workers of one kind.
@@ -175,9 +191,10 @@ impl Workers {
         slot: &Slot,
         job: Job,
         handler: impl FnOnce(Event, &Arc<AtomicU8>, Option<Instant>) -> CallOutcome,
-    ) -> Option<(CallOutcome, Option<ReplySender>, Duration)> {
+    ) -> Option<Called> {
         let begun = Instant::now();
         self.queue.counters().started(begun.duration_since(job.submitted));
+        let mut span = Call::begin(job.event.trace.as_ref(), slot.index(), job.submitted, begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
         self.monitor.open(slot, Callers::One(job.reply), begun);
         let event = *job.event;
@@ -192,27 +209,38 @@ impl Workers {
         };
         let given_up = slot.given_up();
         if given_up {
+            fail(&mut span, "timeout");
             self.monitor.returned();
             return None;
         }
-        Some((outcome, reply, begun.elapsed()))
+        Some(Called { outcome, reply, taken: begun.elapsed(), span })
     }
 
     /// Lends the worker on, then answers; pumps a streamed answer first.
-    async fn conclude(self: &Arc<Self>, desk: Box<Desk>, call: (CallOutcome, Option<ReplySender>, Duration)) {
-        let (outcome, reply, taken) = call;
+    async fn conclude(self: &Arc<Self>, desk: Box<Desk>, call: Called) {
+        let Called { outcome, reply, taken, mut span } = call;
         let index = desk.index;
         let answer = match outcome {
-            CallOutcome::Answer(response) => Ok(response),
-            CallOutcome::Failed(error) => Err(error),
+            CallOutcome::Answer(response) => {
+                if response.status >= 500 {
+                    fail(&mut span, "handler_failed");
+                }
+                Ok(response)
+            }
+            CallOutcome::Failed(error) => {
+                fail(&mut span, "handler_failed");
+                Err(error)
+            }
             CallOutcome::Stream { head, pull } => {
                 let slot = desk.slot.clone();
-                return match self.pump(&slot, head, pull, reply, Instant::now() - taken).await {
+                return match self.pump(&slot, head, pull, reply, (Instant::now() - taken, span)).await {
                     true => self.free(desk),
                     false => std::mem::forget(desk),
                 };
             }
             CallOutcome::Broken(error) => {
+                fail(&mut span, "worker_lost");
+                drop(span);
                 self.queue.finished(index, taken);
                 if let Some(reply) = reply {
                     drop(reply.send(Err(error.into())));
@@ -223,6 +251,7 @@ impl Workers {
                 return;
             }
         };
+        drop(span); // Ended before the caller's, which is above it.
         self.queue.finished(index, taken);
         self.free(desk);
         if let Some(reply) = reply {
@@ -238,7 +267,7 @@ impl Workers {
         mut head: Response,
         mut pull: Pull,
         reply: Option<ReplySender>,
-        begun: Instant,
+        (begun, mut span): (Instant, Option<Box<Call>>),
     ) -> bool {
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
         let whole = Arc::new(AtomicBool::new(false));
@@ -257,6 +286,7 @@ impl Workers {
             drop(permit);
             if slot.given_up() {
                 std::mem::forget(pull);
+                fail(&mut span, "timeout");
                 self.monitor.returned();
                 return false;
             }
@@ -273,6 +303,9 @@ impl Workers {
             }
         }
         drop(pull);
+        if failed {
+            fail(&mut span, "stream_failed");
+        }
         let counters = self.queue.counters();
         counters.streams[usize::from(failed)].fetch_add(1, Ordering::Relaxed);
         self.queue.finished(slot.index(), begun.elapsed());
@@ -366,10 +399,11 @@ mod tests {
             header_map: http::HeaderMap::new(),
             body: EventBody::none(),
             log_buffer: None,
+            trace: None,
             extra: None,
         };
         let (job, _answer) = Job::new(Box::new(event), Duration::ZERO);
         let call = workers.call(&Slot::new(0), job, |_, _, _| panic!("ours"));
-        assert!(matches!(call, Some((CallOutcome::Broken(_), Some(_), _))));
+        assert!(matches!(call, Some(Called { outcome: CallOutcome::Broken(_), reply: Some(_), .. })));
     }
 }

@@ -6,9 +6,10 @@ use super::connection::{Frame, Payload};
 use super::protocol::v2::{self, Answer, DATA_ABORT, DATA_END, Header, ProtocolError, kind};
 use super::stream::pipe;
 use super::worker::Worker;
+use crate::config::Level;
 use crate::event::{Body, HandlerError, Response};
 use crate::fields;
-use crate::logging::{Fields, LogBuffer, Logger};
+use crate::logging::{Fields, Logger, Origin};
 use crate::queue::Reply;
 
 impl Worker {
@@ -78,10 +79,12 @@ impl Worker {
         let answer = v2::read_answer(header, head)?;
         for (name, fault) in &answer.dropped {
             let fields = fields! {"header" => name, "err" => fault.to_string()};
-            self.logger.warn("Dropped a header of the handler's answer", fields);
+            let origin = Origin { buffer: None, ..self.in_flight[key].event.origin() };
+            self.logger.record_of(origin, Level::Warn, "Dropped a header of the handler's answer", fields);
         }
         if !answer.more {
-            let event = self.remove(key, Some(answer.duration));
+            let error = (answer.failed || answer.status >= 500).then_some("handler_failed");
+            let event = self.remove(key, Some(answer.duration), error);
             self.reply_later(event.reply, finished(answer, body));
             return Ok(());
         }
@@ -108,7 +111,7 @@ impl Worker {
         let Some(stream) = &self.in_flight[key].stream else {
             if self.in_flight[key].expired.is_some() {
                 if header.flags & (DATA_END | DATA_ABORT) != 0 {
-                    self.remove(key, None);
+                    self.remove(key, None, None);
                 }
                 return Ok(());
             }
@@ -128,7 +131,8 @@ impl Worker {
 
     fn end_stream(&mut self, key: usize, result: Result<(), HandlerError>) -> Result<(), ProtocolError> {
         self.count_stream(result.is_ok());
-        if let Some(stream) = self.remove(key, None).stream.take() {
+        let error = result.is_err().then_some("stream_failed");
+        if let Some(stream) = self.remove(key, None, error).stream.take() {
             stream.end(result);
         }
         Ok(())
@@ -136,10 +140,11 @@ impl Worker {
 
     fn read_log(&mut self, header: Header, head: &[u8], body: &[u8]) -> Result<(), ProtocolError> {
         let event = self.key(header.id).map(|key| &self.in_flight[key]);
-        // What a handler says of a batch may hold what another client sent.
-        let event = event.filter(|event| !self.places.is_shared(event.seat));
-        let buffer = event.and_then(|event| event.event.log_buffer.as_deref());
-        record(&self.logger, header, head, body, buffer)
+        let mut origin = event.map(|event| event.event.origin()).unwrap_or_default();
+        if event.is_some_and(|event| self.places.is_shared(event.seat)) {
+            origin.buffer = None; // What a handler says of a batch may hold what another client sent.
+        }
+        record(&self.logger, header, head, body, origin)
     }
 }
 
@@ -149,11 +154,11 @@ pub(super) fn record(
     header: Header,
     head: &[u8],
     body: &[u8],
-    buffer: Option<&LogBuffer>,
+    origin: Origin<'_>,
 ) -> Result<(), ProtocolError> {
     let log = v2::read_log(header, head, body)?;
-    if logger.wants(log.level, buffer) {
-        logger.record(log.level, &log.message, log_fields(log.fields), buffer);
+    if logger.wants(log.level, origin.buffer) {
+        logger.record_of(origin, log.level, &log.message, log_fields(log.fields));
     }
     Ok(())
 }
@@ -176,7 +181,8 @@ fn head_of(answer: &Answer) -> Response {
     }
 }
 
-fn check_status(status: u16) -> Result<(), HandlerError> {
+/// A status that no client could make sense of fails the answer.
+pub(super) fn check_status(status: u16) -> Result<(), HandlerError> {
     match status {
         0 | 200..=999 => Ok(()),
         _ => Err(HandlerError::failed(format!(

@@ -98,14 +98,15 @@ impl Worker {
         }
     }
 
-    /// Takes out all events that the one of that key shares its place with, itself first.
-    pub(super) fn remove_place(&mut self, key: usize) -> Vec<InFlight> {
+    /// Takes out all events that the one of that key shares its place with, itself first. `error`: as in
+    /// [`Worker::remove`].
+    pub(super) fn remove_place(&mut self, key: usize, error: Option<&'static str>) -> Vec<InFlight> {
         let mut keys = vec![key];
         if let Some(batch) = self.in_flight[key].seat.batch() {
             let same = |other: &usize| *other != key && self.in_flight[*other].seat.batch() == Some(batch);
             keys.extend(self.order.iter().copied().filter(same));
         }
-        keys.into_iter().map(|key| self.remove(key, None)).collect()
+        keys.into_iter().map(|key| self.remove(key, None, error)).collect()
     }
 
     /// An event that has begun leaves the worker's counts.

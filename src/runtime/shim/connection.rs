@@ -188,7 +188,11 @@ impl Writer {
     }
 
     /// Writes until everything is written or the socket is full.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>, stream: &mut UnixStream) -> Poll<io::Result<()>> {
+    pub fn poll_flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<()>> {
         while !self.segments.is_empty() {
             let mut pieces = [io::IoSlice::new(&[]); PIECES_PER_WRITE];
             let mut count = 0;

@@ -60,7 +60,7 @@ impl Worker {
         let ahead = self.order.len() > self.begun;
         self.leaving = true; // What was written ahead does not begin here any more.
         // Its own caller has been answered; those of the rest of its batch are now.
-        for event in self.remove_place(key) {
+        for event in self.remove_place(key, Some("timeout")) {
             if event.expired.is_none() {
                 self.queue.counters().event_timeouts.fetch_add(1, Ordering::Relaxed);
             }

@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use super::answers::record;
 use super::connection::{Reader, Writer};
 use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
-use crate::logging::Logger;
+use crate::logging::{Logger, Origin};
 
 /// What a shim says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub enum HandshakeError {
     /// Neither side understands the other.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// What a wrapper of protocol 1 did instead of getting ready.
+    #[error("{0}")]
+    Wrapper(String),
     /// It speaks other versions.
     #[error("the shim speaks protocol versions {0} to {1}, the processor speaks {VERSION}")]
     Version(u16, u16),
@@ -92,7 +95,7 @@ impl Link {
                     kind::FAILED => {
                         return Err(HandshakeError::Failed(v2::read_failed(frame.head, body)));
                     }
-                    kind::LOG => record(logger, frame.header, frame.head, body, None)?,
+                    kind::LOG => record(logger, frame.header, frame.head, body, Origin::default())?,
                     other => return Ok((other, frame.head.to_vec())),
                 }
                 continue;

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
+use super::protocol::v1::event::Encoding;
+use super::v1::{Arguments, Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
@@ -49,6 +51,8 @@ pub struct Language {
     handler_dir: fn(&Env) -> PathBuf,
     /// Where what it writes to standard error goes.
     errors_to: Stream,
+    /// How the Go processor's wrapper is driven, where that is possible.
+    pub dialect: Option<Dialect>,
 }
 
 /// The languages this build serves.
@@ -73,6 +77,12 @@ pub static LANGUAGES: &[Language] = &[
         environment: python_environment,
         handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
         errors_to: Stream::Err,
+        dialect: Some(Dialect {
+            encoding: Encoding::MsgPack,
+            arguments: python_arguments,
+            // On SIGABRT the interpreter shows where it hangs.
+            environment: &[("PYTHONFAULTHANDLER", "1")],
+        }),
     },
     Language {
         name: "nodejs",
@@ -95,6 +105,7 @@ pub static LANGUAGES: &[Language] = &[
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
         errors_to: Stream::Out,
+        dialect: None,
     },
 ];
 
@@ -111,23 +122,56 @@ fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     vec![("PYTHONPATH".to_owned(), path.join(":").into())]
 }
 
+/// In the order of the Go processor.
+fn python_arguments(from: &Arguments<'_>) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+    add("--handler", (from.setting)("handler"));
+    add("--event-socket-path", from.event.to_owned());
+    add("--control-socket-path", from.control.to_owned());
+    add("--platform-kind", (from.setting)("platform_kind"));
+    add("--namespace", (from.setting)("namespace"));
+    add("--worker-id", (from.setting)("worker_id"));
+    add("--trigger-kind", (from.setting)("trigger_kind"));
+    add("--trigger-name", (from.setting)("trigger_name"));
+    if (from.setting)("decode_strings") == "1" {
+        arguments.push("--decode-event-strings".to_owned());
+    }
+    arguments
+}
+
 impl Language {
     /// Finds interpreter and shim.
     ///
     /// # Errors
-    /// One of them is missing, or the shim is one of protocol 1.
-    pub fn launch(&self, config: &Config, logger: &Logger) -> Result<Launch, StartError> {
-        if config.env.shim_protocol == Some(1) {
-            let advice = "this build speaks shim protocol 2 only; unset it";
-            return Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", advice));
-        }
+    /// One of them is missing, or the shim cannot speak the protocol asked for.
+    pub fn launch(&'static self, config: &Config, logger: &Logger) -> Result<Launch, StartError> {
         let program = self.find_interpreter(&config.env)?;
         let mut arguments: Vec<OsString> = self.options.iter().map(OsString::from).collect();
-        let mut files = Vec::new();
+        let (mut files, mut wrapper) = (Vec::new(), None);
         match self.find_shim(&config.env)? {
+            Some(path) if protocol(&path, config.env.shim_protocol)? == 1 => {
+                let dialect = self.dialect.as_ref().ok_or_else(|| self.cannot_drive(&path))?;
+                let found = Wrapper::find(&path, dialect);
+                let fields = fields! {
+                    "language" => self.name, "path" => path.display().to_string(), "protocol" => 1,
+                    "generation" => found.generation()
+                };
+                logger.info("Using the wrapper of the Go processor", fields);
+                wrapper = Some(found);
+            }
             Some(path) => {
-                self.check_protocol(&path, config.env.shim_protocol)?;
+                let fields =
+                    fields! {"language" => self.name, "path" => path.display().to_string(), "protocol" => 2};
+                logger.debug("Using the shim in the image", fields);
                 arguments.push(path.into());
+            }
+            None if config.env.shim_protocol == Some(1) => {
+                let advice = format!(
+                    "the shim inside this binary speaks protocol 2 only; unset it, or name a wrapper in {}",
+                    self.wrapper_variable
+                );
+                return Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", advice));
             }
             None => {
                 for (name, text) in self.embedded {
@@ -158,12 +202,35 @@ impl Language {
             ("NUCLIO_FUNCTION_HANDLER".to_owned(), function.handler.clone().into()),
         ];
         environment.extend((self.environment)(config));
-        Ok(Launch { program, arguments, environment, files, errors_to: self.errors_to })
+        let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
+        environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
+        let answer_bytes_max = config.env.answer_bytes_max;
+        Ok(Launch {
+            program,
+            arguments,
+            environment,
+            wrapper,
+            answer_bytes_max,
+            files,
+            errors_to: self.errors_to,
+        })
     }
 
     /// Directory that the shim looks for handlers in.
     pub fn handler_dir(&self, env: &Env) -> PathBuf {
         (self.handler_dir)(env)
+    }
+
+    fn cannot_drive(&self, path: &Path) -> StartError {
+        let path = path.display();
+        StartError::new(
+            format!("the wrapper {path} is one of the Go processor's (shim protocol 1)"),
+            format!(
+                "this build cannot drive it for {}; NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside \
+                 this binary",
+                self.name
+            ),
+        )
     }
 
     fn find_interpreter(&self, env: &Env) -> Result<PathBuf, StartError> {
@@ -211,24 +278,17 @@ impl Language {
             (false, _) => Ok(None),
         }
     }
+}
 
-    fn check_protocol(&self, path: &Path, wanted: Option<u8>) -> Result<(), StartError> {
-        let explain = |error: std::io::Error| {
-            StartError::new(format!("cannot read the wrapper {}", path.display()), error.to_string())
-        };
-        let mut text = std::fs::read(path).map_err(explain)?;
-        text.truncate(MARKER_BYTES);
-        let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
-        match wanted {
-            Some(_) => Ok(()),
-            None if ours => Ok(()),
-            None => Err(StartError::new(
-                format!("the wrapper {} is one of the Go processor's (shim protocol 1)", path.display()),
-                "this build cannot drive it yet; NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside \
-                 this binary",
-            )),
-        }
-    }
+/// Which protocol a wrapper file speaks, unless the operator says so.
+fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
+    let explain = |error: std::io::Error| {
+        StartError::new(format!("cannot read the wrapper {}", path.display()), error.to_string())
+    };
+    let mut text = std::fs::read(path).map_err(explain)?;
+    text.truncate(MARKER_BYTES);
+    let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
+    Ok(wanted.unwrap_or(if ours { 2 } else { 1 }))
 }
 
 /// An executable file: a path as it is, a name through `path`.

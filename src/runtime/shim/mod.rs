@@ -14,4 +14,5 @@ pub mod process;
 pub mod protocol;
 pub mod start;
 pub mod stream;
+pub mod v1;
 pub mod worker;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::logging::sink::{Stream, Writer};
 use crate::metrics::RestartReason;
 use crate::reaper::Children;
+use crate::runtime::shim::v1::Wrapper;
 
 /// Where the shim finds its socket.
 const SOCKET_FD: i32 = 3;
@@ -49,6 +50,10 @@ pub struct Launch {
     pub arguments: Vec<OsString>,
     /// Added to the inherited environment.
     pub environment: Vec<(String, OsString)>,
+    /// The program is one of the Go processor's, which has to be driven over protocol 1.
+    pub wrapper: Option<Wrapper>,
+    /// Bytes of an answer over protocol 1, at most.
+    pub answer_bytes_max: usize,
     /// Files of an embedded shim, given as descriptors from 4 on.
     pub files: Vec<Arc<OwnedFd>>,
     /// Where its standard error goes.
@@ -124,14 +129,35 @@ impl Process {
         let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
         let dup = |file: &Arc<OwnedFd>| rustix::io::fcntl_dupfd_cloexec(file.as_fd(), FIRST_FREE_FD);
         let files = launch.files.iter().map(dup).collect::<Result<Vec<OwnedFd>, _>>()?;
-        let mut command = std::process::Command::new(&launch.program);
-        command.args(&launch.arguments).envs(launch.environment.iter().map(|(name, value)| (name, value)));
+        let mut command = launch.command();
         command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
         let targets = [(socket.as_raw_fd(), SOCKET_FD)].into_iter();
         let targets =
             targets.chain(files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD)).collect();
-        prepare_child(&mut command, targets);
+        let output = (output.clone(), launch.errors_to);
+        Ok((Self::watched(command, targets, output, children)?, ours))
+    }
+
+    /// Spawns a wrapper of protocol 1, which finds its sockets by these arguments. The thread matters as above.
+    pub fn spawn_wrapper(
+        launch: &Launch,
+        arguments: &[OsString],
+        output: &Writer,
+        children: &Children,
+    ) -> io::Result<Self> {
+        let mut command = launch.command();
+        command.args(arguments);
+        Self::watched(command, Vec::new(), (output.clone(), launch.errors_to), children)
+    }
+
+    fn watched(
+        mut command: std::process::Command,
+        descriptors: Vec<(i32, i32)>,
+        output: (Writer, Stream),
+        children: &Children,
+    ) -> io::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
+        prepare_child(&mut command, descriptors);
         let spawn = || {
             let child = Command::from(command).spawn()?;
             Ok::<_, io::Error>((child.id().map_or(0, |id| id as i32), child))
@@ -140,14 +166,8 @@ impl Process {
         let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take();
-        let status = watch_exit(
-            child,
-            stderr,
-            last_words.clone(),
-            (output.clone(), launch.errors_to),
-            children.clone(),
-        );
-        Ok((Self { pid, status, last_words }, ours))
+        let status = watch_exit(child, stderr, last_words.clone(), output, children.clone());
+        Ok(Self { pid, status, last_words })
     }
 
     /// Process id.
@@ -180,6 +200,11 @@ impl Process {
         }
     }
 
+    /// What sends it signals from elsewhere.
+    pub fn signals(&self) -> Signals {
+        Signals { pid: self.pid, status: self.status.clone() }
+    }
+
     /// Kills the process and all of its group.
     pub fn kill_group(&self) {
         kill_process_group(self.pid, Signal::KILL).unwrap_or_default(); // Gone already is as good.
@@ -189,6 +214,30 @@ impl Process {
     pub fn last_words(&self) -> String {
         let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Sends signals to a process as long as it runs.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    pid: Pid,
+    status: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Signals {
+    /// Sends one.
+    pub fn send(&self, signal: Signal) {
+        if self.status.borrow().is_none() {
+            kill_process(self.pid, signal).unwrap_or_default(); // Gone already is as good.
+        }
+    }
+}
+
+impl Launch {
+    fn command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.program);
+        command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 }
 

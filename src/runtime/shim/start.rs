@@ -14,6 +14,7 @@ use super::desk::Desk;
 use super::handshake::{HandshakeError, Hello, Link};
 use super::languages::Language;
 use super::process::{Launch, Process, describe};
+use super::v1;
 use super::worker::{Command, Ended, Settings, Worker};
 use crate::event::{HandlerError, WorkerId};
 use crate::fields;
@@ -77,15 +78,37 @@ impl Recipe {
     /// # Errors
     /// It cannot be spawned, ends, fails to load, or takes too long; with its last words.
     pub async fn start(&self, id: &WorkerId) -> Result<Running, StartError> {
-        let program = self.launch.program.display().to_string();
+        if let Some(wrapper) = &self.launch.wrapper {
+            return v1::start::start(self, wrapper, id).await;
+        }
         let (mut process, socket) = Process::spawn(&self.launch, self.logger.writer(), &self.children)
-            .map_err(|error| StartError::new(format!("cannot start {program}"), error.to_string()))?;
+            .map_err(|error| self.cannot_spawn(&error))?;
         let logger = worker_logger(&self.logger, &id.trigger_kind, id.index, self.language.name);
         let (ready, readied) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (commands, inbox) = mpsc::channel(4);
         self.runtime.spawn(self.run(id, socket, inbox, logger.clone(), ready, end));
-        match self.wait_ready(&mut process, readied, &logger).await {
+        self.wait_ready(&mut process, readied, &logger, id).await?;
+        Ok(Running { process, commands, ended })
+    }
+
+    pub(super) fn cannot_spawn(&self, error: &io::Error) -> StartError {
+        let program = self.launch.program.display();
+        StartError::new(format!("cannot start {program}"), error.to_string())
+    }
+
+    /// Waits until the worker whose handshake goes on elsewhere is ready.
+    ///
+    /// # Errors
+    /// As [`Recipe::start`].
+    pub(super) async fn wait_ready(
+        &self,
+        process: &mut Process,
+        readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
+        logger: &Logger,
+        id: &WorkerId,
+    ) -> Result<(), StartError> {
+        match self.wait_hello(process, readied, logger).await {
             Ok(hello) => {
                 let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
                 logger.debug("Worker is ready", fields);
@@ -93,9 +116,9 @@ impl Recipe {
                     let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};
                     logger.warn("Fewer events in work per worker than mode: async asks for", fields);
                 }
-                Ok(Running { process, commands, ended })
+                Ok(())
             }
-            Err(failure) => Err(self.explain(id, &mut process, failure).await),
+            Err(failure) => Err(self.explain(id, process, failure).await),
         }
     }
 
@@ -147,14 +170,7 @@ impl Recipe {
                     if ready.send(Ok(hello.clone())).is_ok() {
                         let worker = Worker::new(link, hello, settings, queue, commands, logger);
                         if let Err((_, waiting)) = end.send(worker.serve().await) {
-                            // Its keeper is gone: the processor ends.
-                            for reply in waiting {
-                                drop(
-                                    reply.send(Err(
-                                        HandlerError::Lost("the worker was stopped".into()).into()
-                                    )),
-                                );
-                            }
+                            answer_all(waiting, "the worker was stopped"); // Its keeper is gone: the processor ends.
                         }
                     }
                 }
@@ -162,7 +178,7 @@ impl Recipe {
         }
     }
 
-    async fn wait_ready(
+    async fn wait_hello(
         &self,
         process: &mut Process,
         mut readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
@@ -205,6 +221,13 @@ impl Recipe {
                 }
             }
         }
+    }
+}
+
+/// Tells callers that their events are lost, and why.
+pub(super) fn answer_all(waiting: Vec<ReplySender>, text: &str) {
+    for reply in waiting {
+        drop(reply.send(Err(HandlerError::Lost(text.to_owned()).into()))); // The client may have left.
     }
 }
 

@@ -20,11 +20,12 @@ use super::desk::Desk;
 use super::handshake::{Hello, Link};
 use super::intake::Intake;
 use super::pace::Pace;
-use super::protocol::v2::{self, CancelReason, ControlCode, ProtocolError};
+use super::protocol::v2::{self, CancelReason, ControlCode};
 use super::stream::PipeWriter;
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
 use crate::queue::{Job, Member, Queue, Reply, ReplySender};
+use crate::trace::Call;
 
 /// Reads in a row after which everything else is looked at, however much the shim still says.
 const READS_IN_A_ROW: u32 = 16;
@@ -52,8 +53,10 @@ pub enum Ended {
     Closed,
     /// The shim's end of the connection is gone.
     Lost,
-    /// It broke the protocol.
-    Protocol(ProtocolError),
+    /// It broke the protocol; what it did.
+    Protocol(String),
+    /// It is replaced although it broke nothing; why.
+    Recycled(String),
     /// An event passed its deadline; its caller has been answered.
     TimedOut {
         /// Events had been written ahead, which go to other workers now: the shim must not get to them.
@@ -228,7 +231,7 @@ impl Worker {
             match poll_fn(|cx| self.poll_wake(cx)).await.map_err(|_| Ended::Lost)? {
                 Wake::Read(0) if self.closing && self.in_flight.is_empty() => return Ok(Ended::Closed),
                 Wake::Read(0) => return Err(Ended::Lost),
-                Wake::Read(_) => self.read_frames().map_err(Ended::Protocol)?,
+                Wake::Read(_) => self.read_frames().map_err(|error| Ended::Protocol(error.to_string()))?,
                 Wake::Lent(job) => {
                     self.listed = Listed::No;
                     self.write_job(job);
@@ -419,10 +422,16 @@ impl Worker {
     }
 
     /// The event is no longer with the shim. `handler`: the time in the handler as the shim saw it, which does not count
-    /// how long either side waited for a processor.
-    pub(super) fn remove(&mut self, key: usize, handler: Option<Duration>) -> InFlight {
+    /// how long either side waited for a processor. `error`: how the call failed, for its span.
+    pub(super) fn remove(
+        &mut self,
+        key: usize,
+        handler: Option<Duration>,
+        error: Option<&'static str>,
+    ) -> InFlight {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
+        self.trace(&event, error);
         if let Some(place) = self.order.iter().position(|other| *other == key) {
             self.order.remove(place);
             self.begun -= usize::from(place < self.begun);
@@ -437,6 +446,17 @@ impl Worker {
         }
         self.begin(now);
         event
+    }
+
+    /// The span of a call that ends now, where it is recorded.
+    fn trace(&self, event: &InFlight, error: Option<&'static str>) {
+        let Some(trace) = &event.event.trace else { return };
+        let Some(begun) = event.begun else { return };
+        let call = Call::begin(Some(trace), self.settings.index, event.submitted, begun);
+        let error = event.expired.map(|_| "timeout").or(error);
+        if let (Some(mut call), Some(error)) = (call, error) {
+            call.fail(error);
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -510,6 +530,7 @@ impl Worker {
                 unbegun.push(event);
                 continue;
             };
+            self.trace(&event, Some("worker_lost"));
             self.count_finished(last, begun.elapsed());
             if event.stream.is_some() {
                 self.count_stream(false);

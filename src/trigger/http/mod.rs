@@ -7,6 +7,7 @@ mod file;
 mod incoming;
 mod request;
 mod response;
+mod span;
 
 use std::convert::Infallible;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -27,6 +28,7 @@ use crate::queue::Reply;
 use incoming::Feed;
 use request::Refusal;
 use response::{Answer, HttpBody};
+use span::RequestSpan;
 
 /// Paths that start like this answer probes without a worker.
 const HEALTH_PATH: &[u8] = b"/__internal/health";
@@ -108,7 +110,7 @@ impl Http {
     async fn answer(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> Answer {
         let (mut parts, body) = request.into_parts();
         let path = request::decoded_path(&parts.uri);
-        let answer = match self.settle(&parts, &body, path.as_deref()) {
+        let mut answer = match self.settle(&parts, &body, path.as_deref()) {
             Break(mut answer) => {
                 if !body.is_end_stream() {
                     answer.close(); // What is not read of a body stands before the next request.
@@ -117,11 +119,16 @@ impl Http {
             }
             Continue(answer) => answer,
         };
+        let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
+        if let Some(trace) = &trace {
+            answer.span = RequestSpan::begin(trace, &parts, &self.cx.info);
+        }
         let logs = answer.logs.clone();
         if self.takes_as_it_comes(&parts, &body) {
             return match incoming::open(&parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
                 Ok((feed, body)) => {
-                    let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                    let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                    answer.trace(&mut event, trace);
                     self.submit_with(event, answer, feed, activity).await
                 }
                 Err(refusal) => self.refuse(answer, refusal, activity),
@@ -133,7 +140,8 @@ impl Http {
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let event = request::event(parts, path, body, logs, self.cx.info.clone());
+                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                answer.trace(&mut event, trace);
                 self.submit(event, answer).await
             }
             Err(refusal) => self.refuse(answer, refusal, activity),

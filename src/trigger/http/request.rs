@@ -269,6 +269,7 @@ pub(super) fn event(
         header_map: parts.headers,
         body,
         log_buffer,
+        trace: None,
         extra: None,
     })
 }

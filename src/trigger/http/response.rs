@@ -11,12 +11,14 @@ use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
 use super::incoming::Feed;
-use crate::event::{Body, HandlerError, Response, header_value};
+use super::span::RequestSpan;
+use crate::event::{Body, Event, HandlerError, Response, header_value};
 use crate::fields;
 use crate::logging::{LogBuffer, Logger};
 use crate::metrics::TriggerCounters;
 use crate::net::{Activity, Phase};
 use crate::queue::{Reply, SubmitError};
+use crate::trace::EventTrace;
 
 const SERVER: HeaderValue = HeaderValue::from_static("nuclio");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -39,6 +41,8 @@ pub(super) struct Answer {
     pub(super) length: Option<u64>,
     /// Returned to a caller who asked for them.
     pub(super) logs: Option<Arc<LogBuffer>>,
+    /// `None`: not recorded.
+    pub(super) span: Option<Box<RequestSpan>>,
     /// The request's body, as long as a handler may read it.
     pub(super) feed: Option<Feed>,
     version: Version,
@@ -59,9 +63,19 @@ impl Answer {
             body: Body::Empty,
             length: None,
             logs: None,
+            span: None,
             feed: None,
             version: request.version,
             closes,
+        }
+    }
+
+    /// Puts the event into its trace and tells the span about it, where there are such.
+    pub(super) fn trace(&mut self, event: &mut Event, trace: Option<Arc<EventTrace>>) {
+        let Some(trace) = trace else { return };
+        event.join(trace);
+        if let Some(span) = &mut self.span {
+            span.describe(event);
         }
     }
 
@@ -74,6 +88,7 @@ impl Answer {
             length: None,
             logs: None,
             feed: None,
+            span: None,
             version: Version::HTTP_11,
             closes: false,
         }
@@ -264,8 +279,13 @@ impl Answer {
         } else if self.version < Version::HTTP_11 {
             self.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        let mut response =
-            http::Response::new(HttpBody { body: self.body, length: self.length, feed: self.feed, activity });
+        if let Some(span) = &mut self.span {
+            span.answered(self.status);
+        }
+        // It ends with the body: now, or with the stream.
+        let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
+        let body = HttpBody { body: self.body, length: self.length, feed: self.feed, activity, span };
+        let mut response = http::Response::new(body);
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
         *response.status_mut() = self.status;
@@ -302,6 +322,8 @@ pub(super) struct HttpBody {
     length: Option<u64>,
     feed: Option<Feed>,
     activity: Option<Arc<Activity>>,
+    /// Of a streamed answer.
+    span: Option<Box<RequestSpan>>,
 }
 
 impl http_body::Body for HttpBody {
@@ -317,6 +339,9 @@ impl http_body::Body for HttpBody {
             let piece = std::task::ready!(stream.as_mut().poll_next(cx));
             if let (Some(length), Some(Ok(piece))) = (&mut this.length, &piece) {
                 *length = length.saturating_sub(piece.len() as u64);
+            }
+            if let (Some(span), Some(Err(_))) = (&mut this.span, &piece) {
+                span.fail("stream_failed");
             }
             return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
         }

@@ -13,7 +13,8 @@ use nuclio_handler::abi;
 use serde_json::Value;
 
 use crate::config::Level;
-use crate::logging::{Fields, LogBuffer, Logger};
+use crate::event::Event;
+use crate::logging::{Fields, Logger, Origin};
 use crate::runtime::plugin::frame::Frame;
 
 /// The table handed to every plugin.
@@ -65,14 +66,15 @@ unsafe fn frame<'a>(event: *const abi::Event) -> Option<&'a Frame> {
 
 /// # Safety
 /// As [`frame`].
-unsafe fn log_buffer<'a>(event: *const abi::Event) -> Option<&'a LogBuffer> {
+unsafe fn origin<'a>(event: *const abi::Event) -> Origin<'a> {
     // SAFETY: passed on to the caller.
-    unsafe { frame(event) }?.event()?.log_buffer.as_deref()
+    let event = unsafe { frame(event) }.and_then(Frame::event);
+    event.map(Event::origin).unwrap_or_default()
 }
 
 unsafe extern "C" fn log_level(worker_ref: *mut c_void, event: *const abi::Event) -> u32 {
     // SAFETY: the plugin's arguments are what it was given.
-    let (logger, buffer) = unsafe { (logger(worker_ref), log_buffer(event)) };
+    let (logger, buffer) = unsafe { (logger(worker_ref), origin(event).buffer) };
     let levels = [Level::Debug, Level::Info, Level::Warn, Level::Error];
     match levels.iter().position(|level| logger.wants(*level, buffer)) {
         Some(place) => place as u32,
@@ -96,8 +98,8 @@ unsafe extern "C" fn log(
         _ => return,
     };
     // SAFETY: the plugin's arguments are what it was given, and its texts live during this call.
-    let (logger, buffer, message) = unsafe { (logger(worker_ref), log_buffer(event), message.bytes()) };
-    if !logger.wants(level, buffer) {
+    let (logger, origin, message) = unsafe { (logger(worker_ref), origin(event), message.bytes()) };
+    if !logger.wants(level, origin.buffer) {
         return;
     }
     let mut record = Fields::new();
@@ -110,7 +112,7 @@ unsafe extern "C" fn log(
             record.insert(name, unsafe { json(&field.value) });
         }
     }
-    logger.record(level, &String::from_utf8_lossy(message), record, buffer);
+    logger.record_of(origin, level, &String::from_utf8_lossy(message), record);
 }
 
 /// A field's value. A JSON text that is none becomes a text, bytes that are no text become base64, and a number JSON

@@ -22,6 +22,7 @@ fn event(uri: &str, headers: &[(&'static str, &str)], body: &'static str) -> Eve
         header_map,
         body: EventBody::from(Bytes::from_static(body.as_bytes())),
         log_buffer: None,
+        trace: None,
         extra: None,
     }
 }

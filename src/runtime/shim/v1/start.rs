@@ -1,0 +1,276 @@
+//! Starting a wrapper: sockets, process, and the lines until it is ready.
+
+use std::ffi::OsString;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::crew::Crew;
+use super::lines::Lines;
+use super::socket::{Listener, Port, Socket};
+use super::transit::Transit;
+use super::{Arguments, Shared, Wrapper};
+use crate::event::WorkerId;
+use crate::logging::{Logger, Origin};
+use crate::runtime::StartError;
+use crate::runtime::shim::answers::worker_logger;
+use crate::runtime::shim::handshake::{HandshakeError, Hello};
+use crate::runtime::shim::process::Process;
+use crate::runtime::shim::protocol::v1::line::{
+    Control, Line, is_ready_notice, parse, read_control, read_log,
+};
+use crate::runtime::shim::start::{Recipe, Running, answer_all};
+
+/// Bytes of the buffer of a worker's only connection.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of the buffer of one connection of many.
+const SMALL_BUFFER_BYTES: usize = 4 << 10;
+/// Connections to an async wrapper that are opened at the start.
+const FIRST_LANES: usize = 4;
+/// Between two attempts to connect to a wrapper that does not listen yet.
+const DIAL_PAUSE: Duration = Duration::from_millis(10);
+/// Bytes of a line that are shown in a message.
+const SHOWN_BYTES: usize = 120;
+
+/// Where events go.
+enum Endpoint {
+    /// The wrapper connects.
+    Listener(Listener),
+    /// We connect, over at most so many connections.
+    Port(Port, usize),
+}
+
+impl Endpoint {
+    fn text(&self) -> String {
+        match self {
+            Self::Listener(listener) => listener.path().display().to_string(),
+            Self::Port(port, _) => port.address().to_string(),
+        }
+    }
+}
+
+/// Starts a worker and waits until it is ready.
+///
+/// # Errors
+/// It cannot be spawned, ends, fails to load, or takes too long; with its last words.
+pub(in crate::runtime::shim) async fn start(
+    recipe: &Recipe,
+    wrapper: &Wrapper,
+    id: &WorkerId,
+) -> Result<Running, StartError> {
+    let many = recipe.in_flight_max > 1 && wrapper.async_path.is_some();
+    let explain = |error: io::Error| {
+        StartError::new("cannot make the sockets of a wrapper", format!("{error}; is /tmp writable?"))
+    };
+    let control = Listener::bind().map_err(explain)?;
+    let events = if many {
+        Endpoint::Port(Port::reserve().map_err(explain)?, recipe.in_flight_max)
+    } else {
+        Endpoint::Listener(Listener::bind().map_err(explain)?)
+    };
+    let arguments = arguments(recipe, wrapper, id, &events, &control);
+    let mut process =
+        Process::spawn_wrapper(&recipe.launch, &arguments, recipe.logger.writer(), &recipe.children)
+            .map_err(|error| recipe.cannot_spawn(&error))?;
+    let logger = worker_logger(&recipe.logger, &id.trigger_kind, id.index, recipe.language.name);
+    let shared = shared(recipe, wrapper, id, many, logger.clone());
+    let (ready, readied) = oneshot::channel();
+    let (end, ended) = oneshot::channel();
+    let (commands, inbox) = mpsc::channel(4);
+    let signals = process.signals();
+    recipe.runtime.spawn(async move {
+        match handshake(&shared, events, control).await {
+            Err(error) => ready.send(Err(error)).unwrap_or_default(),
+            Ok(Hands { first, control, more }) => {
+                let mut crew = Crew::new(shared.clone(), control, signals, more, inbox);
+                if ready.send(Ok(hello(&shared.wrapper, more.map_or(1, |(_, lanes)| lanes)))).is_err() {
+                    return;
+                }
+                crew.begin(first);
+                if let Err((_, waiting)) = end.send(crew.serve().await) {
+                    answer_all(waiting, "the worker was stopped"); // Its keeper is gone: the processor ends.
+                }
+            }
+        }
+    });
+    recipe.wait_ready(&mut process, readied, &logger, id).await?;
+    Ok(Running { process, commands, ended })
+}
+
+fn hello(wrapper: &Wrapper, in_flight_max: usize) -> Hello {
+    let about = format!("wrapper of the Go processor, {}, protocol 1", wrapper.generation());
+    Hello { about, in_flight_max, ..Hello::default() }
+}
+
+fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger: Logger) -> Arc<Shared> {
+    Arc::new(Shared {
+        index: id.index,
+        event_timeout: recipe.event_timeout,
+        answer_bytes_max: recipe.launch.answer_bytes_max,
+        encoding: wrapper.dialect.encoding,
+        wrapper: wrapper.clone(),
+        transit: many.then(Transit::new),
+        queue: recipe.queue.clone(),
+        logger,
+        idle: Default::default(),
+        none_idle: Default::default(),
+        warned: Default::default(),
+        closing: Default::default(),
+        signal_seen: Default::default(),
+        callback_ended: Default::default(),
+        callback_begun: Default::default(),
+        last_record: Default::default(),
+        started: Instant::now(),
+    })
+}
+
+fn arguments(
+    recipe: &Recipe,
+    wrapper: &Wrapper,
+    id: &WorkerId,
+    events: &Endpoint,
+    control: &Listener,
+) -> Vec<OsString> {
+    let setting = |name: &str| match name {
+        "worker_id" => id.index.to_string(),
+        "trigger_kind" => id.trigger_kind.clone(),
+        "trigger_name" => id.trigger_name.clone(),
+        _ => recipe
+            .init
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or_else(String::new, |(_, value)| value.clone()),
+    };
+    let control = control.path().display().to_string();
+    let from = Arguments { event: &events.text(), control: &control, setting: &setting };
+    let file = match (events, &wrapper.async_path) {
+        (Endpoint::Port(..), Some(path)) => path,
+        _ => &wrapper.path,
+    };
+    let mut arguments = vec![OsString::from(file)];
+    arguments.extend((wrapper.dialect.arguments)(&from).into_iter().map(OsString::from));
+    arguments
+}
+
+/// The connections of a wrapper that is ready.
+struct Hands {
+    first: (Socket, Lines),
+    control: (UnixStream, Lines),
+    more: Option<(SocketAddr, usize)>,
+}
+
+async fn handshake(shared: &Shared, events: Endpoint, control: Listener) -> Result<Hands, HandshakeError> {
+    let control_lines = || Lines::new(SMALL_BUFFER_BYTES, shared.answer_bytes_max);
+    let failed = |_: io::Error| HandshakeError::Ended;
+    match events {
+        Endpoint::Listener(events) => {
+            let (events, control) = tokio::try_join!(events.accept(), control.accept()).map_err(failed)?;
+            let (mut events, mut control) = (
+                (Socket::Unix(events), Lines::new(BUFFER_BYTES, shared.answer_bytes_max)),
+                (control, control_lines()),
+            );
+            // Either says that it is ready; the other follows, and is taken for nothing more.
+            tokio::select! {
+                ready = wait_start(shared, &mut events) => ready?,
+                ready = wait_ready(shared, &mut control) => ready?,
+            }
+            Ok(Hands { first: events, control, more: None })
+        }
+        Endpoint::Port(port, lanes_max) => {
+            let mut control = (control.accept().await.map_err(failed)?, control_lines());
+            // It listens only after that.
+            wait_ready(shared, &mut control).await?;
+            let first = dial(port.address(), shared).await?;
+            Ok(Hands { first, control, more: Some((port.address(), lanes_max)) })
+        }
+    }
+}
+
+impl Crew {
+    /// Lets the first connection serve, and opens a few more to an async wrapper.
+    fn begin(&mut self, (socket, lines): (Socket, Lines)) {
+        self.add(socket, lines);
+        self.open(FIRST_LANES);
+    }
+}
+
+/// Connects to an async wrapper and waits until it has begun to serve that connection.
+pub(super) async fn dial(address: SocketAddr, shared: &Shared) -> Result<(Socket, Lines), HandshakeError> {
+    let stream = loop {
+        match TcpStream::connect(address).await {
+            Ok(stream) => break stream,
+            // Not yet: it binds its port after it has said that it is ready.
+            Err(_) => tokio::time::sleep(DIAL_PAUSE).await,
+        }
+    };
+    stream.set_nodelay(true).map_err(|_| HandshakeError::Ended)?;
+    let lines = Lines::new(SMALL_BUFFER_BYTES, shared.answer_bytes_max);
+    let mut connection = (Socket::Tcp(stream), lines);
+    wait_start(shared, &mut connection).await?;
+    Ok(connection)
+}
+
+/// Reads the event connection until the start notice.
+async fn wait_start(shared: &Shared, (socket, lines): &mut (Socket, Lines)) -> Result<(), HandshakeError> {
+    loop {
+        let wrong = |error| HandshakeError::Wrapper(format!("{error}"));
+        while let Some(line) = lines.next_line().map_err(wrong)? {
+            match parse(line) {
+                (true, _) | (_, Line::Start) => return Ok(()),
+                (_, Line::Empty) => {}
+                (_, Line::Log(json)) => {
+                    if let Some(log) = read_log(json) {
+                        shared.record(log, Origin::default());
+                    }
+                }
+                _ => return Err(not_a_wrapper(line)),
+            }
+        }
+        let unfinished = lines.unfinished();
+        if is_ready_notice(unfinished) {
+            lines.forget_unfinished();
+            return Ok(());
+        }
+        if unfinished.first().is_some_and(|letter| !b"sl{".contains(letter)) {
+            return Err(not_a_wrapper(unfinished));
+        }
+        if matches!(poll_fn(|cx| lines.poll_fill(cx, socket)).await, Ok(0) | Err(_)) {
+            return Err(HandshakeError::Ended);
+        }
+    }
+}
+
+fn not_a_wrapper(line: &[u8]) -> HandshakeError {
+    let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);
+    let advice = "NUCLIO_SHIM_PROTOCOL chooses the protocol by hand";
+    HandshakeError::Wrapper(format!(
+        "its first words are {shown:?}, which are not those of protocol 1; {advice}"
+    ))
+}
+
+/// Reads the control connection until the wrapper says that it is ready.
+async fn wait_ready(
+    shared: &Shared,
+    (socket, lines): &mut (UnixStream, Lines),
+) -> Result<(), HandshakeError> {
+    loop {
+        while let Some(line) =
+            lines.next_line().map_err(|error| HandshakeError::Wrapper(error.to_string()))?
+        {
+            match read_control(line) {
+                Ok(Control::Ready) => return Ok(()),
+                Ok(Control::Log(log)) => shared.record(log, Origin::default()),
+                Ok(_) => {}
+                Err(_) => return Err(not_a_wrapper(line)),
+            }
+        }
+        if matches!(poll_fn(|cx| lines.poll_fill(cx, socket)).await, Ok(0) | Err(_)) {
+            return Err(HandshakeError::Ended);
+        }
+    }
+}
