@@ -513,3 +513,23 @@ fn an_mlrun_serving_graph_answers() {
     });
     assert_eq!(processor.all_restarts(), 0);
 }
+
+#[test]
+fn a_python_function_calls_another_by_the_platform() {
+    // Functions listen on port 8080 of a host of their own; every address of 127.0.0.0/8 is such a host here.
+    let id = std::process::id();
+    let host = format!("127.{}.{}.7", 1 + (id >> 8) % 250, id % 256);
+    let other = "def handler(context, event):
+    return {'path': event.path, 'body': event.body, 'target': event.get_header('x-nuclio-target')}\n";
+    let _other = Setup::python(other).trigger(json!({"url": format!("{host}:8080")})).start();
+    let source = format!(
+        "def handler(context, event):
+    event.body, event.path = {{'n': 1}}, '/changed'
+    answer = context.platform.call_function('other', event, service_name_override='{host}')
+    return [(answer.status_code, answer.body)]\n"
+    );
+    let processor = Setup::python(&source).start();
+    let answer = processor.post("/", "hi");
+    let expected = json!({"path": "/changed", "body": {"n": 1}, "target": "other"});
+    assert_eq!((answer.status, answer.json()), (200, expected));
+}
