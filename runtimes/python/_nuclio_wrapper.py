@@ -754,10 +754,10 @@ class Call:
     cancelled = False
     task: "Any" = None     # to be cancelled while it waits
     started = credit = 0
+    waiters: "Any" = ()    # done when something has come for it
     # Where several are in work:
     begun = False      # the handler has been called
     over = False       # answered: nothing is sent for it any more
-    waiter: "Any" = None  # done when something has come for it
     logger: "Any" = None
     log_level = DEBUG
 
@@ -970,7 +970,7 @@ class Shim:
         return None
 
     async def news(self, call):
-        """Waits until something has come, for a call among several: for it."""
+        """Waits until something has come for the call; without a loop, until something has come."""
         if self.fault is not None:
             raise self.fault
         if not self.looping:
@@ -978,10 +978,7 @@ class Shim:
             self.poll()
             return
         waiter = self.loop.create_future()
-        if self.several is not None:
-            call.waiter = waiter
-        else:
-            self.waiter = waiter
+        call.waiters = *call.waiters, waiter  # One may read the body while another writes the answer.
         await waiter
 
     async def other(self, frame):
@@ -1034,7 +1031,7 @@ class Shim:
             call.cancelled = True
             if call.task is not None:
                 call.task.cancel()
-            return
+            return wake(call)
         for place, frame in enumerate(self.queue):
             if frame[0] == EVENT and frame[3] == ident and not frame[1] & BATCH:
                 del self.queue[place]
@@ -1469,8 +1466,10 @@ def stack_of(awaited, call):
 
 
 def wake(call):
-    if call.waiter is not None and not call.waiter.done():
-        call.waiter.set_result(None)
+    waiters, call.waiters = call.waiters, ()
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 def as_bytes(text):

@@ -430,6 +430,37 @@ class Bodies(unittest.TestCase):
             self.assertIn(b"the client left", found[1])
             self.assertEqual(found[2], b"0:bb")
 
+    def test_one_task_reads_the_body_while_another_writes_the_answer(self):
+        source = ("import asyncio\nasync def read(e):\n    return await e.body.read_async()\n"
+                  "async def handler(c, e):\n    task = asyncio.create_task(read(e))\n    await asyncio.sleep(0.01)\n"
+                  "    yield 'x' * 1000\n    yield await task\nhandler.stream_body = True\n")
+        for slots in (1, 10):
+            with several(source, slots, credit=500) as shim:
+                shim.send(event(1, body=b"a", flags=MORE_IN))
+                got = b""
+                while len(got) < 500:
+                    got += shim.next()[5]
+                time.sleep(0.05)  # both wait now
+                shim.send(self.piece(1, b"b", 1))
+                time.sleep(0.05)
+                shim.send(frame(CREDIT, 0, 0, 1, struct.pack("<I", 600)))
+                while True:
+                    kind, flags, _, _, _, body = shim.next()
+                    if kind == DATA and flags:
+                        break
+                    got += body if kind == DATA else b""
+                self.assertEqual((flags, got), (1, b"x" * 1000 + b"ab"))
+
+    def test_a_body_read_without_await_blocks_and_works(self):
+        source = ("async def handler(c, e):\n    return e.body.read()\nhandler.stream_body = True\n")
+        with several(source) as shim:
+            shim.send(event(1, body=b"a", flags=MORE_IN) + event(2, body=b"c", flags=MORE_IN))
+            time.sleep(0.05)
+            shim.send(self.piece(2, b"d", 1))
+            time.sleep(0.05)
+            shim.send(self.piece(1, b"b", 1))
+            self.assertEqual(self.answers(shim, 2), {1: b"ab", 2: b"cd"})
+
     def test_pieces_of_the_next_event_that_come_while_another_is_in_service(self):
         source = ("import asyncio\nasync def handler(c, e):\n    if e.id == 'first': await asyncio.sleep(0.1)\n"
                   "    return await e.body.read_async()\nhandler.stream_body = True\n")
