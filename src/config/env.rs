@@ -232,6 +232,7 @@ mod tests {
     #[test]
     fn bad_values_of_our_variables_are_named_with_a_remedy() {
         let cases = [
+            ("NUCLIO_PYTHON_EVENT_LOOP", "gevent"),
             ("NUCLIO_SHIM_SOURCE", "disk"),
             ("NUCLIO_SHIM_PROTOCOL", "3"),
             ("NUCLIO_SHIM_PREFETCH", "-1"),

@@ -308,7 +308,7 @@ fn uvloop_that_is_not_installed_is_warned_about() {
 }
 
 /// Events every 50 ms for ever, in mode `sync` and `async`, from plain and async generators.
-const EVENTS: &str = "import asyncio, time
+const EVENTS: &str = "import asyncio, os, time
 PAGE = '''<!DOCTYPE html><script>
 const seen = [], source = new EventSource('/events')
 source.onmessage = (message) => {
@@ -343,6 +343,7 @@ def answer(context, event):
     return context.Response(body=body, content_type='text/event-stream', headers={'Cache-Control': 'no-cache'})
 def broken():
     yield 'begun'
+    while not os.path.exists(os.path.dirname(__file__) + '/go'): time.sleep(0.01)
     raise ValueError('broken on purpose')
 ";
 
@@ -386,6 +387,8 @@ fn a_generator_that_fails_midway_cuts_the_connection_and_logs_its_traceback() {
         let mut client = Client::connect(processor.http());
         client.send(b"GET /broken HTTP/1.1\r\nHost: t\r\n\r\n");
         assert_eq!(client.read_head().unwrap().status, 200);
+        assert_eq!(client.read_chunk().unwrap().unwrap(), b"begun");
+        processor.touch("go");
         let mut text = String::new();
         std::io::Read::read_to_string(client.reader(), &mut text).unwrap_or_default();
         assert!(!text.contains("\r\n0\r\n\r\n"), "{text:?}");
