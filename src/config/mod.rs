@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod address;
 mod cron_trigger;
 mod decode;
 pub mod duration;
