@@ -468,6 +468,7 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
             if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
         ),
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
+        ("event_loop", if env.python_uvloop { "uvloop" } else { "asyncio" }.to_owned()),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
         ("max_inflight_for", if async_handlers_only(trigger) { "async" } else { "any" }.to_owned()),
