@@ -103,5 +103,8 @@ pub fn check(kind: RuntimeKind) -> Result<(), StartError> {
 
 fn not_served(kind: RuntimeKind) -> StartError {
     let found = format!("spec.runtime is {}, which this build cannot serve yet", kind.name());
-    StartError::new(found, "it serves python, nodejs, golang (compiled handlers, in process or as programs) and nuclio:builtin")
+    StartError::new(
+        found,
+        "it serves python, nodejs, golang (compiled handlers, in process or as programs) and nuclio:builtin",
+    )
 }

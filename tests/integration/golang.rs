@@ -77,7 +77,10 @@ fn pictures_and_files_are_answers() {
         setup.write("page.txt", "from a file");
         let processor = setup.start();
         let answer = processor.get("/png");
-        assert_eq!((answer.values("Content-Type"), &answer.body[1..4]), (vec!["image/png"], b"PNG".as_slice()));
+        assert_eq!(
+            (answer.values("Content-Type"), &answer.body[1..4]),
+            (vec!["image/png"], b"PNG".as_slice())
+        );
         let file = processor.directory.path().join("page.txt").display().to_string();
         assert_eq!(processor.post("/file", &file).text(), "from a file");
         let answer = processor.post("/reader", &file);
@@ -343,8 +346,7 @@ fn builds_need_no_network_and_respect_go_mod_vendor_folders_and_the_only_handler
     let out = out.path().join("handler");
     let offline = |what: &str| {
         let mut command = build_command(path, &out, &["--form", "executable"]);
-        let output =
-            command.env("NUCLIO_BUILD_OFFLINE", "true").env("GOPROXY", "off").output().unwrap();
+        let output = command.env("NUCLIO_BUILD_OFFLINE", "true").env("GOPROXY", "off").output().unwrap();
         assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
         let mut setup = Setup::new("golang", "").go(&out);
         setup.function["spec"]["handler"] = "".into();

@@ -29,7 +29,10 @@ fn root() -> &'static Path {
 /// Go itself, with the cache that all tests share.
 pub fn go(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command.env("GOCACHE", root().join("target/tools/go-cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "");
+    command
+        .env("GOCACHE", root().join("target/tools/go-cache"))
+        .env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "");
     command
 }
 

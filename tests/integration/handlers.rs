@@ -153,8 +153,10 @@ fn run(language: &str, interpreter: &str) {
             assert!(KEYS.contains(&key.as_str()), "{name}: unknown key {key}");
         }
         let batch = case.get("batch").map(|batch| batch.as_array().unwrap());
-        let differences =
-            batch.map_or_else(|| play(case, start(case, interpreter)), |batch| play_batch(case, batch, interpreter));
+        let differences = batch.map_or_else(
+            || play(case, start(case, interpreter)),
+            |batch| play_batch(case, batch, interpreter),
+        );
         passed += usize::from(differences.is_empty());
         if !differences.is_empty() {
             failed.push(format!("{name}:\n    {}", differences.join("\n    ")));

@@ -90,7 +90,10 @@ impl Facts {
 /// Class, byte order and machine.
 fn check_header(path: &Path, bytes: &[u8], processor: Processor) -> Result<(), StartError> {
     let file = path.display();
-    let wanted = format!("build it as a 64-bit little-endian {} library or executable", machine_name(processor.machine));
+    let wanted = format!(
+        "build it as a 64-bit little-endian {} library or executable",
+        machine_name(processor.machine)
+    );
     let refuse = |what: String| Err(StartError::new(format!("{file} is {what}"), wanted.as_str()));
     match bytes {
         [] => return refuse("empty".into()),
@@ -190,7 +193,8 @@ fn check_symbols(path: &Path, facts: &Facts) -> Result<(), StartError> {
 /// Whether our C library can load it. A library that needs none is fine everywhere.
 fn check_loadable(path: &Path, facts: &Facts, processor: Processor) -> Result<(), StartError> {
     let file = path.display();
-    let exec_form = "build the handler in its exec form (an executable; Go: runtimes/golang/build --form executable)";
+    let exec_form =
+        "build the handler in its exec form (an executable; Go: runtimes/golang/build --form executable)";
     if processor.is_static {
         let found = format!("{file} is a shared library and this processor is linked statically");
         return Err(StartError::new(
