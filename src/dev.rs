@@ -93,7 +93,7 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
         "so" => Ok(RuntimeKind::Golang),
         "go" => anyhow::bail!(
-            "{shown} is source of a compiled handler: build it with runtimes/golang/build into a handler.so and give that file"
+            "{shown} is source of a compiled handler: build it into a handler.so with runtimes/golang/build and give that file"
         ),
         "c" | "cc" | "cpp" | "cxx" | "rs" => {
             anyhow::bail!(
