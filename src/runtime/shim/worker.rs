@@ -401,11 +401,8 @@ impl Worker {
     fn begin(&mut self, now: Instant) {
         while !self.leaving && self.begun < self.order.len() {
             let event = &mut self.in_flight[self.order[self.begun]];
-            if event.seat.opens_place() {
-                if self.places.begun == self.settings.in_flight_max {
-                    return;
-                }
-                self.places.begun += 1;
+            if !self.places.begin(event.seat, self.settings.in_flight_max) {
+                return;
             }
             event.begun = Some(now);
             self.queue.counters().started(now.duration_since(event.submitted));
@@ -525,7 +522,13 @@ impl Worker {
             let mut event = self.in_flight.remove(key);
             let last = self.places.leave(event.seat, event.begun.is_some());
             let Some(begun) = event.begun else {
-                unbegun.push(event);
+                if event.reply.is_some() {
+                    unbegun.push(event);
+                } else {
+                    // Its streamed answer had begun before its turn.
+                    self.queue.dropped();
+                    self.count_stream(false);
+                }
                 continue;
             };
             self.trace(&event, Some("worker_lost"));
