@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::intake::Intake;
 use super::protocol::v2;
 use super::worker::{InFlight, Worker};
 use crate::event::HandlerError;
@@ -134,7 +133,7 @@ pub(super) fn jobs_again(events: Vec<InFlight>) -> Vec<Job> {
     // Events of a batch stand side by side.
     let mut events = events.into_iter().peekable();
     while let Some(InFlight { mut event, reply, submitted, seat, intake, .. }) = events.next() {
-        event.body.stream = intake.map(Intake::into_stream);
+        event.body.stream = intake.map(|intake| intake.into_stream());
         let Some(number) = seat.batch() else {
             jobs.extend(reply.map(|reply| Job::again(event, reply, submitted)));
             continue;

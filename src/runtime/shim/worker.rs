@@ -78,7 +78,7 @@ pub(super) struct InFlight {
     /// `None`: written ahead, not begun.
     pub(super) begun: Option<Instant>,
     /// What still comes of its body.
-    pub(super) intake: Option<Intake>,
+    pub(super) intake: Option<Box<Intake>>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the answer any more.
     cancelled: bool,
@@ -381,7 +381,7 @@ impl Worker {
         v2::write_event(frames, id, &event, self.settings.event_timeout);
         mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
-        let intake = event.body.stream.take().map(Intake::new);
+        let intake = event.body.stream.take().map(|stream| Box::new(Intake::new(stream)));
         place.insert(InFlight {
             id,
             reply,

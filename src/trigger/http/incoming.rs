@@ -83,7 +83,7 @@ pub(super) fn open(
     };
     let expects = parts.headers.get(header::EXPECT).map(HeaderValue::as_bytes);
     let on_demand = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    let body = EventBody::streamed(BodyStream::new(source, on_demand, announced));
+    let body = EventBody::streamed(BodyStream::new(source, on_demand));
     Ok((Feed { state, refusal }, body))
 }
 
