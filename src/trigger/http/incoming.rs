@@ -96,6 +96,11 @@ impl Feed {
         }
     }
 
+    /// What [`Feed::refused`] would say now. A handler on another thread may have answered between two looks.
+    pub(super) fn refusal(&mut self) -> Option<Refusal> {
+        self.refusal.try_recv().ok()
+    }
+
     /// Whether all of the body has been read.
     pub(super) fn is_whole(&self) -> bool {
         lock(&self.state).whole

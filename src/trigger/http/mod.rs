@@ -191,6 +191,9 @@ impl Http {
             refusal = feed.refused() => return self.refuse(answer, refusal, activity),
             reply = self.cx.events.submit(event) => reply,
         };
+        if let Some(refusal) = feed.refusal() {
+            return self.refuse(answer, refusal, activity);
+        }
         self.add_file(&mut reply, &mut answer).await;
         let mut answer = answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
         if !feed.is_whole() {
