@@ -177,13 +177,15 @@ impl App {
                 logger: self.logger.child(&info.kind),
             };
             let _entered = self.events.handle.enter();
-            built.push(trigger::build(trigger, cx).context("Failed to start trigger")?);
+            let logger = cx.logger.clone();
+            let task = trigger::build(trigger, cx).context("Failed to start trigger")?.task;
+            built.push(trigger::guarded(task, trigger.name.clone(), link, logger));
             views.push(view(trigger, &self.config, &counters, pool));
             sources.push(Source { trigger: info, counters, pool: pool.counters().clone() });
         }
         readiness.watch(watched);
         self.start_internal_health(readiness)?;
-        self.triggers = built.into_iter().map(|trigger| self.events.handle.spawn(trigger.task)).collect();
+        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(task)).collect();
         self.start_side_servers(views, sources, purpose);
         Ok(())
     }
@@ -466,6 +468,7 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
             if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
         ),
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
+        ("event_loop", if env.python_uvloop { "uvloop" } else { "asyncio" }.to_owned()),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
         ("max_inflight_for", if async_handlers_only(trigger) { "async" } else { "any" }.to_owned()),
@@ -522,10 +525,11 @@ fn view(
     if let TriggerKind::Cron(config::CronTrigger { event, .. }) | TriggerKind::Kickstart(event) =
         &trigger.kind
     {
-        // Body and values of headers may hold secrets.
+        // Body, values of headers and a query may hold secrets.
+        let path = event.path.split('?').next().unwrap_or_default();
         let headers: Vec<&String> = event.headers.keys().collect();
         configuration["Event"] =
-            serde_json::json!({"Method": event.method, "Path": event.path, "Headers": headers});
+            serde_json::json!({"Method": event.method, "Path": path, "Headers": headers});
     }
     if let TriggerKind::Http(http) = &trigger.kind {
         configuration["url"] = http.listen.as_str().into();

@@ -36,12 +36,15 @@ pub fn check(function: &Path, platform: &Path, env: Env, out: &mut dyn Write) ->
 
 /// What loading did not say already.
 fn write_findings(findings: &[Finding], said: &[String], out: &mut dyn Write) -> io::Result<()> {
+    // In one case: loading names some keys as they should be written. In order: there may be thousands.
+    let mut said: Vec<String> = said.iter().map(|line| line.to_ascii_lowercase()).collect();
+    said.sort_unstable();
     for finding in findings {
         let place = format!("{}: ", finding.place);
-        // Loading names some keys as they should be written.
-        let same =
-            |line: &&String| line.get(..place.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(&place));
-        if finding.severity != Severity::Hint && said.iter().any(|line| same(&line)) {
+        let begin = place.to_ascii_lowercase();
+        let first = said.partition_point(|line| *line < begin);
+        let is_said = said.get(first).is_some_and(|line| line.starts_with(&begin));
+        if is_said && finding.severity != Severity::Hint && !finding.beside {
             continue;
         }
         let severity = match finding.severity {

@@ -231,7 +231,8 @@ impl Exporter {
         self.warned = Some(Instant::now());
         let counters = self.ended.counters();
         let lost = counters.failed.load(Relaxed) + counters.dropped.load(Relaxed);
-        let fields = fields! {"url" => self.export.url, "err" => format!("{error:#}"), "lost" => lost};
+        let fields =
+            fields! {"url" => self.export.shown_url(), "err" => format!("{error:#}"), "lost" => lost};
         self.logger.warn("Failed to export spans; check OTEL_EXPORTER_OTLP_ENDPOINT", fields);
     }
 

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use nuclio_processor::config::Level;
 use nuclio_processor::event::{
-    Body, Deadline, Event, EventBody, EventId, HandlerError, Response, Target, TriggerInfo, WorkerId,
+    Body, Deadline, Event, EventBody, EventId, Extra, HandlerError, OwnValue, Response, Target, TriggerInfo,
+    WorkerId,
 };
 use nuclio_processor::logging::{LogBuffer, Logger};
 use nuclio_processor::runtime::plugin::{
@@ -312,6 +313,14 @@ fn plugins_reach_the_processor() {
         "worker=7 handler=main:Handler header=one absent=1 fields=3 first=a b:A cancelled=2 ack=-3 huge=1 \
          name0=X-Thing deadline=1 shard=-1"
     );
+    // Of an event that brings headers itself those count, as in its list.
+    let mut timer = event("/describe?a", b"");
+    timer.header_map.append("x-absent", HeaderValue::from_static("of HTTP"));
+    let own = vec![("x-Thing".to_owned(), OwnValue::from(&serde_json::json!({"n": 1})))];
+    timer.extra = Some(Box::new(Extra { headers: Some(own), ..Extra::default() }));
+    let described = text(call_with(&mut worker, timer, None));
+    assert!(described.contains(r#" header={"n":1} absent=1 "#), "{described}");
+    assert!(described.contains(" name0=x-Thing "), "{described}");
     let mut logged = event("/log", b"");
     let buffer = Arc::new(LogBuffer::new(Level::Debug, "default-http"));
     logged.log_buffer = Some(Arc::clone(&buffer));

@@ -2,7 +2,8 @@
 """Runs a user's Python handler for the processor, which started this file as a child process.
 
 The two talk shim protocol 2 over one Unix stream socket: little-endian frames with a fixed header of 16 bytes.
-Reading order: `main`, `Shim.serve` (the loop every event goes through), `Shim.answer` (what a returned value means).
+Reading order: `main`, `Shim.serve` (the loop every event goes through), `Shim.answer` (what a returned value means);
+`Several` is what differs where several events are in work at once.
 
 Start-up time is a feature: only modules that cost nothing are imported here, everything else by `std` on first use.
 The file is compiled at each start, so its length counts as well.
@@ -14,7 +15,7 @@ import sys
 import time
 from time import monotonic_ns
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import _struct
 import _thread
@@ -30,6 +31,8 @@ END, ABORT = 0x01, 0x02
 OPTIONAL = 0x80
 # Codes of FAILED.
 LOAD_FAILED, INIT_FAILED, PROTOCOL_FAULT = 1, 2, 3
+# Codes of CANCEL.
+CLIENT_GONE, DEADLINE = 1, 2
 DEBUG, INFO, WARN, ERROR = 0, 1, 2, 3
 
 PREFETCH = 32                # events that may wait in our buffers
@@ -41,6 +44,10 @@ LOGS_HELD_NS_MAX = 100_000_000
 LOG_TEXT_MAX = 64 * 1024     # of a message
 LOG_FIELDS_MAX = 256 * 1024  # of all fields of a record together; beyond, long values are cut
 LOG_FIELD_MAX = 4 * 1024
+IN_FLIGHT_MAX = 32768        # events in work at once, where the trigger asks for several
+GIVE_UP_SECONDS = 0.05       # for a cancelled handler to end, before its event is answered without it
+GIVEN_UP_MAX = 100           # handlers that go on all the same; beyond, the processor replaces this process
+END_SECONDS = 0.5            # for handlers to end once the processor is gone
 
 HEADER = _struct.Struct("<IBBHII")
 EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
@@ -51,7 +58,11 @@ U32 = _struct.Struct("<I")
 WAIT_ALL, DONT_WAIT = _socket.MSG_WAITALL, _socket.MSG_DONTWAIT
 TEXT, JSON = b"text/plain", b"application/json"
 
-shim = None  # the one Shim of this process
+MYPY = False
+if MYPY:
+    from typing import Any
+
+shim: "Any" = None  # the one Shim of this process
 
 
 class Closed(BaseException):
@@ -72,7 +83,7 @@ def standard_library():
 
 
 STANDARD_LIBRARY = standard_library()
-IMPORTED = {}
+IMPORTED: "dict[str, Any]" = {}
 IMPORTING = _thread.RLock()
 
 
@@ -96,6 +107,8 @@ def std(name):
 
 class Channel:
     """The socket: takes whole frames out of what it reads, writes whole frames."""
+
+    start: "Any"
 
     def __init__(self, sock):
         self.sock = sock
@@ -318,7 +331,7 @@ class FrameEvent(Event):
         return list(zip(texts[::2], texts[1::2]))
 
     @property
-    def __dict__(self):
+    def __dict__(self):  # type: ignore[override]
         own = own_dict(self)
         if "_frame" in own:
             for name in LAZY:
@@ -425,14 +438,17 @@ class Context(Root):
         if trigger is not None:
             self.trigger_name = trigger.name
 
-    # A property, because the class of that name in the SDK has one.
+    # Where several events are in work each has a logger of its own.
     @property
     def logger(self):
-        return self._logger
+        if shim is None or shim.several is None or shim.context is not self:
+            return self._logger
+        return shim.several.logger(self._logger)
 
     @logger.setter
     def logger(self, logger):
-        self._logger = logger
+        if shim is None or shim.several is None or shim.context is not self or not shim.several.assign(logger):
+            self._logger = logger
 
 
 class Platform(Root):
@@ -465,7 +481,7 @@ class Logger(Root):
 
     def __init__(self, worker):
         self._bound = {"worker_id": worker}
-        self._bound_json = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
+        self._bound_json: "Any" = b'{"worker_id": "%s"}' % worker.encode()  # `bind` clears it
         self._handlers = {}
 
     def debug(self, message, *args):
@@ -495,15 +511,22 @@ class Logger(Root):
     warning, warning_with = warn, warn_with
 
     def bind(self, **kw_args):
-        self._bound.update(kw_args)
+        self._bound = {**self._bound, **kw_args}
         self._bound_json = None
+
+    def _copy(self):
+        """One for a single event: what is bound to it stays there."""
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
 
     def set_handler(self, handler_name, file, formatter):
         """Records also go to `file`; a handler named "default" replaces the way to the processor."""
         self._handlers[handler_name] = file, formatter
 
     def _log(self, level, message, args, fields):
-        if level < shim.log_level and not self._handlers:
+        wanted = shim.log_level if shim.several is None else shim.several.log_level()
+        if level < wanted and not self._handlers:
             return
         text = str(message)
         if args:
@@ -515,7 +538,7 @@ class Logger(Root):
             fields.update(self._bound)
         if self._handlers:
             log_to_files(self._handlers, level, text, fields or self._bound)
-        if level < shim.log_level or "default" in self._handlers:
+        if level < wanted or "default" in self._handlers:
             return
         if fields:
             encoded = fields_json(fields)
@@ -545,7 +568,8 @@ def fields_json(fields):
             return encoded
     except Exception:
         pass  # one of them is odd: one by one
-    safe, room = {}, LOG_FIELDS_MAX
+    safe: "dict[str, Any]" = {}
+    room = LOG_FIELDS_MAX
     for name, value in fields.items():
         try:
             text = encode_json(value)
@@ -585,7 +609,8 @@ def loggable(value):
 
 # ---------------------------------------------------------------------------------------------- answers
 
-RESPONSES = (Response,)
+RESPONSES: "Any" = (Response,)
+CANCELLED_ANSWER = 500, CANCELLED, TEXT, 0, b"", b"cancelled"
 PLAIN = {str, bytes, dict, tuple, list, int, float, bool, type(None)}
 
 
@@ -681,8 +706,12 @@ GENERATOR, ASYNC_GENERATOR = generator_types()
 
 def is_async(function):
     """Whether a callable is `async def`."""
-    function = getattr(function, "func", function)  # functools.partial
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    if getattr(function, "_is_coroutine_mark", None) is not None:  # inspect.markcoroutinefunction
+        return True
+    call = getattr(function, "__call__", None)  # noqa: B004 - its code is looked at
+    code = getattr(function, "__code__", None) or getattr(call, "__code__", None)
     return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
 
 
@@ -719,11 +748,18 @@ class Suspend:
 class Call:
     """One call of the handler: an event, or the events of a batch."""
 
-    members = None     # of a batch: [(id, text id as bytes)]
-    body = None        # that is still arriving
+    members: "Any" = None  # of a batch: [(id, text id as bytes)]
+    body: "Any" = None     # that is still arriving
+    stream: "Any" = None   # its answer, if that goes out in pieces
     cancelled = False
-    task = None        # to be cancelled while it waits
+    task: "Any" = None     # to be cancelled while it waits
     started = credit = 0
+    waiters: "Any" = ()    # done when something has come for it
+    # Where several are in work:
+    begun = False      # the handler has been called
+    over = False       # answered: nothing is sent for it any more
+    logger: "Any" = None
+    log_level = DEBUG
 
     def __init__(self, ident, argument):
         self.ident = ident
@@ -731,6 +767,18 @@ class Call:
 
 
 class Shim:
+    handler: "Any"
+    context: "Any"
+    logger: "Any"
+    call: "Any"
+    several: "Any"
+    upcoming: "Any"
+    fault: "Any"
+    loop: "Any"
+    task: "Any"
+    waiter: "Any"
+    base: "Any"
+
     def __init__(self, channel):
         self.channel = channel
         self.thread = _thread.get_ident()
@@ -741,6 +789,10 @@ class Shim:
         self.log_always = False
         self.credit = 256 * 1024
         self.call = None      # in service
+        self.several = None   # the calls in service, where there may be more than one
+        self.slots = 1        # that many
+        self.upcoming = None  # the call that is served next
+        self.early = []       # frames for the bodies of events that are still in the queue
         self.queue = []       # frames that came while a handler was running
         self.batch = []
         self.loop = self.task = self.waiter = self.base = None
@@ -766,13 +818,20 @@ class Shim:
                     await done
             except BaseException as error:
                 fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
+        if self.slots > 1 and self.sync_only:
+            self.slots = 1
+            self.logger.warn("The handler is a plain function and gets one event at a time although the trigger's mode "
+                             "is async; make it async def, or give the trigger more workers")
         self.channel.send(pairs_frame(READY, 0, [
-            ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", "1"),
+            ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
             ("stream_in", "1" if self.streams else "0")]))
-        if "asyncio" in sys.modules:
+        if "asyncio" in sys.modules or self.slots > 1:
             await self.enter_loop()
         if self.looping:
             self.base = std("contextvars").copy_context()
+        if self.slots > 1:
+            self.several = Several(self)
+            await self.several.serve()
         await self.serve()
 
     async def serve(self):
@@ -794,7 +853,9 @@ class Shim:
             if call is None:
                 continue
             if self.looping and not self.idle():
+                self.upcoming = call
                 await Suspend()  # let the tasks of earlier events run
+                self.upcoming = None
             self.call = call
             call.started = self.written = monotonic_ns()
             try:
@@ -849,20 +910,35 @@ class Shim:
             raise ProtocolFault("event %d: the handler does not read request streams" % ident)
         self.log_level = (code >> 12) - 1 if code >> 12 else self.level
         event = FrameEvent(frame)
-        call = Call(ident, event)
+        call: "Any" = Call(ident, event)
         if flags & MORE_IN:
             call.body = RequestBody(self, call, frame[6], True)
+            self.early = [frame for frame in self.early if not self.arrived(frame, call)]
         if flags & (TYPED | NOT_UTF8):
             try:
-                event.method
+                event.method  # noqa: B018 - decodes all texts
             except Exception as error:
                 call.started = monotonic_ns()
-                self.call = call
-                self.failed(call, error, "while serving")
-                self.call = call = None
+                self.unreadable(call, error)
+                call = None
         if flags & BATCH:
             return self.gather(call, flags & BATCH_END)
         return call
+
+    @staticmethod
+    def arrived(frame, call):
+        """Takes a piece of the call's body that came before the call began."""
+        if frame[3] != call.ident:
+            return False
+        call.body.came(frame[1], frame[6])
+        return True
+
+    def unreadable(self, call, error):
+        if self.several is not None:
+            return self.several.unreadable(call, error)
+        self.call = call
+        self.failed(call, error, "while serving")
+        self.call = None
 
     def gather(self, call, last):
         if call is not None:
@@ -884,18 +960,46 @@ class Shim:
         finally:
             call.task = None
 
+    def find(self, ident):
+        """The call of this event, if it is in service; else it has been answered, or is still in the queue."""
+        if self.several is not None:
+            return self.several.find(ident)
+        for call in (self.call, self.upcoming):
+            if call is not None and call.ident == ident:
+                return call
+        return None
+
+    async def news(self, call):
+        """Waits until something has come for the call; without a loop, until something has come."""
+        if self.fault is not None:
+            raise self.fault
+        if not self.looping:
+            self.channel.fill()
+            self.poll()
+            return
+        waiter = self.loop.create_future()
+        call.waiters = *call.waiters, waiter  # One may read the body while another writes the answer.
+        await waiter
+
     async def other(self, frame):
         kind, flags, code, ident, data, at, body = frame
         if kind == CONTROL:
             await self.control(code, ident)
         elif kind == CREDIT:
-            if self.call is not None and self.call.ident == ident:
-                self.call.credit += U32.unpack_from(data, at)[0]
+            call = self.find(ident)
+            if call is not None:
+                call.credit += U32.unpack_from(data, at)[0]
+                wake(call)
         elif kind == DATA_IN:
-            if self.call is not None and self.call.ident == ident and self.call.body is not None:
-                self.call.body.came(flags, body)  # else it belongs to an event that has been answered
+            call = self.find(ident)
+            if call is None:
+                if any(frame[3] == ident and frame[0] == EVENT for frame in self.queue):
+                    self.early.append(frame)
+            elif call.body is not None:
+                call.body.came(flags, body)
+                wake(call)
         elif kind == CANCEL:
-            self.cancel(ident)
+            (self if self.several is None else self.several).cancel(ident, code)
         elif kind == PING:
             self.channel.send(HEADER.pack(len(body), PONG, 0, code, ident, 0) + body)
         elif not flags & OPTIONAL:
@@ -917,17 +1021,26 @@ class Shim:
                                        traceback=traceback_of(error))
         self.channel.send(body_frame(CONTROL_DONE, failed, ident, text))
 
-    def cancel(self, ident):
-        call = self.call
-        if call is not None and call.ident == ident:
+    def cancel(self, ident, code=CLIENT_GONE):
+        call = self.find(ident)
+        if call is not None:
+            if code == CLIENT_GONE and call.stream is None and self.fault is None:
+                return  # compat: what has begun goes on, and its answer is thrown away
+            if code == DEADLINE and call.task is not None:
+                self.tell_stack(call, call.task)
             call.cancelled = True
             if call.task is not None:
                 call.task.cancel()
-            return
+            return wake(call)
         for place, frame in enumerate(self.queue):
             if frame[0] == EVENT and frame[3] == ident and not frame[1] & BATCH:
                 del self.queue[place]
-                return self.send_answer(ident, 0, (500, CANCELLED, TEXT, 0, b"", b"cancelled"))
+                return self.send_answer(ident, 0, CANCELLED_ANSWER)
+
+    def tell_stack(self, call, task):
+        """Logs where a coroutine waits whose time is over."""
+        self.log(WARN, "Event timed out; its handler waits in", fields_json({
+            "worker_id": self.context.worker_id, "stack": stack_of(task.get_coro(), call)}), call)
 
     # -- the event loop, where there is one
 
@@ -968,6 +1081,15 @@ class Shim:
             asyncio.set_event_loop(self.loop)
         return self.loop
 
+    def use_uvloop(self):
+        try:
+            self.loop = __import__("uvloop").new_event_loop()
+        except ImportError as error:
+            self.logger.warn_with("NUCLIO_PYTHON_EVENT_LOOP asks for uvloop, which cannot be imported; asyncio's own "
+                                  "loop is used", err=message_of(error))
+        else:
+            std("asyncio").set_event_loop(self.loop)
+
     def asyncio_came(self):
         """A handler that is no coroutine has imported asyncio: from now on there is a running loop."""
         if self.loop is None and self.serving and _thread.get_ident() == self.thread:
@@ -994,6 +1116,8 @@ class Shim:
             self.loop.remove_reader(self.channel.sock.fileno())
             if self.call is not None:
                 self.cancel(self.call.ident)
+        if self.several is not None and self.fault is None:
+            return
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -1007,14 +1131,16 @@ class Shim:
         while frame is not None:
             if frame[0] in (DATA_IN, CREDIT, CANCEL, PING):
                 drive(self.other(frame))
+            elif self.several is not None:
+                self.several.take(frame)
             else:
                 self.queue.append(frame)
             frame = self.channel.take()
 
     def body_of(self, frame):
         """The body of the event with this frame, for a handler that takes bodies as they come."""
-        call = self.call
-        if call is not None and call.ident == frame[3] and call.body is not None:
+        call = self.find(frame[3])
+        if call is not None and call.body is not None:
             return call.body
         return RequestBody(self, call, frame[6], False)
 
@@ -1054,7 +1180,7 @@ class Shim:
         if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
             while getattr(self.task, "cancelling", int)():
                 self.task.uncancel()
-            converted = 500, CANCELLED, TEXT, 0, b"", b"cancelled"
+            converted = CANCELLED_ANSWER
         elif isinstance(error, HandlerFault):
             self.logger.error(message_of(error))
             converted = 500, 0, TEXT, 0, b"", utf8(message_of(error))
@@ -1072,7 +1198,7 @@ class Shim:
         response, source = (value, value.body) if isinstance(value, RESPONSES) else (None, value)
         if type(source) is ASYNC_GENERATOR:
             await self.enter_loop()
-        stream = Stream(self, call, source)
+        stream = call.stream = Stream(self, call, source)
         try:
             if call.members is not None:
                 raise HandlerFault("handler returned a generator for a batch")
@@ -1082,15 +1208,21 @@ class Shim:
 
     def ack(self, topic, partition, offset):
         head = _struct.pack("<iq", partition, offset) + (topic if isinstance(topic, bytes) else topic.encode())
-        ident = self.call.ident if self.call is not None else 0
+        call = self.current()
+        ident = call.ident if call is not None else 0
         self.channel.send(HEADER.pack(len(head), ACK, 0, 0, ident, len(head)) + head)
 
-    def log(self, level, text, fields):
+    def current(self):
+        """The call that the code which is running belongs to."""
+        return self.call if self.several is None else self.several.current()
+
+    def log(self, level, text, fields, call=None):
         """Buffers a record; it goes out with the next answer, or now if that may take too long."""
         if len(text) > LOG_TEXT_MAX:
             text = "%s... (%d characters)" % (text[:LOG_TEXT_MAX], len(text))
         head = MICROS.pack(time.time_ns() // 1000) + utf8(text)
-        ident = self.call.ident if self.call is not None else 0
+        call = call or self.current()
+        ident = call.ident if call is not None else 0
         frame = HEADER.pack(len(head) + len(fields), LOG, 0, level, ident, len(head)) + head + fields
         channel = self.channel
         with channel.lock:
@@ -1100,6 +1232,244 @@ class Shim:
                     or now - self.written > LOGS_HELD_NS_MAX):
                 self.written = now
                 channel.flush()
+            elif self.several is not None:
+                self.several.flush_later()
+
+
+class Several:
+    """The calls of a handler that may have several events at once: each is a task of the one loop."""
+
+    def __init__(self, shim):
+        contextvars = std("contextvars")
+        self.shim = shim
+        self.calls = {}        # in work, by id
+        self.waiting = []      # calls that came ahead
+        self.given_up = set()  # calls whose handlers go on although they have been answered
+        self.call_of_task = contextvars.ContextVar("nuclio_event")
+        self.logger_of_task = contextvars.ContextVar("nuclio_logger")
+        self.tasks = set()     # of control frames
+        self.flushing = False
+
+    # -- frames
+
+    async def serve(self):
+        """Reading is done by `Shim.readable`, handling by the calls' tasks: only the end is waited for."""
+        shim = self.shim
+        shim.log_level = DEBUG  # `log_level` knows better
+        shim.loop.call_soon(shim.readable)  # what has been read already
+        while shim.fault is None and not (shim.stopping and not self.calls):
+            shim.channel.flush()
+            shim.waiter = shim.loop.create_future()
+            shim.waiting = True
+            await shim.waiter
+        tasks = [call.task for call in (*self.calls.values(), *self.given_up)]
+        if tasks:
+            for call in self.calls.values():
+                call.over = True
+            for task in tasks:
+                task.cancel()
+            await std("asyncio").wait(tasks, timeout=END_SECONDS)
+        raise shim.fault or Stop()
+
+    def take(self, frame):
+        """A frame that is not about a call in work."""
+        shim = self.shim
+        if frame[0] == EVENT:
+            call = shim.receive(frame)
+            if call is None:
+                return
+            code = frame[2] >> 12
+            call.log_level = code - 1 if code and (call.members is None or len(call.members) == 1) else shim.level
+            self.waiting.append(call)
+            self.begin()
+        elif frame[0] == CONTROL:
+            task = shim.loop.create_task(shim.control(frame[2], frame[3]))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        else:
+            drive(shim.other(frame))
+
+    def find(self, ident):
+        call = self.calls.get(ident)
+        if call is None and self.waiting:
+            for waiting in self.waiting:
+                if waiting.ident == ident:
+                    return waiting
+        return call
+
+    # -- calls
+
+    def begin(self):
+        shim = self.shim
+        while self.waiting and len(self.calls) < shim.slots:
+            call = self.waiting.pop(0)
+            self.calls[call.ident] = call
+            # In a context of its own, which the task copies.
+            call.task = shim.base.run(shim.loop.create_task, self.one(call))
+
+    async def one(self, call):
+        shim = self.shim
+        self.call_of_task.set(call)
+        call.started = shim.written = monotonic_ns()
+        call.begun = True
+        try:
+            if call.cancelled:
+                return shim.send_answer(call.ident, 0, CANCELLED_ANSWER)
+            value = shim.handler(shim.context, call.argument)
+            if type(value) not in PLAIN:
+                if hasattr(type(value), "__await__"):
+                    value = await value
+                if is_stream(value):
+                    await shim.stream(call, value)
+                    return
+            if not call.over:
+                shim.answer(call, value)
+        except (Closed, Stop, ProtocolFault) as fault:
+            self.end(fault)
+        except BaseException as error:
+            self.failed(call, error)
+        finally:
+            self.leave(call)
+
+    def failed(self, call, error):
+        if not call.over:
+            try:
+                self.shim.failed(call, error)
+            except Closed as fault:
+                self.end(fault)
+        elif type(error).__name__ not in ("CancelledError", "StreamCancelled") and self.shim.fault is None:
+            self.shim.logger.error_with("Exception caught in a handler whose event has been answered",
+                                        exc=message_of(error), traceback=traceback_of(error))
+
+    def unreadable(self, call, error):
+        token = self.call_of_task.set(call)
+        self.shim.failed(call, error, "while serving")
+        self.call_of_task.reset(token)
+
+    def leave(self, call):
+        """The call takes no place any more."""
+        if call in self.given_up:
+            return self.given_up.discard(call)  # its id may be another's by now
+        call.over = True
+        self.calls.pop(call.ident, None)
+        self.begin()
+        if self.shim.stopping and not self.calls:
+            self.wake_serve()
+
+    def end(self, fault):
+        self.shim.fault = self.shim.fault or fault
+        self.wake_serve()
+
+    def wake_serve(self):
+        waiter = self.shim.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def cancel(self, ident, code):
+        call = self.find(ident)
+        if call is None or call.over:
+            return
+        if code == CLIENT_GONE and call.members is not None:
+            return  # the others of the batch are still there
+        if code == DEADLINE and call.begun:
+            self.shim.tell_stack(call, call.task)
+            self.shim.loop.call_later(GIVE_UP_SECONDS, self.give_up, call)
+        call.cancelled = True
+        if call.task is None:
+            self.waiting.remove(call)
+            for member, _ in call.members or ((call.ident, None),):
+                self.shim.send_answer(member, 0, CANCELLED_ANSWER)
+        elif call.begun:
+            call.task.cancel()
+
+    def give_up(self, call):
+        """A handler does not end although it has been cancelled: the loop lives, so only its event is given up."""
+        if call.over or len(self.given_up) >= GIVEN_UP_MAX or self.shim.fault is not None:
+            return
+        fields = {"worker_id": self.shim.context.worker_id, "stack": stack_of(call.task.get_coro(), call)}
+        self.shim.log(WARN, "The handler goes on although its event has timed out; it must not keep CancelledError to "
+                            "itself", fields_json(fields), call)
+        try:
+            if call.stream is not None and call.stream.begun:
+                call.stream.frame(ABORT, b"cancelled")
+            else:
+                nanos = monotonic_ns() - call.started
+                for ident, _ in call.members or ((call.ident, None),):
+                    self.shim.send_answer(ident, nanos, CANCELLED_ANSWER)
+        except Closed as fault:
+            self.end(fault)
+        self.leave(call)
+        self.given_up.add(call)
+
+    # -- records
+
+    def current(self):
+        call = self.call_of_task.get(None)
+        return None if call is None or call.over else call
+
+    def log_level(self):
+        call = self.current()
+        return self.shim.level if call is None else call.log_level
+
+    def logger(self, base):
+        """The logger of the event that the running task belongs to; tasks that it starts inherit it."""
+        logger = self.logger_of_task.get(None)
+        if logger is None:
+            call = self.call_of_task.get(None)
+            if call is None:
+                return base
+            logger = call.logger
+            if logger is None:
+                logger = call.logger = base._copy() if isinstance(base, Logger) else base
+        return logger
+
+    def assign(self, logger):
+        """A logger for the running task alone; False outside of events."""
+        if self.call_of_task.get(None) is None:
+            return False
+        self.logger_of_task.set(logger)
+        return True
+
+    def flush_later(self):
+        """What is held goes out soon, whenever the next answer is."""
+        shim = self.shim
+        if _thread.get_ident() != shim.thread:
+            shim.channel.flush()
+        elif not self.flushing:
+            self.flushing = True
+            shim.loop.call_later(LOGS_HELD_NS_MAX / 1e9, self.flush)
+
+    def flush(self):
+        self.flushing = False
+        try:
+            self.shim.channel.flush()
+        except Closed as fault:
+            self.end(fault)
+
+
+def stack_of(awaited, call):
+    """Where a coroutine waits, as in a traceback; our own frames are left out."""
+    frames = []
+    while awaited is not None:
+        if type(awaited).__name__ == "async_generator_asend" and call.stream is not None:
+            awaited = call.stream.source
+        for frame, then in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
+            if hasattr(awaited, frame):
+                frame, awaited = getattr(awaited, frame), getattr(awaited, then)
+                if frame is not None and frame.f_code.co_filename != OURS:
+                    frames.append((frame, frame.f_lineno))
+                break
+        else:
+            break
+    traceback = std("traceback")
+    return "".join(traceback.format_list(traceback.StackSummary.extract(iter(frames))))
+
+
+def wake(call):
+    waiters, call.waiters = call.waiters, ()
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 def as_bytes(text):
@@ -1327,19 +1697,14 @@ class RequestBody:
 
     async def next_piece_async(self, limit=None):
         while self.waits():
-            if not self.shim.looping:
-                self.shim.channel.fill()
-                self.shim.poll()
-                continue
-            self.shim.waiter = self.shim.loop.create_future()
-            await self.shim.waiter
+            await self.shim.news(self.call)
         return self.take(limit)
 
     def waits(self):
         shim = self.shim
         if self.pieces or not self.more:
             return False
-        if shim.call is not self.call:
+        if shim.find(self.call.ident) is not self.call:
             raise RequestBodyError("the event of this body has been answered")
         if not self.asked:
             self.asked = True
@@ -1417,21 +1782,24 @@ class Stream:
         """The next item, or this object when there is none."""
         if not self.asynchronous:
             return next(self.source, self)
-        self.call.task = self.shim.task
+        task, self.call.task = self.call.task, self.call.task or self.shim.task
         try:
             return await self.source.__anext__()
         except StopAsyncIteration:
             return self
         finally:
-            self.call.task = None
+            self.call.task = task
 
     async def write(self, piece):
         view = memoryview(piece)
         while True:
-            self.shim.poll()
+            if self.shim.several is None:
+                self.shim.poll()
+            else:
+                await Suspend()  # The loop reads, and others get their turn.
             while self.call.credit <= 0 and view and not self.call.cancelled:
-                await self.wait()
-            if self.call.cancelled:
+                await self.shim.news(self.call)
+            if self.call.cancelled or self.call.over:
                 raise StreamCancelled("cancelled")
             if not view:
                 return self.shim.channel.flush()
@@ -1440,19 +1808,9 @@ class Stream:
             self.frame(0, view[:count])
             view = view[count:]
 
-    async def wait(self):
-        """Reads until something came."""
-        shim = self.shim
-        if shim.fault is not None:
-            raise shim.fault
-        if shim.looping:
-            shim.waiter = shim.loop.create_future()
-            await shim.waiter
-            return
-        shim.channel.fill()
-        shim.poll()
-
     def frame(self, flags, body):
+        if self.call.over:
+            return
         self.shim.written = monotonic_ns()
         self.shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
 
@@ -1460,8 +1818,9 @@ class Stream:
         if not self.call.cancelled:
             message = message_of(error)
             self.shim.logger.error_with("Exception caught in handler", exc=message, traceback=traceback_of(error))
-        while getattr(self.shim.task, "cancelling", int)():
-            self.shim.task.uncancel()
+        task = self.call.task or self.shim.task
+        while getattr(task, "cancelling", int)():
+            task.uncancel()
         self.frame(ABORT, utf8("%s: %s" % (type(error).__name__, message_of(error))))
 
     async def close(self):
@@ -1613,8 +1972,8 @@ def is_ours():
 def sdk_spec(name):
     if name != "nuclio_sdk" and name.partition(".")[2] not in SDK_PARTS:
         return None
-    spec = type(sys.__spec__ or Finder.__spec__)(name, SdkLoader, origin="built into the shim", is_package=True)
-    return spec
+    spec: "Any" = type(sys.__spec__)
+    return spec(name, SdkLoader, origin="built into the shim", is_package=True)
 
 
 class SdkLoader:
@@ -1651,7 +2010,7 @@ def sdk_names():
 def sdk_json_encoder():
     json = std("json")
 
-    class Encoder(json.JSONEncoder):
+    class Encoder(json.JSONEncoder):  # type: ignore[name-defined]
         def default(self, o):
             return loggable(o)
 
@@ -1667,7 +2026,7 @@ def sdk_json_encoder():
 def sdk_logger():
     logging = std("logging")
 
-    class JSONFormatter(logging.Formatter):
+    class JSONFormatter(logging.Formatter):  # type: ignore[name-defined]
         def fields(self, record):
             return {"datetime": self.formatTime(record, self.datefmt), "level": record.levelname.lower(),
                     "message": record.getMessage(), "with": getattr(record, "with", {})}
@@ -1678,7 +2037,7 @@ def sdk_logger():
         def format_to_log_control_message(self, record):
             return encode_json({"kind": "log", "attributes": self.fields(record)})
 
-    class HumanReadableFormatter(logging.Formatter):
+    class HumanReadableFormatter(logging.Formatter):  # type: ignore[name-defined]
         def format(self, record):
             fields = getattr(record, "with", None)
             return "Python> %s [%s] %s%s" % (self.formatTime(record, self.datefmt), record.levelname.lower(),
@@ -1762,7 +2121,7 @@ def sdk_test():
                 getattr(sys.modules[handler.__module__], "init_context", id)(context)
             return self._contexts[handler]
 
-    class TestCase(unittest.TestCase):
+    class TestCase(unittest.TestCase):  # type: ignore[name-defined]
         def setUp(self):
             self._platform = Platform()
             self._environ = dict(os.environ)
@@ -1828,7 +2187,8 @@ def say_hello(channel):
     channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
         ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
         ("protocol_min", "2"), ("protocol_max", "2"),
-        ("capabilities", "cancel,batch,stream-in,stream-out,ack,control"), ("max_inflight", "1"),
+        ("capabilities", "cancel,deadline,client-gone,batch,stream-in,stream-out,ack,control"),
+        ("max_inflight", str(IN_FLIGHT_MAX)),
         ("prefetch", str(PREFETCH)), ("pid", str(os.getpid()))]))
 
 
@@ -1856,6 +2216,7 @@ def apply(settings):
                      for i in range(int(get("triggers") or 0))]
     if not shim.decode:
         shim.triggers = [(kind.encode(), name.encode()) for kind, name in shim.triggers]
+    shim.slots = int(get("max_inflight") or 1)
     worker = get("worker_id", "0")
     shim.logger = Logger(worker)
     shim.context = Context(shim.logger, Platform(get("platform_kind", "local"), get("namespace", "default")), worker,
@@ -1896,6 +2257,8 @@ def load(text):
 def terminate(number, frame):
     shim.stopping = True
     waiter = shim.waiter
+    if shim.several is not None:
+        return shim.loop.call_soon_threadsafe(shim.several.wake_serve)
     if shim.waiting and waiter is not None and not waiter.done():
         # Not raised: other kinds of loops keep what signal handlers raise.
         shim.loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
@@ -1952,6 +2315,8 @@ def main():
         sys.meta_path.insert(0, Finder)
         if "nuclio_sdk" in sys.modules:
             adopt(sys.modules["nuclio_sdk"])
+        if settings.get("event_loop") == "uvloop":
+            shim.use_uvloop()
         try:
             shim.handler, init_context = load(settings.get("handler", ""))
         except HandlerFault as error:

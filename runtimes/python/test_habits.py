@@ -1,6 +1,8 @@
 """Habits of functions that exist: what they do beside answering, each seen in public code. See `test_wrapper`."""
 
+import base64
 import json
+import os
 import signal
 import subprocess
 import time
@@ -103,6 +105,115 @@ class ContextAndEvent(unittest.TestCase):
             for text, want in (("[[1, 2], [3]]", b"[1, 2]"), ("[{'a': 1}, {'b': 2}]", b'{"a": 1}'), ("None", b"None"),
                                ("c.Response()", b"None"), ("1.5", b"1.5"), ("(201, {'a': 1})", b'{"a": 1}')):
                 self.assertEqual(shim.call(body=text.encode()).body, want, text)
+
+
+class Answering(unittest.TestCase):
+    def test_content_type_among_the_headers_loses_against_the_default(self):
+        source = ("def handler(c, e):\n    body = {'a': 1} if e.body == b'dict' else '<p>'\n"
+                  "    return c.Response(headers={'Content-Type': 'text/html'}, body=body,\n"
+                  "                      content_type='text/css' if e.body == b'dict' else None)\n")
+        with Shim(source) as shim:
+            answer = shim.call()
+            self.assertEqual((answer.content_type, answer.headers), ("text/plain", {"Content-Type": "text/html"}))
+            answer = shim.call(body=b"dict")
+            self.assertEqual((answer.content_type, answer.body), ("application/json", b'{"a": 1}'))
+
+    def test_headers_that_are_none(self):
+        with Shim("def handler(c, e): return c.Response(headers=None, body=b'x', status_code=202)\n") as shim:
+            answer = shim.call()
+            self.assertEqual((answer.status, answer.body, answer.pairs), (202, b"x", []))
+
+    def test_json_loads_of_a_body_that_is_a_dict_already(self):
+        source = "import json\ndef handler(c, e): return str(json.loads(e.body)['x'])\n"
+        body = b'{"x": 5}'
+        with Shim(source) as shim:
+            self.assertEqual(shim.call(body=body, content_type="application/json").status, 500)
+            for content_type in ("", "application/json; charset=utf-8", "text/plain"):
+                self.assertEqual(shim.call(body=body, content_type=content_type).body, b"5")
+
+    def test_keys_of_a_body_that_is_no_dict(self):
+        with Shim("def handler(c, e): return str(e.body['x'])\n") as shim:
+            self.assertEqual(shim.call(body=b'{"x": 5}', content_type="application/json").body, b"5")
+            answer = shim.call(body=b'{"x": 5}')
+            self.assertEqual(answer.status, 500)
+            self.assertIn(b"byte indices must be integers", answer.body)
+
+    def test_decode_of_a_request_without_a_body(self):
+        with Shim("def handler(c, e): return e.body.decode()\n") as shim:
+            answer = shim.call(body=None, method="GET")
+            self.assertEqual(answer.status, 500)
+            self.assertIn(b"'NoneType' object has no attribute 'decode'", answer.body)
+
+    def test_base64_image_inside_json(self):
+        source = ("import base64, io\ndef handler(c, e):\n    data = e.body\n"
+                  "    buf = io.BytesIO(base64.b64decode(data['image']))\n    return str(len(buf.getvalue()))\n")
+        image = base64.b64encode(os.urandom(6_000_000)).decode()
+        with Shim(source) as shim:
+            body = json.dumps({"image": image, "threshold": 0.5}).encode()
+            self.assertEqual(shim.call(body=body, content_type="application/json").body, b"6000000")
+
+
+class PassingOn(unittest.TestCase):
+    SERVER = ("""
+import http.server, json, threading
+class Seen(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['Content-Length']))
+        answer = json.dumps([self.path, body.decode(), sorted(k.lower() for k in self.headers)]).encode()
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/plain')
+        self.send_header('Content-Length', str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def log_message(self, *args): pass
+server = http.server.HTTPServer(('127.0.0.1', 0), Seen)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+""")
+    SENT = [("Host", "f:8080"), ("Content-Length", "2"), ("X-Mine", "m")]
+
+    def test_all_headers_of_the_event_in_a_request_of_its_own(self):
+        source = self.SERVER + (
+            "import urllib.request\ndef handler(c, e):\n"
+            "    r = urllib.request.Request('http://127.0.0.1:%d/on' % server.server_port, data=e.body)\n"
+            "    for k, v in dict(e.headers).items(): r.add_header(k, v)\n"
+            "    return urllib.request.urlopen(r).read()\n")
+        with Shim(source) as shim:
+            path, body, names = json.loads(shim.call(headers=self.SENT).body)
+            self.assertEqual((path, body), ("/on", "hi"))
+            self.assertLessEqual({"host", "content-length", "x-mine"}, set(names))
+
+    def test_the_changed_event_itself_to_another_function(self):
+        source = self.SERVER + (
+            "import http.client\ndef init_context(c):\n"
+            "    def connect(host, timeout=None):\n"
+            "        assert host == 'nuclio-nuclio-next:8080', host\n"
+            "        return http.client.HTTPConnection('127.0.0.1', server.server_port)\n"
+            "    c.platform._connection_provider = connect\n"
+            "def handler(c, e):\n    e.body = 'longer than before'\n    e.path = '/changed'\n"
+            "    answer = c.platform.call_function('next', e)\n"
+            "    return c.Response(body=answer.body, headers=answer.headers, status_code=answer.status_code)\n")
+        with Shim(source) as shim:
+            answer = shim.call(headers=self.SENT)
+            path, body, names = json.loads(answer.body)
+            self.assertEqual((path, body), ("/changed", "longer than before"))
+            self.assertIn("x-nuclio-target", names)
+            self.assertIn("content-type", answer.headers)
+
+
+class Starting(unittest.TestCase):
+    def test_slow_import_and_slow_init_context_are_waited_for(self):
+        source = ("import time\ntime.sleep(0.3)\ndef init_context(c): time.sleep(0.3)\ndef handler(c, e): return 'up'\n")
+        begun = time.monotonic()
+        with Shim(source) as shim:
+            self.assertGreater(time.monotonic() - begun, 0.6)
+            self.assertEqual(shim.call().body, b"up")
+
+    def test_entry_points_of_other_names_and_in_sub_modules(self):
+        for handler, file in (("functions.generate.generate:entry", "functions/generate/generate.py"),
+                              ("handler-out:run_it", "handler-out.py"), ("test_1.test_2.func:f", "test_1/test_2/func.py")):
+            name = handler.partition(":")[2]
+            with self.subTest(handler), Shim("", handler, files={file: "def %s(c, e): return __name__\n" % name}) as shim:
+                self.assertEqual(shim.call().body.decode(), handler.partition(":")[0])
 
 
 class Records(unittest.TestCase):

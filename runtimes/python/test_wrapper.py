@@ -741,7 +741,17 @@ class Async(unittest.TestCase):
                 answer = shim.answer()
                 self.assertEqual((answer.ident, answer.flags), (1, 0x10))
                 self.assertEqual(shim.call(3, body=b"x").body, b"x")
-            self.assertEqual(shim.logs, [])
+            self.assertEqual([log[1] for log in shim.logs], ["Event timed out; its handler waits in"] * 3)
+            self.assertRegex(shim.logs[0][2]["stack"], r'main.py", line 5, in handler\n +await asyncio.sleep')
+
+    def test_a_client_that_leaves_changes_nothing_for_what_has_begun(self):
+        source = ("import asyncio\nasync def handler(c, e):\n    await asyncio.sleep(0.2)\n    return 'whole'\n")
+        with Shim(source) as shim:
+            shim.send(event() + event(2))
+            time.sleep(0.05)
+            shim.send(frame(CANCEL, 0, 1, 1) + frame(CANCEL, 0, 1, 2))
+            found = sorted((answer.ident, answer.flags, answer.body) for answer in (shim.answer(), shim.answer()))
+            self.assertEqual(found, [(1, 0, b"whole"), (2, 0x10, b"cancelled")])
 
     def test_late_cancel_is_ignored(self):
         for source in (HELLO_WORLD, "async " + HELLO_WORLD):
@@ -1091,6 +1101,17 @@ class Examples(unittest.TestCase):
                 ("init_context/greeting", {"fields": [("lang", "fr")]}, "Bonjour"), ("logging/visit", {}, "logged")):
             with self.subTest(name), self.example(name) as shim:
                 self.assertEqual(shim.call(**more).body.decode(), body)
+
+    def test_events(self):
+        with self.example("events/events") as shim:
+            shim.send(event())
+            self.assertEqual(shim.answer().content_type, "text/event-stream")
+            self.assertEqual([shim.next()[5] for _ in range(2)],
+                             [b"id: 1\ndata: tick 1\n\n", b"id: 2\ndata: tick 2\n\n"])
+            shim.send(frame(CANCEL, 0, 1, 1))
+            while not shim.next()[1]:
+                pass
+            self.assertEqual(shim.logs[-1][1], "Closed")
 
     def test_stream(self):
         with self.example("stream/count") as shim:

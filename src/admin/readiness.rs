@@ -235,11 +235,14 @@ mod tests {
     #[test]
     fn what_only_a_restart_of_the_process_helps_is_neither_ready_nor_live() {
         let (readiness, status, _, shutdown) = running(3);
-        status.set_beyond_help();
+        status.set_beyond_help(true);
         assert_eq!(codes(&readiness), (vec!["stuck"], vec![]));
         assert!(!readiness.live());
         shutdown.drain();
         assert_eq!(codes(&readiness), (vec!["draining", "stuck"], vec![]));
+        status.set_beyond_help(false);
+        assert_eq!(codes(&readiness), (vec!["draining"], vec![]));
+        assert!(readiness.live());
     }
 
     #[test]

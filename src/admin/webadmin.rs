@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Page, not_found};
+use super::{Page, not_found, unescape};
 use crate::metrics::{PoolCounters, TriggerCounters};
 use crate::pool::status::Status;
 
@@ -37,7 +37,7 @@ pub(super) fn page(method: &Method, path: &str, triggers: &[TriggerView]) -> Pag
         page.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
         return page;
     }
-    let Some(name) = route.1 else {
+    let Some(name) = route.1.map(decoded) else {
         let all: serde_json::Map<String, Value> =
             triggers.iter().map(|trigger| (trigger.name.clone(), trigger.configuration.clone())).collect();
         return json_page(&Value::Object(all));
@@ -47,6 +47,11 @@ pub(super) fn page(method: &Method, path: &str, triggers: &[TriggerView]) -> Pag
         (Some(trigger), None) => json_page(&trigger.configuration),
         (Some(trigger), Some(_)) => json_page(&trigger.stats()),
     }
+}
+
+/// A trigger's id as it stands in a path: blanks and other signs may be escaped.
+fn decoded(id: &str) -> String {
+    String::from_utf8_lossy(&unescape(id)).into_owned()
 }
 
 fn json_page(value: &Value) -> Page {

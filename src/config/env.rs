@@ -31,6 +31,7 @@ impl Default for Env {
             python_wrapper: None,
             python_path: None,
             python_decode_strings: true,
+            python_uvloop: false,
             handler_directory: None,
             nodejs_exe: None,
             nodejs_wrapper: None,
@@ -85,6 +86,7 @@ impl Env {
             python_path: text("NUCLIO_PYTHON_PATH").map(nil_is_empty),
             python_decode_strings: !text("NUCLIO_PYTHON_DECODE_EVENT_STRINGS")
                 .is_some_and(|value| turns_off(&value)),
+            python_uvloop: wants_uvloop(text("NUCLIO_PYTHON_EVENT_LOOP"))?,
             handler_directory: path("NUCLIO_HANDLER_DIR"),
             nodejs_exe: text("NUCLIO_NODEJS_EXE"),
             nodejs_wrapper: path("NUCLIO_NODEJS_WRAPPER_PATH"),
@@ -123,6 +125,14 @@ fn nil_is_empty(value: String) -> String {
 
 fn turns_off(value: &str) -> bool {
     ["no", "false", "disable", "disabled"].iter().any(|word| value.eq_ignore_ascii_case(word))
+}
+
+fn wants_uvloop(value: Option<String>) -> Result<bool, ConfigError> {
+    match value.as_deref() {
+        None | Some("asyncio") => Ok(false),
+        Some("uvloop") => Ok(true),
+        Some(other) => Err(refuse("NUCLIO_PYTHON_EVENT_LOOP", other, "use asyncio or uvloop")),
+    }
 }
 
 fn shim_source(value: Option<String>) -> Result<ShimSource, ConfigError> {
@@ -222,6 +232,7 @@ mod tests {
     #[test]
     fn bad_values_of_our_variables_are_named_with_a_remedy() {
         let cases = [
+            ("NUCLIO_PYTHON_EVENT_LOOP", "gevent"),
             ("NUCLIO_SHIM_SOURCE", "disk"),
             ("NUCLIO_SHIM_PROTOCOL", "3"),
             ("NUCLIO_SHIM_PREFETCH", "-1"),

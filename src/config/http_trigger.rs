@@ -102,8 +102,8 @@ pub(super) struct BatchFile {
     /// `enable` gathers events; anything else does not.
     #[cfg_attr(test, schemars(extend("enum" = ["enable", "disable"], "default" = "disable")))]
     mode: String,
-    /// Most events in a batch. 0: the default.
-    #[cfg_attr(test, schemars(range(min = 0), extend("default" = 10)))]
+    /// Most events in a batch. 0: the default; more than 10 000: 10 000.
+    #[cfg_attr(test, schemars(range(min = 0, max = BATCH_SIZE_MAX), extend("default" = 10)))]
     batch_size: i64,
     /// Longest time the first event of a batch waits for more, as Go duration.
     #[cfg_attr(test, schemars(schema_with = "generate::duration", extend("default" = "1s")))]

@@ -3,6 +3,7 @@
 //! Loading stops at the first mistake and mends what is clear without a word; whoever writes a file wants to know all
 //! of it. The rules are those of `decode.rs`: what that accepts is at most a hint here.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value as Json;
@@ -34,6 +35,8 @@ pub struct Finding {
     pub place: String,
     /// What is odd, and what to do.
     pub text: String,
+    /// Loading never says it, whatever else it says of this place.
+    pub beside: bool,
 }
 
 /// Compares a file with its schema. One that cannot be read or is not YAML has no findings: loading it says why.
@@ -42,6 +45,9 @@ pub fn lint(file: &Path, schema: Schema) -> Vec<Finding> {
     let tree = schema.tree();
     let mut lint = Lint { source: Source::new(file), tree: &tree, findings: Vec::new() };
     lint.node(&root, &tree, Position { path: "", line: root.line, in_attributes: false });
+    // Where a kind has rules of its own, these say again what those of all kinds say.
+    let mut seen = HashSet::new();
+    lint.findings.retain(|finding| seen.insert((finding.place.clone(), finding.text.clone())));
     lint.findings.sort_by_key(|finding| finding.severity);
     lint.findings
 }
@@ -64,7 +70,17 @@ impl<'a> Lint<'a> {
     fn find(&mut self, severity: Severity, at: Position<'_>, text: impl AsRef<str>) {
         let problem = self.source.place(at.line, at.path).problem(text.as_ref());
         let text = problem.wrong.clone();
-        self.findings.push(Finding { severity, place: problem.place(), text });
+        self.findings.push(Finding { severity, place: problem.place(), text, beside: false });
+    }
+
+    /// Of a key that is written twice only the last counts.
+    fn find_twice(&mut self, before: usize, at: Position<'_>) {
+        self.find(
+            Severity::Warning,
+            at,
+            format!("written before, at line {before}; only the last one counts"),
+        );
+        self.findings.last_mut().into_iter().for_each(|finding| finding.beside = true);
     }
 
     fn node(&mut self, node: &Node, schema: &'a Json, at: Position<'_>) {
@@ -98,6 +114,9 @@ impl<'a> Lint<'a> {
                 if at.path.is_empty() { entry.key.clone() } else { format!("{}.{}", at.path, entry.key) };
             let in_attributes = at.in_attributes || entry.key.eq_ignore_ascii_case("attributes");
             let inner = Position { path: &path, line: entry.line, in_attributes };
+            if let Some(before) = entry.before {
+                self.find_twice(before, inner);
+            }
             if let Some(schema) = self.schema_of(entry, schema, inner) {
                 self.node(&entry.value, schema, inner);
             }

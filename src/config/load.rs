@@ -102,7 +102,9 @@ pub(super) fn read_tree(
     };
     let text = String::from_utf8(text).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        syntax(1 + valid.iter().filter(|byte| **byte == b'\n').count(), "the text is not UTF-8".into())
+        let utf_16 = matches!(error.as_bytes(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+        let wrong = if utf_16 { "the text is UTF-16; save it as UTF-8" } else { "the text is not UTF-8" };
+        syntax(1 + valid.iter().filter(|byte| **byte == b'\n').count(), wrong.into())
     })?;
     yaml::parse(&text)
         .map_err(|error| syntax(error.line, format!("{} (column {})", error.wrong, error.column)))

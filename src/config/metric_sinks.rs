@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::address::has_sound_port;
 use super::decode::Fractions;
 use super::error::{ConfigError, Problem};
 #[cfg(test)]
@@ -156,6 +157,7 @@ fn gateway(url: &str, definition: &SinkDefinition) -> Result<String, Box<Problem
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.query().is_none()
             && uri.host().is_some_and(|host| !host.is_empty())
+            && has_sound_port(&uri)
     });
     if sound {
         return Ok(url.to_owned());
@@ -163,7 +165,9 @@ fn gateway(url: &str, definition: &SinkDefinition) -> Result<String, Box<Problem
     let mut place = definition.place.clone();
     place.key.push_str(".url");
     let problem = place.problem("not the address of a push gateway");
-    Err(problem.remedy("write host:port or http://host:port/path, without a query"))
+    Err(problem.remedy(
+        "write host:port or http://host:port/path, without a query; in user and password a slash is %2F",
+    ))
 }
 
 fn interval(text: &str, definition: &SinkDefinition) -> Result<Duration, Box<Problem>> {

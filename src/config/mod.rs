@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod address;
 mod cron_trigger;
 mod decode;
 pub mod duration;
@@ -334,6 +335,8 @@ pub struct Env {
     pub python_path: Option<String>,
     /// `NUCLIO_PYTHON_DECODE_EVENT_STRINGS`: true unless turned off.
     pub python_decode_strings: bool,
+    /// `NUCLIO_PYTHON_EVENT_LOOP` is `uvloop`: handlers run in that loop where it is installed.
+    pub python_uvloop: bool,
     /// `NUCLIO_HANDLER_DIR`: directory of the Node.js handler.
     pub handler_directory: Option<PathBuf>,
     /// `NUCLIO_NODEJS_EXE`.

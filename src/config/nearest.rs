@@ -5,7 +5,10 @@ pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str
     let written = written.to_lowercase();
     // A third of the letters: one in a short word, three in a long one.
     let most = (written.chars().count() / 3).clamp(1, 3);
-    let distances = words.into_iter().map(|word| (distance(&written, &word.to_lowercase()), word));
+    // Words of quite another length are not compared: a file may hold thousands of unknown keys.
+    let length = written.chars().count();
+    let words = words.into_iter().filter(|word| word.chars().count().abs_diff(length) <= most);
+    let distances = words.map(|word| (distance(&written, &word.to_lowercase()), word));
     let close = distances.filter(|(distance, word)| *distance <= most && *distance < word.chars().count());
     close.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }

@@ -5,10 +5,11 @@
 
 use serde_json::{Value, json};
 
+use super::address::shown;
 use super::duration::format;
 use super::{
-    Config, CronTrigger, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind, Tracing,
-    Trigger, TriggerKind,
+    Config, CronTrigger, Export, Function, HttpTrigger, LogEncoding, LogSink, MetricSink, MetricSinkKind,
+    Tracing, Trigger, TriggerKind,
 };
 
 impl Config {
@@ -32,7 +33,7 @@ fn tracing(tracing: &Tracing) -> Value {
     let export = tracing.export.as_ref();
     let sampler = format!("{:?}", tracing.sampler.root);
     json!({
-        "endpoint": export.map(|export| &export.url),
+        "endpoint": export.map(Export::shown_url),
         "headers": export.map(|export| export.headers.iter().map(|(name, _)| name).collect::<Vec<_>>()),
         "sampler": sampler,
         "followsParent": tracing.sampler.follows_parent,
@@ -125,31 +126,11 @@ impl TriggerKind {
 }
 
 impl MetricSinkKind {
-    /// The kind as written in the file, and its address without user name and password.
+    /// The kind as written in the file, and its address without user, password and query.
     pub fn kind_and_address(&self) -> (&'static str, String) {
         match self {
             MetricSinkKind::PrometheusPull { listen } => ("prometheusPull", listen.clone()),
-            MetricSinkKind::PrometheusPush { url, .. } => ("prometheusPush", without_user(url)),
+            MetricSinkKind::PrometheusPush { url, .. } => ("prometheusPush", shown(url)),
         }
-    }
-}
-
-/// An address without `user:password@`.
-fn without_user(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    let host_end = rest.find('/').unwrap_or(rest.len());
-    let (host, path) = rest.split_at(host_end);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_lose_their_user() {
-        assert_eq!(without_user("http://u:p@h:1/a@b"), "http://h:1/a@b");
-        assert_eq!(without_user("https://h"), "https://h");
     }
 }

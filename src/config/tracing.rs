@@ -4,12 +4,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::address::{self, has_sound_port};
+
 /// Where collectors take spans when only their host is known.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4318";
 /// Path of traces below a collector's base address.
 const TRACES_PATH: &str = "/v1/traces";
 /// Spans that may wait, and spans of one export, at most.
 const QUEUE_MAX: usize = 1 << 17;
+/// Shortest time that a span waits for more, milliseconds: the thread that sends looks this often.
+const DELAY_MIN: usize = 10;
 
 /// How traces are made and where they go.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,10 +65,20 @@ pub struct Export {
     pub delay: Duration,
 }
 
+impl Export {
+    /// Its address for messages: a query may hold a token.
+    pub fn shown_url(&self) -> String {
+        address::shown(&self.url)
+    }
+}
+
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.headers.iter().map(|(name, _)| name).collect();
-        f.debug_struct("Export").field("url", &self.url).field("headers", &names).finish_non_exhaustive()
+        f.debug_struct("Export")
+            .field("url", &self.shown_url())
+            .field("headers", &names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,7 +154,7 @@ impl<L: Fn(&str) -> Option<String>> Reader<'_, L> {
         {
             self.warn(&name, &value, "spans are sent uncompressed");
         }
-        let parsed = url.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some());
+        let parsed = url.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some() && has_sound_port(uri));
         if parsed.is_none_or(|uri| uri.scheme_str() != Some("http") || url.contains('@')) {
             // Not shown: it may hold a password.
             self.warnings.push(format!(
@@ -150,14 +164,16 @@ impl<L: Fn(&str) -> Option<String>> Reader<'_, L> {
             return None;
         }
         let timeout = self.either("TIMEOUT").map_or(Duration::from_secs(10), |(name, value)| {
-            value.parse().map(Duration::from_millis).unwrap_or_else(|_| {
+            let timeout = value.parse().ok().filter(|millis| *millis > 0).map(Duration::from_millis);
+            timeout.unwrap_or_else(|| {
                 self.warn(&name, &value, "use milliseconds, for example 10000");
                 Duration::from_secs(10)
             })
         });
         let queue_max = self.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048).clamp(1, QUEUE_MAX);
         let batch_max = self.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512).clamp(1, queue_max);
-        let delay = Duration::from_millis(self.number("OTEL_BSP_SCHEDULE_DELAY", 5000) as u64);
+        let delay = self.number("OTEL_BSP_SCHEDULE_DELAY", 5000).max(DELAY_MIN);
+        let delay = Duration::from_millis(delay as u64);
         let headers = self.either("HEADERS").map(|(name, _)| self.pairs(&name)).unwrap_or_default();
         Some(Export { url, headers, timeout, queue_max, batch_max, delay })
     }
@@ -223,7 +239,8 @@ fn address(base: Option<String>, traces: Option<String>) -> (&'static str, Strin
         return ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", traces);
     }
     let base = base.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("{}{TRACES_PATH}", base.trim_end_matches('/')))
+    let (base, query) = base.find('?').map_or((&*base, ""), |at| base.split_at(at));
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("{}{TRACES_PATH}{query}", base.trim_end_matches('/')))
 }
 
 fn unescape(text: &str) -> String {
@@ -264,6 +281,10 @@ mod tests {
         assert_eq!(read(&[]), (None, vec![]));
         assert_eq!(read(&[("OTEL_SERVICE_NAME", "x")]).0, None);
         assert_eq!(url(&[base]).as_deref(), Some("http://c:4318/v1/traces"));
+        let token = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c/?token=secret");
+        assert_eq!(url(&[token]).as_deref(), Some("http://c/v1/traces?token=secret"));
+        let export = read(&[token]).0.unwrap().export.unwrap();
+        assert!(!format!("{export:?}").contains("secret"), "{export:?}");
         let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://d/spans");
         assert_eq!(url(&[base, traces]).as_deref(), Some("http://d/spans"));
         let exporter = |value| ("OTEL_TRACES_EXPORTER", value);
@@ -282,6 +303,7 @@ mod tests {
             (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c")], "without TLS"),
             (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:secret@c")], "without user"),
             (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318")], "http://collector:4318"),
+            (vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:99999")], "http://collector:4318"),
         ] {
             let (tracing, warnings) = read(&variables);
             assert_eq!(tracing, None, "{variables:?}");
@@ -313,6 +335,13 @@ mod tests {
         assert_eq!(tracing.resource, [("deployment.environment.name".to_owned(), "test".to_owned())]);
         assert_eq!(tracing.sampler, Sampler { root: Root::Ratio(0.5), follows_parent: true });
         assert_eq!(warnings.len(), 2, "{warnings:?}");
+        // Nothing could be sent in no time, and a thread that never rests helps nobody.
+        let (base, zero) = (("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"), |name| (name, "0"));
+        let (tracing, warnings) =
+            read(&[base, zero("OTEL_EXPORTER_OTLP_TIMEOUT"), zero("OTEL_BSP_SCHEDULE_DELAY")]);
+        let export = tracing.unwrap().export.unwrap();
+        assert_eq!((export.timeout, export.delay), (Duration::from_secs(10), Duration::from_millis(10)));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
         let odd = [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "jaeger_remote")];
         assert_eq!(read(&odd).1.len(), 1);
     }

@@ -45,6 +45,8 @@ pub(crate) struct Entry {
     pub(crate) key: String,
     /// Line of the key.
     pub(crate) line: usize,
+    /// Line where the same key is written before, without effect.
+    pub(crate) before: Option<usize>,
     /// Its value.
     pub(crate) value: Node,
 }
@@ -193,7 +195,13 @@ struct Frame {
 
 enum Content {
     Sequence(Vec<Node>),
-    Mapping { entries: Vec<Entry>, places: HashMap<String, usize>, key: Option<Key> },
+    Mapping { entries: Vec<Entry>, places: HashMap<String, Place>, key: Option<Key> },
+}
+
+/// Where a key of a mapping is among its entries, and whether it is written there itself, not only merged in.
+struct Place {
+    at: usize,
+    written: bool,
 }
 
 enum Key {
@@ -302,7 +310,9 @@ impl Builder {
             Content::Mapping { entries, places, key } => match key.take() {
                 None => *key = Some(key_of(&node)?),
                 Some(Key::Named { name, line }) => {
-                    insert(entries, places, Entry { key: name, line, value: node })
+                    let before =
+                        places.get(&name).filter(|place| place.written).map(|place| entries[place.at].line);
+                    insert(entries, places, Entry { key: name, line, before, value: node }, true);
                 }
                 Some(Key::Merge) => merge(entries, places, node)?,
             },
@@ -325,11 +335,14 @@ fn key_of(node: &Node) -> Result<Key, String> {
     Ok(Key::Named { name, line: node.line })
 }
 
-fn insert(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, entry: Entry) {
-    match places.get(&entry.key) {
-        Some(&place) => entries[place] = entry,
+fn insert(entries: &mut Vec<Entry>, places: &mut HashMap<String, Place>, entry: Entry, written: bool) {
+    match places.get_mut(&entry.key) {
+        Some(place) => {
+            place.written |= written;
+            entries[place.at] = entry;
+        }
         None => {
-            places.insert(entry.key.clone(), entries.len());
+            places.insert(entry.key.clone(), Place { at: entries.len(), written });
             entries.push(entry);
         }
     }
@@ -338,7 +351,7 @@ fn insert(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, entry: 
 /// Applies `<<`.
 ///
 /// compat: like any duplicate, a merged key replaces one that stands before it; of a list the first mapping wins.
-fn merge(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, node: Node) -> Result<(), String> {
+fn merge(entries: &mut Vec<Entry>, places: &mut HashMap<String, Place>, node: Node) -> Result<(), String> {
     let mappings = match node.value {
         Value::Mapping(_) => vec![node],
         Value::Sequence(items) => items,
@@ -348,7 +361,7 @@ fn merge(entries: &mut Vec<Entry>, places: &mut HashMap<String, usize>, node: No
         let Value::Mapping(merged) = mapping.value else {
             return Err("map merge requires map or sequence of maps as the value".into());
         };
-        merged.into_iter().for_each(|entry| insert(entries, places, entry));
+        merged.into_iter().for_each(|entry| insert(entries, places, Entry { before: None, ..entry }, false));
     }
     Ok(())
 }

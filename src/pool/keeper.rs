@@ -231,11 +231,20 @@ impl InProcessKeeper {
     /// Replaces workers that broke or were given up, until the pool is stopped.
     pub(super) async fn keep(self, mut broken: mpsc::Receiver<Broken>) {
         let mut replacements = JoinSet::new();
+        // Workers that are not replaced because too many calls hang.
+        let mut missing: Vec<usize> = Vec::new();
         loop {
             let Broken { index, reason } = tokio::select! {
                 () = self.stop.asked.cancelled() => break,
                 Some(broken) = broken.recv() => broken,
                 Some(_) = replacements.join_next() => continue,
+                () = self.workers.wait_returned(), if !missing.is_empty() => {
+                    if self.workers.stuck() <= self.stuck_max {
+                        missing.drain(..).for_each(|index| self.replace(index, &mut replacements));
+                        self.status.set_beyond_help(false);
+                    }
+                    continue;
+                }
             };
             self.workers.queue().counters().restarted(index, reason);
             let too_many = self.workers.stuck() > self.stuck_max;
@@ -246,15 +255,20 @@ impl InProcessKeeper {
             };
             self.status.set(index, WorkerState::Restarting(cause.to_owned()));
             if too_many {
-                self.status.set_beyond_help();
+                self.status.set_beyond_help(true);
+                missing.push(index);
                 continue;
             }
-            let id = WorkerId { index, ..self.pool.clone() };
-            // One that is slow to start does not delay the others.
-            replacements.spawn(replace(self.workers.clone(), self.source.clone(), id, self.status.clone()));
+            self.replace(index, &mut replacements);
         }
         // One that is inside the handler's initialization goes on there; nobody waits for it.
         replacements.shutdown().await;
+    }
+
+    /// One that is slow to start does not delay the others.
+    fn replace(&self, index: usize, replacements: &mut JoinSet<()>) {
+        let id = WorkerId { index, ..self.pool.clone() };
+        replacements.spawn(replace(self.workers.clone(), self.source.clone(), id, self.status.clone()));
     }
 }
 

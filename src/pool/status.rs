@@ -1,7 +1,7 @@
 //! What a pool says of itself: read by probes at any time, written only when a worker's state changes.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::metrics::{PoolCounters, WORKER_STATES};
@@ -65,7 +65,7 @@ impl Worker {
 pub struct Status {
     workers: Mutex<Vec<Entry>>,
     counters: Arc<PoolCounters>,
-    beyond_help: OnceLock<SystemTime>,
+    beyond_help: Mutex<Option<SystemTime>>,
 }
 
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ impl Status {
         };
         let workers = counters.workers.len();
         counters.states[WorkerState::Starting.index()].store(workers as u64, Relaxed);
-        Self { workers: Mutex::new(vec![entry; workers]), counters, beyond_help: OnceLock::new() }
+        Self { workers: Mutex::new(vec![entry; workers]), counters, beyond_help: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -161,14 +161,15 @@ impl Status {
         self.lock().iter().map(|entry| entry.view(now)).collect()
     }
 
-    /// Only a restart of the whole process helps, from now on.
-    pub fn set_beyond_help(&self) {
-        self.beyond_help.get_or_init(SystemTime::now);
+    /// Whether only a restart of the whole process helps, from now on. Said again it stays the same trouble.
+    pub fn set_beyond_help(&self, beyond: bool) {
+        let mut since = self.beyond_help.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = beyond.then(|| since.unwrap_or_else(SystemTime::now));
     }
 
     /// Since when only a restart of the whole process helps; `None`: it is not so.
     pub fn beyond_help(&self) -> Option<SystemTime> {
-        self.beyond_help.get().copied()
+        *self.beyond_help.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

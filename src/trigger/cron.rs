@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -12,6 +13,9 @@ use super::{Trigger, TriggerContext};
 use crate::config::{ConcurrencyPolicy, CronTrigger};
 use crate::fields;
 use crate::metrics::DropReason;
+
+/// Least time between two warnings of dropped ticks.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Starts no clock yet.
 pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) -> Trigger {
@@ -27,6 +31,7 @@ pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) ->
         running: JoinSet::new(),
         backlog: VecDeque::new(),
         busy: false,
+        warned: None,
     };
     let config = config.clone();
     let task = async move {
@@ -46,6 +51,8 @@ struct Cron {
     backlog: VecDeque<Tick>,
     /// Ticks have been dropped since an event was last sent in time.
     busy: bool,
+    /// When that was last warned of.
+    warned: Option<Instant>,
 }
 
 impl Cron {
@@ -113,16 +120,19 @@ impl Cron {
         self.running.spawn(async move { deliver(&cx, event).await });
     }
 
-    /// A handler that is too slow for its timetable is named when it begins to be, not at every tick.
+    /// A handler that is too slow for its timetable is named when it begins to be, not at every tick; one that is so
+    /// again and again, now and then.
     fn skip(&mut self, tick: Tick) {
         self.drop_ticks(DropReason::Busy, 1);
         let fields = fields! {
             "trigger" => self.cx.info.name, "scheduled" => tick.scheduled.to_string(), "in_work" => self.running.len()
         };
         let message = "Dropped a tick, because an earlier event is still in work";
-        if std::mem::replace(&mut self.busy, true) {
+        let known = std::mem::replace(&mut self.busy, true);
+        if known || self.warned.is_some_and(|warned| warned.elapsed() < WARN_EVERY) {
             self.cx.logger.debug(message, fields);
         } else {
+            self.warned = Some(Instant::now());
             self.cx.logger.warn(message, fields);
         }
     }

@@ -4,6 +4,7 @@
 mod batch;
 mod clock;
 mod cron;
+mod guard;
 pub mod http;
 mod kickstart;
 mod template;
@@ -18,6 +19,7 @@ use crate::event::{BodyBudget, TriggerInfo};
 use crate::link::Link;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
+pub use guard::guarded;
 
 /// A trigger that has bound what it needs and serves once its task is polled.
 pub struct Trigger {

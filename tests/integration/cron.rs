@@ -292,7 +292,7 @@ fn a_function_of_timers_alone_answers_probes_on_8080() {
 
 #[test]
 fn the_web_admin_shows_timers_without_what_may_be_secret() {
-    let event = json!({"body": "s3cret", "path": "/p", "headers": {"Authorization": "s3cret"}});
+    let event = json!({"body": "s3cret", "path": "/p?token=s3cret", "headers": {"Authorization": "s3cret"}});
     let processor = Setup::builtin()
         .spec(json!({"triggers": {
             "by-clock": {"kind": "cron", "attributes": {"schedule": "TZ=Europe/Berlin 30 2 * * *", "event": event}},

@@ -37,6 +37,7 @@ mod packages;
 mod pid1;
 mod plugin_faults;
 mod pushes;
+mod python;
 mod readiness;
 mod samples;
 mod schema;

@@ -70,6 +70,12 @@ fn calls_stuck_beyond_the_limit_turn_liveness_false_and_the_rest_goes_on() {
     for n in 0..4 {
         assert_eq!(processor.post("/echo", &n.to_string()).text(), n.to_string());
     }
+    processor.touch("go");
+    wait_until("the calls have returned", || processor.health("/live") == 200);
+    wait_until("all workers are back", || {
+        let workers = get(processor.ports.admin, "/triggers/default-http/stats").unwrap().text();
+        workers.matches(r#""state":"ready""#).count() == 3
+    });
     processor.signal(15);
     assert_eq!(processor.wait().code(), Some(0));
 }

@@ -61,6 +61,22 @@ fn other_methods_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn names_are_found_however_they_are_escaped() {
+    let triggers = json!({"two words": {"kind": "cron", "attributes": {"interval": "1h"}}, "a/ü%": {"kind": "kickstart"}});
+    let processor = Setup::builtin().spec(json!({"triggers": triggers})).start();
+    for (path, name) in [
+        ("two%20words", "two words"),
+        ("%74wo%20words", "two words"),
+        ("a%2F%c3%BC%", "a/ü%"),
+        ("a%2f%C3%bc%25", "a/ü%"),
+    ] {
+        let answer = ask(&processor, "GET", &format!("/triggers/{path}"));
+        assert_eq!((answer.status, &answer.json()["name"]), (200, &json!(name)), "{path}");
+        assert_eq!(ask(&processor, "GET", &format!("/triggers/{path}/stats")).status, 200, "{path}");
+    }
+}
+
+#[test]
 fn a_configuration_shows_what_the_trigger_does_and_no_secret() {
     let processor = Setup::builtin()
         .trigger(json!({

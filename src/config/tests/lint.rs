@@ -9,11 +9,37 @@ fn findings(schema: Schema, text: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("f.yaml");
     std::fs::write(&file, text).unwrap();
-    let shown = |Finding { severity, place, text }: Finding| {
+    let shown = |Finding { severity, place, text, .. }: Finding| {
         let place = place.strip_prefix(&format!("{}:", file.display())).unwrap().to_owned();
         format!("{severity:?} {place}: {text}")
     };
     lint(&file, schema).into_iter().map(shown).collect()
+}
+
+#[test]
+fn keys_that_are_written_twice_are_named_and_merged_ones_are_not() {
+    let text = "\
+x: &x {runtime: python, handler: 'a:b'}
+spec:
+  <<: *x
+  runtime: nodejs
+  handler: c:d
+  env: [{name: a, value: b}]
+  handler: e:f
+";
+
+    let twice: Vec<String> = findings(Schema::Processor, text)
+        .into_iter()
+        .filter(|found| found.contains("written before"))
+        .collect();
+    assert_eq!(twice, ["Warning 7: spec.handler: written before, at line 5; only the last one counts"]);
+}
+
+#[test]
+fn nothing_is_found_twice() {
+    let text = "spec: {runtime: python, triggers: {d: {kind: http, attributes: [1]}}}\n";
+    let expected = "Error 1: spec.triggers.d.attributes: expected a map, found a list";
+    assert_eq!(findings(Schema::Processor, text), [expected]);
 }
 
 #[test]

@@ -211,6 +211,10 @@ fn metric_sinks_are_refused_with_their_place() {
             "not the address of a push gateway",
         ),
         (
+            "{kind: prometheusPush, url: 'http://user:pass/word@a:1', attributes: {jobName: j}}",
+            "not the address of a push gateway",
+        ),
+        (
             "{kind: prometheusPush, url: 'a:1/?x', attributes: {jobName: j}}",
             "not the address of a push gateway",
         ),

@@ -140,6 +140,11 @@ impl Workers {
         self.monitor.stuck()
     }
 
+    /// Lasts until one of them returns, or has since this was last asked.
+    pub async fn wait_returned(&self) {
+        self.monitor.wait_returned().await;
+    }
+
     fn logger_of(&self, id: &WorkerId) -> Logger {
         let kind = if id.trigger_kind.is_empty() { "shared" } else { &id.trigger_kind };
         self.logger.child(&format!("{kind}.w{}.golang", id.index))

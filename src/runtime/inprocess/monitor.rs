@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::batch::Callers;
 use super::{Broken, Desk, locked};
@@ -118,6 +118,7 @@ struct Shared {
     asleep: AtomicBool,
     thread: Mutex<Option<Thread>>,
     stuck: AtomicUsize,
+    returned: Notify,
     settings: Settings,
 }
 
@@ -147,6 +148,7 @@ impl Monitor {
             asleep: AtomicBool::new(false),
             thread: Mutex::default(),
             stuck: AtomicUsize::new(0),
+            returned: Notify::new(),
             settings,
         }));
         let shared = monitor.0.clone();
@@ -196,6 +198,12 @@ impl Monitor {
     /// A call that had been given up returned after all.
     pub fn returned(&self) {
         self.0.stuck.fetch_sub(1, Ordering::Relaxed);
+        self.0.returned.notify_one();
+    }
+
+    /// Lasts until a call that had been given up returns, or has since it was last asked. For one who waits.
+    pub async fn wait_returned(&self) {
+        self.0.returned.notified().await;
     }
 
     /// Calls given up that have not returned.

@@ -128,10 +128,16 @@ impl Frame {
         &fields.pairs
     }
 
-    /// First value of a header.
+    /// First value of a header among those that the plugin sees.
     pub(super) fn header(&self, name: &[u8]) -> Option<&[u8]> {
-        let name = std::str::from_utf8(name).ok()?;
-        self.event()?.header_map.get(name).map(http::HeaderValue::as_bytes)
+        let (event, name) = (self.event()?, std::str::from_utf8(name).ok()?);
+        match event.own_headers() {
+            Some(own) => {
+                let (_, value) = own.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+                Some(value.text().as_bytes())
+            }
+            None => event.header_map.get(name).map(http::HeaderValue::as_bytes),
+        }
     }
 
     /// Up to `bytes_max` bytes more of the body, and none at its end. Waits for them.

@@ -121,7 +121,9 @@ impl Worker {
             stream.push(body.into_bytes())?;
         } else if header.flags & DATA_ABORT != 0 {
             let text = String::from_utf8_lossy(body.as_slice()).into_owned();
-            self.logger.error("A streamed answer failed", fields! {"err" => text});
+            if !self.in_flight[key].cancelled {
+                self.logger.error("A streamed answer failed", fields! {"err" => text});
+            }
             return self.end_stream(key, Err(HandlerError::failed(text)));
         }
         if header.flags & DATA_END != 0 { self.end_stream(key, Ok(())) } else { Ok(()) }

@@ -81,7 +81,7 @@ pub(super) struct InFlight {
     pub(super) intake: Option<Box<Intake>>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the answer any more.
-    cancelled: bool,
+    pub(super) cancelled: bool,
     /// When the shim was told that the deadline has passed.
     pub(super) expired: Option<Instant>,
 }
@@ -290,8 +290,10 @@ impl Worker {
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
         let mut wrote = false;
         for (_, event) in &mut self.in_flight {
+            // Of a batch the others are still there.
             if self.hello.client_gone
                 && !event.cancelled
+                && event.seat == Seat::Alone
                 && let Some(reply) = &mut event.reply
                 && reply.poll_closed(cx).is_ready()
             {
