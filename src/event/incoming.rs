@@ -29,8 +29,6 @@ pub struct BodyStream {
     pieces: Pin<Box<dyn Stream<Item = Result<Bytes, BodyFault>> + Send>>,
     /// The sender waits to be asked for it (`Expect: 100-continue`): polling asks.
     pub on_demand: bool,
-    /// Bytes of all of it, where that was announced.
-    pub announced: Option<u64>,
 }
 
 impl BodyStream {
@@ -38,9 +36,8 @@ impl BodyStream {
     pub fn new(
         pieces: impl Stream<Item = Result<Bytes, BodyFault>> + Send + 'static,
         on_demand: bool,
-        announced: Option<u64>,
     ) -> Self {
-        Self { pieces: Box::pin(pieces), on_demand, announced }
+        Self { pieces: Box::pin(pieces), on_demand }
     }
 
     /// The next piece; `None` at the end.

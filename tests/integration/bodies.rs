@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::{Client, Processor, Setup, wait_until};
+use crate::support::{cpp_counter, rust_counter};
 
 /// Counts bytes; what it does besides is the path's to say.
 const PYTHON: &str = "
@@ -85,6 +86,9 @@ fn everywhere(check: impl Fn(Setup)) {
         check(Setup::library(&library));
         check(Setup::library(&library).env("COUNT_FIXED_THREAD", "1"));
     }
+    for library in [cpp_counter(), rust_counter()].into_iter().flatten() {
+        check(Setup::library(&library));
+    }
 }
 
 fn limited(setup: Setup, bytes: usize) -> Setup {
@@ -156,6 +160,76 @@ fn small_bodies_and_none_look_the_same_to_the_handler() {
         assert!(processor.post("/", &"x".repeat(65_536)).text().starts_with("65536"));
         assert!(processor.post("/", &"x".repeat(65_537)).text().starts_with("65537"));
     });
+}
+
+#[test]
+fn a_handler_in_c_repeats_headers_of_its_answer() {
+    let Some(library) = counter() else { return };
+    let processor = Setup::library(&library).start();
+    for body in [3, 100_000] {
+        let answer = processor.post("/", &"x".repeat(body));
+        assert_eq!(answer.text(), format!("{body} c"));
+        assert_eq!(answer.values("Set-Cookie"), ["a=1", "b=2"]);
+        assert_eq!(answer.values("X-Counted"), ["1"]);
+    }
+}
+
+#[test]
+fn bodies_up_to_64_kib_are_read_before_a_worker_has_them_and_larger_ones_are_not() {
+    everywhere(|setup| {
+        let processor = setup.start();
+        let mut whole = Client::connect(processor.http());
+        whole.send(&head("/", false, 65_536));
+        whole.send(&[b'x'; 65_535]);
+        std::thread::sleep(Duration::from_millis(50));
+        let mut streamed = Client::connect(processor.http());
+        streamed.send(&head("/", false, 65_537));
+        processor.wait_in_flight(1); // The one worker has it, so that the other one does not.
+        streamed.send(&[b'x'; 65_537]);
+        assert!(streamed.read_answer(false).unwrap().text().starts_with("65537"));
+        processor.wait_in_flight(0);
+        whole.send(b"x");
+        assert!(whole.read_answer(false).unwrap().text().starts_with("65536"));
+    });
+}
+
+/// A body on its way counts 256 KiB, or what it can have at most.
+#[test]
+fn bodies_on_their_way_find_room_for_what_is_under_way_of_them() {
+    let room = |bytes: &str, body_bytes_max: usize| {
+        let setup = Setup::python(PYTHON).env("NUCLIO_BODY_BYTES_IN_FLIGHT_MAX", bytes);
+        limited(setup, body_bytes_max).trigger(json!({"numWorkers": 2})).start()
+    };
+    let two = 2 * (256 << 10);
+    for (bytes, fits) in [(two, true), (two - 1, false)] {
+        let processor = room(&bytes.to_string(), 1 << 20);
+        let mut clients: Vec<Client> = (0..2).map(|_| Client::connect(processor.http())).collect();
+        for (place, client) in clients.iter_mut().enumerate() {
+            client.send(&head("/", true, 0));
+            client.send(b"3\r\nabc\r\n");
+            if place == 0 || fits {
+                processor.wait_in_flight(place + 1);
+            }
+        }
+        clients[0].send(b"0\r\n\r\n");
+        if fits {
+            clients[1].send(b"0\r\n\r\n");
+        }
+        let statuses = clients.iter_mut().map(|client| client.read_answer(false).unwrap().status);
+        assert_eq!(statuses.collect::<Vec<_>>(), [200, if fits { 200 } else { 503 }]);
+    }
+    let processor = room("100000", 100_000);
+    let mut client = Client::connect(processor.http());
+    client.send(&head("/", true, 0));
+    send(&mut client, true, 1, b"abc");
+    assert_eq!(
+        client.read_answer(false).unwrap().text(),
+        "3 None",
+        "it cannot have more than there is room for"
+    );
+    client.send(&head("/", false, 100_000));
+    client.send(&[b'x'; 100_000]);
+    assert_eq!(client.read_answer(false).unwrap().text(), "100000 None");
 }
 
 #[test]

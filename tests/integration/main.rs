@@ -54,5 +54,6 @@ mod v1_async;
 mod v1_batch;
 mod v1_control;
 mod v1_hostile;
+mod v1_start;
 mod v1_wire;
 mod webadmin;

@@ -3,6 +3,9 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -77,8 +80,13 @@ fn what_was_lost_is_said_once_it_flows_again() {
     }
     let lost = processor.metric("nuclio_processor_log_records_dropped_total", &[]);
     assert!(lost > 0.0);
+    let read = Arc::new(AtomicUsize::new(0));
+    let counter = read.clone();
     let reading = std::thread::spawn(move || {
         let lines = BufReader::new(reader).lines().map_while(Result::ok);
+        let lines = lines.inspect(|_| {
+            counter.fetch_add(1, Relaxed);
+        });
         lines.map(|line| serde_json::from_str(&line).unwrap()).collect::<Vec<Value>>()
     });
     wait_until("the queue has room again", || {
@@ -87,6 +95,12 @@ fn what_was_lost_is_said_once_it_flows_again() {
         processor.metric("nuclio_processor_log_records_dropped_total", &[]) <= before
     });
     let lost = processor.metric("nuclio_processor_log_records_dropped_total", &[]);
+    // A stop does not wait for all that is queued.
+    wait_until("all of it has been read", || {
+        let before = read.load(Relaxed);
+        std::thread::sleep(Duration::from_millis(200));
+        read.load(Relaxed) == before
+    });
     processor.signal(15);
     assert_eq!(processor.wait().code(), Some(0));
     let records = reading.join().unwrap();

@@ -199,18 +199,38 @@ pub fn plain_c_library() -> Option<PathBuf> {
 
 /// The test handler in C++.
 pub fn cpp_library() -> Option<PathBuf> {
+    compile(cpp(), "tests/handlers/cpp/handler.cpp", "cpp")
+}
+
+/// A handler in C++ that counts the bytes of bodies as they come.
+pub fn cpp_counter() -> Option<PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| compile(cpp(), "tests/handlers/cpp/count.cpp", "cpp-count")).clone()
+}
+
+fn cpp() -> Command {
     let mut command = Command::new("c++");
     command.args(["-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden"]);
-    compile(command, "tests/handlers/cpp/handler.cpp", "cpp")
+    command
 }
 
 /// The test handler in Rust.
 pub fn rust_library() -> Option<PathBuf> {
+    rust("--lib", "libtest_handler.so")
+}
+
+/// A handler in Rust that counts the bytes of bodies as they come.
+pub fn rust_counter() -> Option<PathBuf> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(|| rust("--example=count", "examples/libcount.so")).clone()
+}
+
+fn rust(what: &str, file: &str) -> Option<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("handlers");
     let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--release", "--quiet", "--manifest-path"]);
+    command.args(["build", "--release", "--quiet", what, "--manifest-path"]);
     command.arg(root().join("tests/handlers/rust/Cargo.toml")).arg("--target-dir").arg(&target);
-    built(command, target.join("release/libtest_handler.so"))
+    built(command, target.join("release").join(file))
 }
 
 fn root() -> &'static Path {

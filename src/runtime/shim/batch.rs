@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::intake::Intake;
 use super::protocol::v2;
 use super::worker::{InFlight, Worker};
 use crate::event::HandlerError;
@@ -16,23 +15,16 @@ use crate::queue::{Job, Member, ReplySender};
 pub(super) enum Seat {
     /// On a place of its own.
     Alone,
-    /// First of a batch, whose number in [`Places`] this is.
-    First(usize),
-    /// A later event of that batch.
-    Beside(usize),
+    /// Beside the others of a batch, whose number in [`Places`] this is.
+    InBatch(usize),
 }
 
 impl Seat {
-    /// Whether a place begins with it.
-    pub(super) fn opens_place(self) -> bool {
-        !matches!(self, Self::Beside(_))
-    }
-
     /// Its batch, if it has one.
     pub(super) fn batch(self) -> Option<usize> {
         match self {
             Self::Alone => None,
-            Self::First(batch) | Self::Beside(batch) => Some(batch),
+            Self::InBatch(batch) => Some(batch),
         }
     }
 }
@@ -49,23 +41,40 @@ pub(super) struct Places {
 struct Batch {
     events: usize,
     left: usize,
+    begun: bool,
 }
 
 impl Places {
     fn take_for_batch(&mut self, events: usize) -> usize {
         self.taken += 1;
-        self.batches.insert(Batch { events, left: events })
+        self.batches.insert(Batch { events, left: events, begun: false })
+    }
+
+    /// The shim works on the event from now on, if no more than `places_max` places are worked on then. Of a batch
+    /// any event may be the first to begin: a shim may have answered others before their turn.
+    pub(super) fn begin(&mut self, seat: Seat, places_max: usize) -> bool {
+        let batch = seat.batch().map(|number| &mut self.batches[number]);
+        if batch.as_ref().is_some_and(|batch| batch.begun) {
+            return true;
+        }
+        if self.begun == places_max {
+            return false;
+        }
+        batch.into_iter().for_each(|batch| batch.begun = true);
+        self.begun += 1;
+        true
     }
 
     /// An event has left. True: its place is free, so it was the last one there.
     pub(super) fn leave(&mut self, seat: Seat, begun: bool) -> bool {
+        let mut begun = begun;
         if let Some(number) = seat.batch() {
             let batch = &mut self.batches[number];
             batch.left -= 1;
             if batch.left > 0 {
                 return false;
             }
-            self.batches.remove(number);
+            begun = self.batches.remove(number).begun;
         }
         self.taken -= 1;
         self.begun -= usize::from(begun);
@@ -89,12 +98,11 @@ impl Worker {
             return;
         }
         let number = self.places.take_for_batch(1 + rest.len());
-        let mut seat = Seat::First(number);
+        let seat = Seat::InBatch(number);
         let mut members = std::iter::once(first).chain(rest).peekable();
         while let Some(Member { event, reply }) = members.next() {
             let last = members.peek().is_none();
             self.write_event(event, reply, submitted, seat, |frame| v2::mark_batch(frame, last));
-            seat = Seat::Beside(number);
         }
     }
 
@@ -125,7 +133,7 @@ pub(super) fn jobs_again(events: Vec<InFlight>) -> Vec<Job> {
     // Events of a batch stand side by side.
     let mut events = events.into_iter().peekable();
     while let Some(InFlight { mut event, reply, submitted, seat, intake, .. }) = events.next() {
-        event.body.stream = intake.map(Intake::into_stream);
+        event.body.stream = intake.map(|intake| intake.into_stream());
         let Some(number) = seat.batch() else {
             jobs.extend(reply.map(|reply| Job::again(event, reply, submitted)));
             continue;
@@ -144,5 +152,31 @@ pub(super) fn jobs_again(events: Vec<InFlight>) -> Vec<Job> {
 pub(super) fn fail(reply: Option<ReplySender>, error: HandlerError) {
     if let Some(reply) = reply {
         drop(reply.send(Err(error.into()))); // The client may have left.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_one_place_whichever_of_its_events_begins_first_and_ends_last() {
+        for before in 0..3 {
+            let mut places = Places::default();
+            let ahead = Seat::InBatch(places.take_for_batch(3));
+            places.taken += 1;
+            assert!(places.begin(Seat::Alone, 1) && !places.begin(ahead, 1));
+            for _ in 0..before {
+                assert!(!places.leave(ahead, false), "answered before its turn");
+            }
+            assert!(places.leave(Seat::Alone, true));
+            for _ in before..3 {
+                assert!(places.begin(ahead, 1));
+            }
+            assert_eq!((places.taken, places.begun), (1, 1));
+            let ends: Vec<bool> = (before..3).map(|_| places.leave(ahead, true)).collect();
+            assert_eq!(ends.iter().filter(|last| **last).count(), 1);
+            assert_eq!((places.taken, places.begun, places.batches.len()), (0, 0, 0));
+        }
     }
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn intake(pieces: Vec<Result<Bytes, BodyFault>>, on_demand: bool) -> Intake {
-        Intake::new(BodyStream::new(Pieces(pieces), on_demand, None))
+        Intake::new(BodyStream::new(Pieces(pieces), on_demand))
     }
 
     /// Bytes written of a body, frame headers left out, and whether that was all of it.

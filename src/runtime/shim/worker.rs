@@ -78,7 +78,7 @@ pub(super) struct InFlight {
     /// `None`: written ahead, not begun.
     pub(super) begun: Option<Instant>,
     /// What still comes of its body.
-    pub(super) intake: Option<Intake>,
+    pub(super) intake: Option<Box<Intake>>,
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the answer any more.
     pub(super) cancelled: bool,
@@ -383,7 +383,7 @@ impl Worker {
         v2::write_event(frames, id, &event, self.settings.event_timeout);
         mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
-        let intake = event.body.stream.take().map(Intake::new);
+        let intake = event.body.stream.take().map(|stream| Box::new(Intake::new(stream)));
         place.insert(InFlight {
             id,
             reply,
@@ -403,11 +403,8 @@ impl Worker {
     fn begin(&mut self, now: Instant) {
         while !self.leaving && self.begun < self.order.len() {
             let event = &mut self.in_flight[self.order[self.begun]];
-            if event.seat.opens_place() {
-                if self.places.begun == self.settings.in_flight_max {
-                    return;
-                }
-                self.places.begun += 1;
+            if !self.places.begin(event.seat, self.settings.in_flight_max) {
+                return;
             }
             event.begun = Some(now);
             self.queue.counters().started(now.duration_since(event.submitted));
@@ -527,7 +524,13 @@ impl Worker {
             let mut event = self.in_flight.remove(key);
             let last = self.places.leave(event.seat, event.begun.is_some());
             let Some(begun) = event.begun else {
-                unbegun.push(event);
+                if event.reply.is_some() {
+                    unbegun.push(event);
+                } else {
+                    // Its streamed answer had begun before its turn.
+                    self.queue.dropped();
+                    self.count_stream(false);
+                }
                 continue;
             };
             self.trace(&event, Some("worker_lost"));

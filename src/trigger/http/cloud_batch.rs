@@ -69,7 +69,7 @@ impl Http {
         let id = event.id.as_str().to_owned();
         let trigger = event.extra.as_deref().and_then(|extra| extra.trigger.as_ref());
         let source = trigger.map(|(source, _)| source.clone()).unwrap_or_default();
-        let (status, headers, body) = self.submit_one(event, Answer::to_part()).await.into_part();
+        let (status, headers, body) = self.submit(event, Answer::to_part()).await.into_part();
         match whole(body).await {
             Ok(body) => Part::new(id, source, status, headers, &body),
             Err(text) => Part::new(id, source, 500, HeaderMap::new(), text.as_bytes()),

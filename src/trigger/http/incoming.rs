@@ -67,7 +67,9 @@ pub(super) fn open(
     if announced.or(first_chunk).is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(Refusal::TooLarge);
     }
-    let permit = budget.take(UNDER_WAY_BYTES).ok_or(Refusal::NoRoom)?;
+    // No more than it can have: a small bound on all bodies must not shut out what would fit.
+    let under_way = announced.unwrap_or(bytes_max as u64).min(UNDER_WAY_BYTES as u64);
+    let permit = budget.take(under_way as usize).ok_or(Refusal::NoRoom)?;
     activity.begin_body();
     activity.body_came();
     let (sender, refusal) = oneshot::channel();
@@ -81,7 +83,7 @@ pub(super) fn open(
     };
     let expects = parts.headers.get(header::EXPECT).map(HeaderValue::as_bytes);
     let on_demand = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-    let body = EventBody::streamed(BodyStream::new(source, on_demand, announced));
+    let body = EventBody::streamed(BodyStream::new(source, on_demand));
     Ok((Feed { state, refusal }, body))
 }
 
@@ -92,6 +94,11 @@ impl Feed {
             Ok(refusal) => refusal,
             Err(_) => std::future::pending().await, // It has been read, or nobody reads it: no reason to refuse.
         }
+    }
+
+    /// What [`Feed::refused`] would say now. A handler on another thread may have answered between two looks.
+    pub(super) fn refusal(&mut self) -> Option<Refusal> {
+        self.refusal.try_recv().ok()
     }
 
     /// Whether all of the body has been read.

@@ -129,7 +129,8 @@ impl Http {
                 Ok((feed, body)) => {
                     let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
                     answer.trace(&mut event, trace);
-                    self.submit_with(event, answer, feed, activity).await
+                    // Boxed, as below: what few requests need must not make the future of all larger.
+                    Box::pin(self.submit_with(event, answer, feed, activity)).await
                 }
                 Err(refusal) => self.refuse(answer, refusal, activity),
             };
@@ -142,7 +143,11 @@ impl Http {
             Ok(body) => {
                 let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
                 answer.trace(&mut event, trace);
-                self.submit(event, answer).await
+                match cloudevent::unwrap(&mut event) {
+                    Ok(None) => self.submit(event, answer).await,
+                    Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
+                    Err(error) => self.refuse_cloud_event(answer, &error),
+                }
             }
             Err(refusal) => self.refuse(answer, refusal, activity),
         }
@@ -177,16 +182,20 @@ impl Http {
     async fn submit_with(
         &self,
         event: Box<Event>,
-        answer: Answer,
+        mut answer: Answer,
         mut feed: Feed,
         activity: &Activity,
     ) -> Answer {
-        let reply = tokio::select! {
+        let mut reply = tokio::select! {
             biased; // A handler that has been told of it may have answered, which is not the reason any more.
             refusal = feed.refused() => return self.refuse(answer, refusal, activity),
             reply = self.cx.events.submit(event) => reply,
         };
-        let mut answer = self.settle_reply(reply, answer).await;
+        if let Some(refusal) = feed.refusal() {
+            return self.refuse(answer, refusal, activity);
+        }
+        self.add_file(&mut reply, &mut answer).await;
+        let mut answer = answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
         if !feed.is_whole() {
             answer.close(); // What is not read of a body stands before the next request.
         }
@@ -196,36 +205,30 @@ impl Http {
         answer
     }
 
-    /// The event's way to a worker, and its answer's way back.
-    async fn submit(&self, mut event: Box<Event>, answer: Answer) -> Answer {
-        match cloudevent::unwrap(&mut event) {
-            Ok(None) => self.submit_one(event, answer).await,
-            // Boxed, as below: what few requests need must not make the future of all larger.
-            Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
-            Err(error) => {
-                self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
-                self.cx.events.count(false);
-                answer.bad_cloud_event()
-            }
-        }
+    /// What a request gets that is no cloud event although it says so.
+    fn refuse_cloud_event(&self, answer: Answer, error: &cloudevent::CloudEventError) -> Answer {
+        self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
+        self.cx.events.count(false);
+        answer.bad_cloud_event()
     }
 
-    async fn submit_one(&self, event: Box<Event>, answer: Answer) -> Answer {
-        let reply = match &self.batches {
+    /// The event's way to a worker, and its answer's way back.
+    async fn submit(&self, event: Box<Event>, mut answer: Answer) -> Answer {
+        let mut reply = match &self.batches {
             None => self.cx.events.submit(event).await,
             Some(batches) => Box::pin(batches.submit(event)).await,
         };
-        self.settle_reply(reply, answer).await
+        self.add_file(&mut reply, &mut answer).await;
+        answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
     }
 
-    /// Makes a response of a reply.
-    async fn settle_reply(&self, mut reply: Reply, mut answer: Answer) -> Answer {
-        if let Ok(response) = &mut reply
+    /// The file that a handler has named becomes the body.
+    async fn add_file(&self, reply: &mut Reply, answer: &mut Answer) {
+        if let Ok(response) = reply
             && let Some(file) = file::wanted(&mut response.headers)
         {
-            answer.length = file.send(response, &self.cx.logger).await;
+            answer.length = Box::pin(file.send(response, &self.cx.logger)).await;
         }
-        answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
     }
 
     /// Breaks with the answer to what needs no event; else continues with the beginning of one.

@@ -26,6 +26,10 @@ static nh_result handle(void *worker, const nh_event *event, nh_response *respon
     if (!text) return NH_ERROR;
     int length = snprintf(text, 32, "%zu c", total);
     response->body = (nh_str){(const uint8_t *)text, (size_t)length};
+    static const nh_pair cookies[] = {{{(const uint8_t *)"Set-Cookie", 10}, {(const uint8_t *)"a=1", 3}},
+                                      {{(const uint8_t *)"X-Counted", 9}, {(const uint8_t *)"1", 1}},
+                                      {{(const uint8_t *)"Set-Cookie", 10}, {(const uint8_t *)"b=2", 3}}};
+    response->headers = (nh_pairs){cookies, 3};
     return NH_OK;
 }
 

@@ -230,10 +230,12 @@ impl Lane {
                 return Ok(false);
             }
             if !passage.is_writing() {
-                if passage.poll_over(cx).is_ready() {
-                    self.passage = None;
+                if passage.poll_over(cx).is_pending() {
+                    return Ok(false);
                 }
-                return Ok(false);
+                self.passage = None;
+                // One that was answered before all of it had gone out kept the next event waiting.
+                return Ok(self.current.is_none());
             }
         }
         if self.writer.is_empty() || self.writer.poll_flush(cx, &mut self.socket)?.is_pending() {

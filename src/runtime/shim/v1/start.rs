@@ -79,12 +79,17 @@ pub(in crate::runtime::shim) async fn start(
             .map_err(|error| recipe.cannot_spawn(&error))?;
     let logger = worker_logger(&recipe.logger, &id.trigger_kind, id.index, recipe.language.name);
     let shared = shared(recipe, wrapper, id, many, logger.clone());
-    let (ready, readied) = oneshot::channel();
+    let (mut ready, readied) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     let (commands, inbox) = mpsc::channel(4);
     let signals = process.signals();
     recipe.runtime.spawn(async move {
-        match handshake(&shared, events, control).await {
+        let hands = tokio::select! {
+            hands = handshake(&shared, events, control) => hands,
+            // It has ended before it connected, which no socket tells.
+            () = ready.closed() => return,
+        };
+        match hands {
             Err(error) => ready.send(Err(error)).unwrap_or_default(),
             Ok(Hands { first, control, more }) => {
                 let mut crew = Crew::new(shared.clone(), control, signals, more, inbox);

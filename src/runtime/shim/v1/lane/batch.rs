@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use std::collections::VecDeque;
+
 use super::{Current, Lane};
 use crate::event::{Event, HandlerError};
 use crate::fields;
@@ -52,7 +54,7 @@ impl Lane {
         }
         let Current { event, reply, batch, .. } = current;
         let first = reply.map(|reply| Member { event, reply });
-        let mut members: Vec<Member> = first.into_iter().chain(batch.into_iter().flatten()).collect();
+        let mut members: VecDeque<Member> = first.into_iter().chain(batch.into_iter().flatten()).collect();
         let answers = match answers {
             Ok(Answers::List(answers)) => answers,
             // This is how the wrapper reports what its handler raised.
@@ -71,7 +73,7 @@ impl Lane {
             match members.iter().position(|member| member.event.id.as_str() == answer.event_id) {
                 Some(at) => {
                     let reply = self.reply(answer);
-                    self.done.push((members.remove(at).reply, reply));
+                    self.done.extend(members.remove(at).map(|member| (member.reply, reply)));
                 }
                 None => self.warn_of_id(&answer),
             }
