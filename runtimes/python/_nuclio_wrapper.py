@@ -1052,6 +1052,8 @@ class Shim:
         loop = self.loop or self.make_loop()
         asyncio._set_running_loop(None)
         loop.add_reader(self.channel.sock.fileno(), self.readable)
+        # uvloop makes it non-blocking; we say so for each call instead, because writes and bodies may have to wait.
+        self.channel.sock.setblocking(True)
         self.looping = True
         if self.serving:
             self.base = std("contextvars").copy_context()

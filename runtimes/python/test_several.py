@@ -461,6 +461,12 @@ class Bodies(unittest.TestCase):
             shim.send(self.piece(1, b"b", 1))
             self.assertEqual(self.answers(shim, 2), {1: b"ab", 2: b"cd"})
 
+    def test_an_answer_larger_than_the_socket_takes_waits_for_its_reader(self):
+        with several("async def handler(c, e):\n    return b'x' * (8 << 20)\n") as shim:
+            shim.send(event(1))
+            time.sleep(0.3)
+            self.assertEqual(len(self.answers(shim, 1)[1]), 8 << 20)
+
     def test_pieces_of_the_next_event_that_come_while_another_is_in_service(self):
         source = ("import asyncio\nasync def handler(c, e):\n    if e.id == 'first': await asyncio.sleep(0.1)\n"
                   "    return await e.body.read_async()\nhandler.stream_body = True\n")
