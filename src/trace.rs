@@ -98,10 +98,24 @@ impl EventTrace {
     /// span. What the sender wrote there is replaced, invalid state is removed.
     pub fn stamp(&self, headers: &mut HeaderMap) {
         let context = context::Context { trace_id: self.trace_id, span_id: self.call, flags: self.flags };
-        headers.insert(TRACEPARENT, context.header());
+        let mut header = Some(context.header());
+        // In place, as a rule: that costs less than looking up two names, which hashes them.
+        let (mut parents, mut has_state) = (0, false);
+        for (name, value) in headers.iter_mut() {
+            if *name == TRACEPARENT {
+                parents += 1;
+                *value = header.take().unwrap_or(HeaderValue::from_static(""));
+            } else if *name == TRACESTATE {
+                has_state = true;
+            }
+        }
+        if parents != 1 {
+            headers.insert(TRACEPARENT, header.unwrap_or_else(|| context.header()));
+        }
         match &self.state {
             Some(state) => drop(headers.insert(TRACESTATE, state.clone())),
-            None => drop(headers.remove(TRACESTATE)),
+            None if has_state => drop(headers.remove(TRACESTATE)),
+            None => {}
         }
     }
 

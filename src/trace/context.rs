@@ -104,13 +104,20 @@ impl Parent {
     /// Reads both headers. `None`: there is no `traceparent`, or several, or it is invalid; then the state does not
     /// count either. Invalid state is dropped, the parent stays.
     pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let mut parents = headers.get_all(TRACEPARENT).iter();
-        let only = parents.next()?;
-        if parents.next().is_some() {
-            return None;
+        // One walk: that costs less than two look-ups, which hash names.
+        let (mut parent, mut has_state) = (None, false);
+        for (name, value) in headers {
+            if *name == TRACEPARENT {
+                if parent.replace(value).is_some() {
+                    return None;
+                }
+            } else if *name == TRACESTATE {
+                has_state = true;
+            }
         }
-        let context = Context::parse(only.as_bytes().trim_ascii())?;
-        Some(Self { context, state: read_state(headers) })
+        let context = Context::parse(parent?.as_bytes().trim_ascii())?;
+        let state = if has_state { read_state(headers) } else { None };
+        Some(Self { context, state })
     }
 }
 
