@@ -176,7 +176,7 @@ async fn handshake(shared: &Shared, events: Endpoint, control: Listener) -> Resu
         Endpoint::Listener(events) => {
             let (events, control) = tokio::try_join!(events.accept(), control.accept()).map_err(failed)?;
             let (mut events, mut control) = (
-                (Socket::Unix(events), Lines::new(BUFFER_BYTES, shared.answer_bytes_max)),
+                (Socket::Left(events), Lines::new(BUFFER_BYTES, shared.answer_bytes_max)),
                 (control, control_lines()),
             );
             // Either says that it is ready; the other follows, and is taken for nothing more.
@@ -215,7 +215,7 @@ pub(super) async fn dial(address: SocketAddr, shared: &Shared) -> Result<(Socket
     };
     stream.set_nodelay(true).map_err(|_| HandshakeError::Ended)?;
     let lines = Lines::new(SMALL_BUFFER_BYTES, shared.answer_bytes_max);
-    let mut connection = (Socket::Tcp(stream), lines);
+    let mut connection = (Socket::Right(stream), lines);
     wait_start(shared, &mut connection).await?;
     Ok(connection)
 }
