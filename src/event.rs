@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
+use crate::config::percent;
 use crate::logging::{LogBuffer, Origin};
 use crate::trace::EventTrace;
 use crate::trace::context::{TRACEPARENT, TRACESTATE};
@@ -314,36 +315,9 @@ impl Event {
         let own = own.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()));
         own.chain(self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (unescape(name.as_bytes(), true), unescape(value.as_bytes(), true))
+            (percent::decode(name.as_bytes(), true), percent::decode(value.as_bytes(), true))
         }))
     }
-}
-
-/// Decodes `%XX`, and `+` where it is a blank; bad escapes stay as they are.
-fn unescape(text: &[u8], plus_is_blank: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b'+' if plus_is_blank => out.push(b' '),
-            b'%' => match decode_escape(&text[at..]) {
-                Some(byte) => {
-                    out.push(byte);
-                    at += 2;
-                }
-                None => out.push(b'%'),
-            },
-            byte => out.push(byte),
-        }
-        at += 1;
-    }
-    out
-}
-
-/// The byte that `%XX` at the start of `text` stands for.
-pub fn decode_escape(text: &[u8]) -> Option<u8> {
-    let hex = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-    Some(hex(*text.get(1)?)? << 4 | hex(*text.get(2)?)?)
 }
 
 /// Appends a lower-case header name in canonical form: first byte and the byte after each `-` in upper case

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::unescape;
+use crate::config::percent;
 use crate::fields;
 use crate::logging::Logger;
 use crate::metrics::text::Exposition;
@@ -91,8 +91,10 @@ impl Push {
         if let Some(user) = user {
             // compat: as Go's client does with an address that holds them.
             let user = if user.contains(':') { user.to_owned() } else { format!("{user}:") };
-            request =
-                request.header(header::AUTHORIZATION, format!("Basic {}", STANDARD.encode(unescape(&user))));
+            request = request.header(
+                header::AUTHORIZATION,
+                format!("Basic {}", STANDARD.encode(percent::decode(user.as_bytes(), false))),
+            );
         }
         Ok(request.body(Full::new(text))?)
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Page, not_found, unescape};
+use super::{Page, not_found};
+use crate::config::percent;
 use crate::metrics::{PoolCounters, TriggerCounters};
 use crate::pool::status::Status;
 
@@ -51,7 +52,7 @@ pub(super) fn page(method: &Method, path: &str, triggers: &[TriggerView]) -> Pag
 
 /// A trigger's id as it stands in a path: blanks and other signs may be escaped.
 fn decoded(id: &str) -> String {
-    String::from_utf8_lossy(&unescape(id)).into_owned()
+    String::from_utf8_lossy(&percent::decode(id.as_bytes(), false)).into_owned()
 }
 
 fn json_page(value: &Value) -> Page {

@@ -23,6 +23,7 @@ mod load;
 mod log_sinks;
 mod metric_sinks;
 mod nearest;
+pub mod percent;
 mod platform;
 mod redacted;
 pub mod report;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::address::{self, has_sound_port};
+use super::percent;
 
 /// Where collectors take spans when only their host is known.
 const DEFAULT_ENDPOINT: &str = "http://localhost:4318";
@@ -244,22 +245,7 @@ fn address(base: Option<String>, traces: Option<String>) -> (&'static str, Strin
 }
 
 fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digit = |byte: &u8| (*byte as char).to_digit(16).map(|digit| digit as u8);
-        match tail {
-            [a, b, after @ ..] if *first == b'%' && digit(a).is_some() && digit(b).is_some() => {
-                out.push(digit(a).unwrap_or_default() << 4 | digit(b).unwrap_or_default());
-                rest = after;
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8_lossy(&percent::decode(text.as_bytes(), false)).into_owned()
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{Event, EventBody, EventId, Extra, OwnValue, unescape};
+use super::{Event, EventBody, EventId, Extra, OwnValue};
+use crate::config::percent;
 use crate::trace::EventTrace;
 
 /// Content types that start like this are structured cloud events.
@@ -268,7 +269,7 @@ fn binary(event: &mut Event) {
     // Since 1.0 values are percent-encoded, and may stand in quotes around that.
     let text = |name: &str| {
         let value = raw(name);
-        let value = if is_1_0 { unescape(&unquoted(value), false) } else { value.to_vec() };
+        let value = if is_1_0 { percent::decode(&unquoted(value), false) } else { value.to_vec() };
         String::from_utf8_lossy(&value).into_owned()
     };
     let source = text("ce-source");

@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 
 use super::{LOG_LEVEL, bodiless};
 use crate::config::Level;
-use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, decode_escape};
+use crate::config::percent;
+use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo};
 use crate::logging::LogBuffer;
 use crate::net::Activity;
 
@@ -59,28 +60,14 @@ pub(super) fn decoded_path(uri: &Uri) -> Option<Box<[u8]>> {
     let plain = raw.first() == Some(&b'/')
         && !raw.contains(&b'%')
         && !raw.windows(2).any(|pair| matches!(pair, b"//" | b"/."));
-    if plain { None } else { Some(clean(&unescape(raw)).into()) }
-}
-
-fn unescape(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len() + 1);
+    if plain {
+        return None;
+    }
+    let mut path = percent::decode(raw, false);
     if raw.first() != Some(&b'/') {
-        out.push(b'/');
+        path.insert(0, b'/');
     }
-    let mut rest = raw;
-    while let [first, tail @ ..] = rest {
-        match decode_escape(rest) {
-            Some(byte) if *first == b'%' => {
-                out.push(byte);
-                rest = &rest[3..];
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
+    Some(clean(&path).into())
 }
 
 /// Removes empty segments, `.` segments that are not the last, and `..` segments with the one before them.
