@@ -186,14 +186,11 @@ impl Http {
         mut feed: Feed,
         activity: &Activity,
     ) -> Answer {
-        let mut reply = tokio::select! {
-            biased; // A handler that has been told of it may have answered, which is not the reason any more.
-            refusal = feed.refused() => return self.refuse(answer, refusal, activity),
-            reply = self.cx.events.submit(event) => reply,
+        // A handler that has been told of it may have answered, which is not the reason any more.
+        let mut reply = match self.cx.events.submit_until(event, feed.refused()).await {
+            Ok(reply) => reply,
+            Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        if let Some(refusal) = feed.refusal() {
-            return self.refuse(answer, refusal, activity);
-        }
         self.add_file(&mut reply, &mut answer).await;
         let mut answer = answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
         if !feed.is_whole() {
