@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::event::{Event, HandlerError};
+use crate::event::{Event, HandlerError, Recall};
 use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
 use crate::queue::{Member, Reply, SubmitError};
@@ -89,6 +89,25 @@ impl Dispatcher {
         ended.map_err(|(_, said)| said)
     }
 
+    /// The same for an event that its trigger may take back with this: then what runs of it is ended, too, if
+    /// [`Dispatcher::ends_handlers`].
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn submit_recallable(&self, mut event: Box<Event>, recall: &Recall) -> Reply {
+        event.extra.get_or_insert_default().recall = Some(recall.clone());
+        let taken_back = async {
+            recall.asked().await;
+            (Cause::Replaced, SubmitError::Replaced)
+        };
+        self.submit_until(event, taken_back).await.unwrap_or_else(Err)
+    }
+
+    /// Whether a handler that runs can be ended: not in process.
+    pub fn ends_handlers(&self) -> bool {
+        self.pool.ends_handlers()
+    }
+
     /// Begins the trace of an event whose trigger has not done so, where tracing is on.
     fn trace(&self, event: &mut Event) -> Option<Box<EventSpan>> {
         let tracer = self.tracer.as_ref().filter(|_| event.trace.is_none())?;
@@ -144,6 +163,7 @@ fn cause(error: &SubmitError) -> Cause {
     match error {
         SubmitError::NoWorkers => Cause::NoWorker,
         SubmitError::Stopping => Cause::Stopping,
+        SubmitError::Replaced => Cause::Replaced,
         SubmitError::Handler(HandlerError::TimedOut) => Cause::Timeout,
         SubmitError::Handler(HandlerError::Lost(_)) => Cause::WorkerLost,
         SubmitError::Handler(HandlerError::Failed { .. } | HandlerError::Unsupported) => Cause::Handler,
