@@ -272,3 +272,21 @@ fn bodiless(method: &Method) -> bool {
 
 /// The header of requests for logs, and of answers with them.
 const LOG_LEVEL: header::HeaderName = header::HeaderName::from_static("x-nuclio-log-level");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Most bytes of the future of a request, which is made and moved for each of them. What few requests need is boxed.
+    const FUTURE_BYTES_MAX: usize = 2304;
+
+    fn bytes_of<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let bytes = bytes_of(Http::handle);
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
+    }
+}
