@@ -52,13 +52,18 @@ const SDK: &str = "nuclio-sdk==0.6.3";
 
 #[test]
 fn python_cases_hold_without_the_sdk() {
-    run("python", python());
+    run("python", python(), 2);
+}
+
+#[test]
+fn python_cases_hold_over_protocol_1() {
+    run("python", python(), 1);
 }
 
 #[test]
 fn python_cases_hold_with_the_sdk() {
     match sdk_python() {
-        Ok(python) => run("python", &python.display().to_string()),
+        Ok(python) => run("python", &python.display().to_string(), 2),
         Err(reason) => println!("skipped: {reason}"),
     }
 }
@@ -66,7 +71,14 @@ fn python_cases_hold_with_the_sdk() {
 #[test]
 fn nodejs_cases_hold() {
     if let Some(node) = nodejs() {
-        run("nodejs", node);
+        run("nodejs", node, 2);
+    }
+}
+
+#[test]
+fn nodejs_cases_hold_over_protocol_1() {
+    if let Some(node) = nodejs() {
+        run("nodejs", node, 1);
     }
 }
 
@@ -143,7 +155,8 @@ fn sdk_python() -> &'static Result<PathBuf, String> {
     MADE.get_or_init(|| python_with("nuclio-sdk", &[SDK]))
 }
 
-fn run(language: &str, interpreter: &str) {
+/// All cases with our shim, over the protocol of this version: 1 is that of the Go processor.
+fn run(language: &str, interpreter: &str, protocol: u8) {
     let file: Value = serde_json::from_str(include_str!("../vectors/handlers.json")).unwrap();
     let cases = file["cases"].as_array().unwrap().iter().filter(|case| case["language"] == language);
     let (mut passed, mut failed) = (0, Vec::new());
@@ -154,8 +167,8 @@ fn run(language: &str, interpreter: &str) {
         }
         let batch = case.get("batch").map(|batch| batch.as_array().unwrap());
         let differences = batch.map_or_else(
-            || play(case, start(case, interpreter)),
-            |batch| play_batch(case, batch, interpreter),
+            || play(case, start(case, interpreter, protocol)),
+            |batch| play_batch(case, batch, || start(case, interpreter, protocol)),
         );
         passed += usize::from(differences.is_empty());
         if !differences.is_empty() {
@@ -204,8 +217,8 @@ fn play(case: &Value, processor: Processor) -> Vec<String> {
 }
 
 /// The events of a batch, each with the id that the case gives it: over HTTP only cloud events have one of their own.
-fn play_batch(case: &Value, members: &[Value], interpreter: &str) -> Vec<String> {
-    let processor = start(case, interpreter);
+fn play_batch(case: &Value, members: &[Value], start: impl FnOnce() -> Processor) -> Vec<String> {
+    let processor = start();
     let request = case["request"].as_object().unwrap();
     let send = |member: &Value| {
         let mut client = Client::connect(processor.http());
@@ -246,7 +259,7 @@ fn setup(case: &Value) -> Setup {
     setup
 }
 
-fn start(case: &Value, interpreter: &str) -> Processor {
+fn start(case: &Value, interpreter: &str, protocol: u8) -> Processor {
     let text = |key: &str, default: &str| case[key].as_str().unwrap_or(default).to_owned();
     let language = case["language"].as_str().unwrap();
     let setup = setup(case);
@@ -261,6 +274,9 @@ fn start(case: &Value, interpreter: &str) -> Processor {
     };
     for (name, value) in case["env"].as_object().into_iter().flatten() {
         setup = setup.env(name, value.as_str().unwrap());
+    }
+    if protocol == 1 {
+        setup = setup.over_protocol_1(language);
     }
     setup.start()
 }
