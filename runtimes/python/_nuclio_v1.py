@@ -289,7 +289,7 @@ class Lines:
         self.discarding, self.calling = False, 0
         self.epoll = select.epoll()
         self.connections = {}                   # by descriptor
-        self.listener = None
+        self.listener: "Any" = None
         self.address = None
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.epoll.register(self.wake_read, select.EPOLLIN)

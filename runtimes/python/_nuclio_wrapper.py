@@ -2194,7 +2194,7 @@ def protocol_1():
     except ModuleNotFoundError as error:
         if error.name != "_nuclio_v1":
             raise
-        sys.stderr.write("nuclio shim: protocol 1 is in the file _nuclio_v1.py, which belongs beside %s\n" % sys.argv[0])
+        sys.stderr.write("nuclio shim: protocol 1 is in _nuclio_v1.py, which belongs beside %s\n" % sys.argv[0])
         sys.exit(2)
 
 
@@ -2317,8 +2317,8 @@ def main():
     sock = connect()
     lines = protocol_1() if sock is None else None
     if sock is None and lines is None:
-        sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, nor is it started with the "
-                         "arguments of a Go processor (--event-socket-path, --control-socket-path)\n")
+        sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, nor is it started with "
+                         "the arguments of a Go processor (--event-socket-path, --control-socket-path)\n")
         sys.exit(2)
     shim = Shim(Channel(sock) if lines is None else lines[0])
     try:
