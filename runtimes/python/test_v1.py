@@ -374,7 +374,7 @@ class ManyConnections(unittest.TestCase):
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))
         address = reserved.getsockname()
-        with Shim(source, address="%s:%d" % address) as shim:
+        with Shim(source, address="%s:%d" % address):
             begun = time.monotonic()
             connections = []
             while len(connections) < 20:
