@@ -56,6 +56,7 @@ mod v1_bench;
 mod v1_control;
 mod v1_hostile;
 mod v1_languages;
+mod v1_ours;
 mod v1_start;
 mod v1_wire;
 mod webadmin;
