@@ -336,8 +336,16 @@ fn warn_of_batches(config: &Config, runtime: &Runtime, logger: &Logger) {
             && http.batch.is_some()
             && !runtime.takes_batches()
         {
-            let message = "The handler library has no handle_batch, so every event of this trigger is answered \
-                           with 501; add it, or remove batch from the trigger";
+            let message = match runtime {
+                Runtime::Shell(_) => {
+                    "A command takes no batches, so every event of this trigger is answered with 501; remove batch \
+                     from the trigger"
+                }
+                _ => {
+                    "The handler library has no handle_batch, so every event of this trigger is answered with 501; \
+                     add it, or remove batch from the trigger"
+                }
+            };
             logger.warn(message, fields! {"trigger" => trigger.name});
         }
     }
@@ -386,7 +394,7 @@ impl EventThreads {
                     .thread_stack_size(STACK_BYTES);
                 builder
             }
-            Runtime::Shim(..) => Builder::new_current_thread(),
+            Runtime::Shim(..) | Runtime::Shell(_) => Builder::new_current_thread(),
         };
         builder.max_blocking_threads(BLOCKING_THREADS_MAX);
         let runtime = builder.enable_all().thread_name("events").build()?;
