@@ -336,16 +336,8 @@ fn warn_of_batches(config: &Config, runtime: &Runtime, logger: &Logger) {
             && http.batch.is_some()
             && !runtime.takes_batches()
         {
-            let message = match runtime {
-                Runtime::Shell(_) => {
-                    "A command takes no batches, so every event of this trigger is answered with 501; remove batch \
-                     from the trigger"
-                }
-                _ => {
-                    "The handler library has no handle_batch, so every event of this trigger is answered with 501; \
-                     add it, or remove batch from the trigger"
-                }
-            };
+            let message = "The handler library has no handle_batch, so every event of this trigger is answered \
+                           with 501; add it, or remove batch from the trigger";
             logger.warn(message, fields! {"trigger" => trigger.name});
         }
     }

@@ -456,6 +456,7 @@ module NuclioShim
       @io = io
       @io.sync = true
       @io.binmode
+      @io.close_on_exec = true # Not for programs that the handler starts.
       @data = String.new # what has been read
       @at = 0 # the first byte of it that has not been used
       @out = String.new # whole frames that go out with the next write
