@@ -374,7 +374,7 @@ pub struct Env {
     pub waiting_events_max: usize,
     /// `NUCLIO_BODY_BYTES_IN_FLIGHT_MAX`: bytes of request bodies held at once; default 1 GiB.
     pub body_bytes_in_flight_max: usize,
-    /// `NUCLIO_MAX_ANSWER_BYTES`: bytes of an answer over shim protocol 1; default 1 GiB.
+    /// `NUCLIO_MAX_ANSWER_BYTES`: bytes of an answer over shim protocol 1 or of a command; default 1 GiB.
     pub answer_bytes_max: usize,
     /// `NO_COLOR` is set and not empty.
     pub no_color: bool,

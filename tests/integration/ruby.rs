@@ -1,6 +1,7 @@
 //! What only Ruby handlers do: habits of functions in the wild, streams, errors of every kind, and everything that can
 //! be wrong with a handler's file.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -241,6 +242,27 @@ fn a_client_that_leaves_early_does_not_disturb_the_next() {
     client.reset();
     assert_eq!(processor.get("/next").text(), "/next");
     processor.wait_in_flight(0);
+}
+
+#[test]
+fn the_ruby_examples_do_what_they_say() {
+    let Some(ruby) = ruby() else { return };
+    let run = |folder: &str, file: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ruby").join(folder);
+        let setup = Setup::new("ruby", &format!("{file}:handler"));
+        setup.env("NUCLIO_HANDLER_DIR", &folder.display().to_string()).env("NUCLIO_RUBY_EXE", ruby).start()
+    };
+    assert_eq!(run("hello", "hello").get("/?name=you").text(), "Hello, you");
+    assert_eq!(run("init_context", "greeting").post("/", "you").text(), "Hello, you");
+    let sum = run("json", "sum");
+    assert_eq!(sum.post("/", "[1, 2, 3]").json(), json!({"sum": 6}));
+    assert_eq!(sum.post("/", "[1").status, 400);
+    let visit = run("logging", "visit");
+    assert_eq!(visit.get("/there").text(), "logged");
+    assert_eq!(visit.stdout.wait_for_record("visit")["more"], json!({"path": "/there", "worker": 0}));
+    let count = run("stream", "count");
+    assert_eq!(count.get("/").text(), "1\n2\n3\n4\n5\n");
+    count.stdout.wait_for_record("done");
 }
 
 #[test]

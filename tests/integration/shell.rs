@@ -405,6 +405,29 @@ fn a_slow_script_holds_nobody_elses_probes_up() {
 }
 
 #[test]
+fn the_shell_examples_do_what_they_say() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shell");
+    let run = |folder: &str, file: &str| in_folder(Setup::new("shell", file), &examples.join(folder));
+    let hello = run("hello", "hello.sh").start();
+    assert_eq!(
+        (hello.get("/").text().as_str(), hello.post("/", "you").text().as_str()),
+        ("Hello, world\n", "Hello, you\n")
+    );
+    let count = attributes(run("stream", "count.sh"), json!({"stream": true})).start();
+    assert_eq!(count.get("/").text(), "1\n2\n3\n4\n5\n");
+    let mut words = run("program", "wc");
+    let file: serde_json::Value =
+        serde_yaml::from_str(&std::fs::read_to_string(examples.join("program/processor.yaml")).unwrap())
+            .unwrap();
+    words.function = file;
+    let words = words.start();
+    let answer = words.post("/", "some words");
+    assert_eq!((answer.text().trim(), answer.values("X-Counted-By")), ("2", vec!["wc"]));
+    let head = "POST / HTTP/1.1\r\nX-Nuclio-Arguments: -c\r\nContent-Length: 4\r\n\r\n";
+    assert_eq!(words.request(head, b"four").text().trim(), "4");
+}
+
+#[test]
 fn dev_serves_a_script() {
     let directory = tempfile::tempdir().unwrap();
     let file: PathBuf = directory.path().join("hello.sh");
