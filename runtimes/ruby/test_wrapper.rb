@@ -221,6 +221,18 @@ class WrapperTest < Minitest::Test
     assert_equal 'application/json', answer.content_type
   end
 
+  def test_event_and_response_are_used_like_structs
+    shim = peer(<<~HANDLER)
+      def main(context, event)
+        answer = Response.new(event[:body], status_code: 201)
+        answer[:body] = [event.to_h.keys.size, event['path'], answer.to_h.keys.size].join(' ')
+        answer
+      end
+    HANDLER
+    answer = shim.ask(1, path: '/p')
+    assert_equal [201, '11 /p 5'], [answer.code, answer.body]
+  end
+
   def test_texts_that_are_no_utf8_are_mended_and_typed_ones_read
     shim = peer("def main(context, event)\n  [event.path, event.headers]\nend\n")
     table = ['e1', 'POST', "/\xff", *([''] * 9), ''].join("\0")

@@ -121,6 +121,17 @@ module NuclioShim
     def size
       body.to_s.bytesize
     end
+
+    # compat: it is a Struct there.
+    MEMBERS = %i[body content_type headers fields id method path url timestamp trigger version].freeze
+
+    def to_h
+      MEMBERS.map { |name| [name, public_send(name)] }.to_h
+    end
+
+    def [](name)
+      to_h.fetch(name.to_sym)
+    end
   end
 
   # `context.logger`.
@@ -177,15 +188,9 @@ module NuclioShim
   end
 
   # What a handler may answer with: `Response.new` in handlers.
-  class Response
-    attr_accessor :body, :headers, :content_type, :status_code, :body_encoding
-
+  class Response < Struct.new(:body, :headers, :content_type, :status_code, :body_encoding)
     def initialize(body = '', headers: {}, content_type: TEXT, status_code: 200, body_encoding: 'text')
-      @body = body
-      @headers = headers
-      @content_type = content_type
-      @status_code = status_code
-      @body_encoding = body_encoding
+      super(body, headers, content_type, status_code, body_encoding)
     end
   end
 
