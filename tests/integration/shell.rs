@@ -141,10 +141,8 @@ fn a_client_that_leaves_ends_its_processes_unless_they_are_to_go_on() {
         let pid = pid_in(&processor, "pid");
         client.reset();
         if goes_on {
-            // The processor has seen that the client left: it is counted.
-            wait_until("its leaving is seen", || {
-                processor.metric("nuclio_processor_events_in_flight", &[]) == 1.0
-            });
+            let left = "nuclio_processor_event_failures_total";
+            wait_until("its leaving is seen", || processor.metric(left, &["cause=\"client_left\""]) == 1.0);
             assert!(alive(pid));
             processor.touch("go");
         }

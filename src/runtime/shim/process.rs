@@ -243,7 +243,7 @@ impl Drop for Process {
 }
 
 /// Spawns a child in a process group of its own, which the kernel kills when this thread ends. `descriptors`: ours, from
-/// [`FIRST_FREE_FD`] on, and the numbers under which it has them. Whoever waits for it tells `children` of its end.
+/// 10 on (`FIRST_FREE_FD`), and the numbers under which it has them. Whoever waits for it tells `children` of its end.
 pub fn spawn_child(
     mut command: std::process::Command,
     descriptors: Vec<(i32, i32)>,
