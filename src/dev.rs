@@ -60,6 +60,11 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             format!("{name}:{}", arguments.handler.as_deref().unwrap_or("handler"))
         }
+        RuntimeKind::Ruby => {
+            env.handler_directory.get_or_insert_with(|| folder.to_owned());
+            format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
+        }
+        RuntimeKind::Shell => file.display().to_string(),
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -91,6 +96,8 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
     match ending.as_str() {
         "py" => Ok(RuntimeKind::Python),
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
+        "rb" => Ok(RuntimeKind::Ruby),
+        "sh" => Ok(RuntimeKind::Shell),
         "so" => Ok(RuntimeKind::Golang),
         "go" => anyhow::bail!(
             "{shown} is source of a compiled handler: build it into a handler.so with runtimes/golang/build and give that file"
@@ -100,9 +107,9 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )
         }
-        "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
+        "java" | "jar" | "cs" | "dll" => {
             anyhow::bail!(
-                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs and .so"
+                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs, .rb, .sh and .so"
             )
         }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
@@ -235,8 +242,10 @@ mod tests {
     fn the_ending_tells_the_runtime_or_what_to_do() {
         assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
         assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
+        assert_eq!(guess_runtime(Path::new("a.rb")).unwrap(), RuntimeKind::Ruby);
+        assert_eq!(guess_runtime(Path::new("a.sh")).unwrap(), RuntimeKind::Shell);
         assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
-        for (file, expected) in [("a.c", "build it"), ("a.rb", "cannot serve .rb"), ("a", "say --runtime")] {
+        for (file, expected) in [("a.c", "build it"), ("a.cs", "cannot serve .cs"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::golang_build::{FORMS, Form, go_function, renamed};
 use crate::harness::{Answer, Client, Processor, Setup, python};
-use crate::languages::nodejs;
+use crate::languages::{nodejs, ruby};
 use crate::packages::python_with;
 
 /// Cases with another rule than the one they name: generators are streamed, as in newer releases of the reference; a
@@ -44,6 +44,10 @@ const KEYS: &[&str] = &[
     "event_override",
     "note",
     "batch",
+    "spec_env",
+    "arguments",
+    "response_headers",
+    "event_timeout",
 ];
 
 /// How long a record may take to the log.
@@ -80,6 +84,31 @@ fn nodejs_cases_hold_over_protocol_1() {
     if let Some(node) = nodejs() {
         run_over_protocol_1("nodejs", node);
     }
+}
+
+fn ruby_cases_hold_over_protocol_2() {
+    if let Some(ruby) = ruby() {
+        run("ruby", ruby);
+    }
+}
+
+/// Our wrapper as the Go processor would drive it.
+#[test]
+fn ruby_cases_hold_over_protocol_1() {
+    let Some(ruby) = ruby() else { return };
+    run_with("ruby", &|case| {
+        let (setup, file) = (setup(case), file_of(case));
+        setup.write(file, case["handler"].as_str().unwrap());
+        setup.write("wrapper.rb", include_str!("../../runtimes/ruby/wrapper.rb"));
+        let wrapper = setup.directory.path().join("wrapper.rb").display().to_string();
+        let setup = setup.env("NUCLIO_RUBY_EXE", ruby).env("NUCLIO_WRAPPER_PATH", &wrapper);
+        setup.env("NUCLIO_SHIM_PROTOCOL", "1").start()
+    });
+}
+
+#[test]
+fn shell_cases_hold() {
+    run("shell", "sh");
 }
 
 #[test]
@@ -273,19 +302,51 @@ fn prepare(case: &Value, interpreter: &str) -> Setup {
     let text = |key: &str, default: &str| case[key].as_str().unwrap_or(default).to_owned();
     let language = case["language"].as_str().unwrap();
     let setup = setup(case);
-    let file = text("file", if language == "nodejs" { "handler.js" } else { "main.py" });
-    setup.write(&file, &text("handler", ""));
+    let file = file_of(case);
+    setup.write(file, &text("handler", ""));
     if let Some((package, _)) = file.split_once('/') {
         setup.write(&format!("{package}/__init__.py"), "");
     }
     let mut setup = match language {
         "nodejs" => setup.nodejs_environment(interpreter),
+        "ruby" => setup.ruby_environment(interpreter),
+        "shell" => shell(case, setup),
         _ => setup.python_environment().env("NUCLIO_PYTHON_EXE_PATH", interpreter),
     };
     for (name, value) in case["env"].as_object().into_iter().flatten() {
         setup = setup.env(name, value.as_str().unwrap());
     }
     setup
+}
+
+/// Where the handler of a case is written.
+fn file_of(case: &Value) -> &str {
+    case["file"].as_str().unwrap_or(match case["language"].as_str().unwrap() {
+        "nodejs" => "handler.js",
+        "ruby" => "handler.rb",
+        "shell" => "handler.sh",
+        _ => "main.py",
+    })
+}
+
+/// What only cases with commands have.
+fn shell(case: &Value, setup: Setup) -> Setup {
+    let folder = setup.directory.path().display().to_string();
+    let mut setup = setup.env("NUCLIO_SHELL_HANDLER_DIR", &folder);
+    for (name, value) in case["spec_env"].as_object().into_iter().flatten() {
+        let mut env = setup.function["spec"]["env"].as_array().cloned().unwrap_or_default();
+        env.push(json!({"name": name, "value": value}));
+        setup.function["spec"]["env"] = env.into();
+    }
+    for (key, attribute) in [("arguments", "arguments"), ("response_headers", "responseHeaders")] {
+        if let Some(value) = case.get(key) {
+            setup = setup.spec(json!({"runtimeAttributes": {attribute: value}}));
+        }
+    }
+    match case.get("event_timeout") {
+        Some(timeout) => setup.spec(json!({"eventTimeout": timeout})),
+        None => setup,
+    }
 }
 
 /// Bytes given as text, in hexadecimal or as one byte often. `None`: not given.

@@ -44,6 +44,16 @@ const LANGUAGES: &[Language] = &[
         trace: "handler.js",
     },
     Language {
+        name: "ruby",
+        runtime: "ruby",
+        handler: "handler:handler",
+        prepare: |setup, folder| {
+            let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.display().to_string());
+            Some(setup.env("NUCLIO_RUBY_EXE", ruby()?))
+        },
+        trace: "handler.rb",
+    },
+    Language {
         name: "golang",
         runtime: "golang",
         handler: "",
@@ -84,7 +94,32 @@ pub fn nodejs() -> Option<&'static str> {
     found.as_deref()
 }
 
+/// The Ruby that tests run handlers with; says so if there is none.
+pub fn ruby() -> Option<&'static str> {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        Command::new("ruby").arg("--version").output().is_ok_and(|said| said.status.success())
+    });
+    if !found {
+        println!("skipped: Ruby is not installed");
+    }
+    found.then_some("ruby")
+}
+
 impl Setup {
+    /// A Ruby handler `main:handler` with this source.
+    pub fn ruby(source: &str) -> Option<Self> {
+        let setup = Self::new("ruby", "main:handler");
+        setup.write("main.rb", source);
+        Some(setup.ruby_environment(ruby()?))
+    }
+
+    /// The interpreter and the folder of the test.
+    pub fn ruby_environment(self, interpreter: &str) -> Self {
+        let folder = self.directory.path().display().to_string();
+        self.env("NUCLIO_HANDLER_DIR", &folder).env("NUCLIO_RUBY_EXE", interpreter)
+    }
+
     /// A Node.js handler `handler.js:handler` with this source.
     pub fn nodejs(source: &str) -> Option<Self> {
         let setup = Self::new("nodejs", "handler.js:handler");

@@ -102,6 +102,24 @@ pub static LANGUAGES: &[Language] = &[
         errors_to: Stream::Out,
         dialect: Some(&dialects::NODEJS),
     },
+    Language {
+        name: "ruby",
+        runtime: RuntimeKind::Ruby,
+        embedded: &[("wrapper.rb", include_str!("../../../runtimes/ruby/wrapper.rb"))],
+        embedded_arguments: &[PROGRAM_PATH],
+        image_path: "/opt/nuclio/wrapper.rb",
+        wrapper: |env| env.ruby_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_WRAPPER_PATH",
+        interpreters: &["ruby"],
+        interpreter: |env| env.ruby_exe.as_deref(),
+        interpreter_variable: "NUCLIO_RUBY_EXE",
+        options: &[],
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: ruby_handler_dir,
+        errors_to: Stream::Err,
+        dialect: Some(&dialects::RUBY),
+    },
 ];
 
 /// Handlers that are programs by themselves, whatever they are written in: nothing has to be found but their file.
@@ -129,8 +147,8 @@ pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
     LANGUAGES.iter().find(|language| language.runtime == runtime)
 }
 
-/// What every shim is told of its function.
-fn function_environment(config: &Config) -> Vec<(String, OsString)> {
+/// What every process that handles events is told of its function.
+pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, OsString)> {
     let function = &config.function;
     vec![
         ("NUCLIO_HANDLER".to_owned(), function.handler.clone().into()),
@@ -147,6 +165,12 @@ fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     let path: Vec<String> =
         [Some(first).filter(|first| !first.is_empty()), inherited].into_iter().flatten().collect();
     vec![("PYTHONPATH".to_owned(), path.join(":").into())]
+}
+
+/// compat: the Go processor's wrapper looks for handlers beside itself.
+fn ruby_handler_dir(env: &Env) -> PathBuf {
+    let beside = env.ruby_wrapper.as_deref().and_then(Path::parent).filter(|folder| folder.is_absolute());
+    env.handler_directory.as_deref().or(beside).map_or_else(|| HANDLER_DIR.into(), Path::to_owned)
 }
 
 impl Language {
@@ -315,7 +339,7 @@ fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
 }
 
 /// An executable file: a path as it is, a name through `path`.
-fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+pub(in crate::runtime) fn find_program(name: &str, path: &str) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
     };
