@@ -17,6 +17,8 @@ mod cron;
 mod dashboard;
 mod dev;
 mod differences;
+mod dotnet;
+mod dotnet_build;
 mod faults;
 mod files;
 mod golang;
