@@ -196,16 +196,19 @@ fn output_of_a_dotnet_handler_goes_to_standard_output_and_its_children_do_not_ge
 }
 
 #[test]
-fn an_exception_of_another_thread_and_a_stack_overflow_end_the_worker_and_show_the_stack() {
-    for (method, path, shown) in
-        [("Background", "/thread", "of the background"), ("Deep", "/deep", "Stack overflow")]
-    {
+fn an_exception_of_another_thread_and_a_stack_overflow_end_the_worker_and_say_so() {
+    for (method, path, shown) in [
+        ("Background", "/thread", ["of the background", "More.cs:line"]),
+        // Older releases of .NET show no stack here.
+        ("Deep", "/deep", ["Stack overflow", "Stack overflow"]),
+    ] {
         let Some(processor) = start(method) else { return };
         let answer = processor.get(path);
         assert!(answer.status == 500 || answer.text() == "answered", "{}", answer.text());
         wait_until("it is counted", || processor.restarts("signal") == 1);
-        processor.stdout.wait_for("the reason", |line| line.contains(shown));
-        processor.stdout.wait_for("the stack", |line| line.contains("at More."));
+        for shown in shown {
+            processor.stdout.wait_for("the reason", |line| line.contains(shown));
+        }
         processor.wait_ready();
         assert_eq!(processor.get("/").status, 200);
     }
@@ -254,7 +257,7 @@ fn what_is_wrong_with_a_dotnet_handler_is_said_at_the_start() {
         ("More:Inner", &["Inner", "does not fit", "a public one"]),
         ("More:OneArgument", &["OneArgument", "does not fit"]),
         ("More:Span", &["cannot be an answer"]),
-        ("Statically:Handle", &["failed to load handler", "no number", "More.cs:line"]),
+        ("Statically:Handle", &["failed to load handler", "FormatException", "More.cs:line"]),
         ("Constructed:Handle", &["failed to load handler", "in the constructor", "More.cs:line"]),
         ("InitFails:Handle", &["InitContext failed", "in InitContext", "More.cs:line"]),
         ("InitExits:Handle", &["exited with code 5"]),

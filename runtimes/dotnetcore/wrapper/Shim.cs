@@ -24,6 +24,7 @@ namespace Nuclio.Wrapper
         private const int LogsHeldMsMax = 100;
         private const int LoadFailed = 1, InitFailed = 2, ProtocolFault = 3; // codes of FAILED
         private const int DeadlinePassed = 2; // of CANCEL
+        private const int SigtermStatus = 128 + 15; // of a process that ends because of it
         private const int Drain = 1, Terminate = 3; // of CONTROL
 
         private readonly Link link;
@@ -156,8 +157,7 @@ namespace Nuclio.Wrapper
         private void Leaving()
         {
             if (ended) return;
-            var asked = new StackTrace(false).GetFrames().Any(frame => frame?.GetMethod()?.DeclaringType == typeof(Environment));
-            if (!asked)
+            if (Environment.ExitCode == SigtermStatus)
             {
                 lock (calls) stopping = true;
                 long.TryParse(Setting("stop_timeout_ms"), out var allowed);
