@@ -18,6 +18,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 HANDLERS = HERE.parent.parent / "tests" / "handlers" / "dotnetcore"
 WITHIN = 20  # seconds, for anything that the shim does
+CUT_EVERY = 1 if os.environ.get("TEST_FULL") == "yes" else 5  # bytes
 
 INIT, EVENT, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08
 HELLO, READY, ANSWER, DATA, LOG, CONTROL_DONE, PONG, FAILED = 0x81, 0x82, 0x83, 0x84, 0x86, 0x87, 0x8B, 0x8F
@@ -128,10 +129,10 @@ class Frames(unittest.TestCase):
             self.assertEqual(int(values["pid"]), shim.process.pid)
             self.assertEqual((shim.first.kind, shim.first.head), (READY, pairs(handler_async="0", max_inflight="1")))
 
-    def test_an_event_may_come_cut_at_every_byte(self):
+    def test_an_event_may_come_cut_anywhere(self):
         data = event(1, headers=("X-One", "1"), body=b"cut")
         with Shim("Echo:Handle") as shim:
-            for at in range(1, len(data)):
+            for at in range(1, len(data), CUT_EVERY):
                 # The echo says that the shim has read as far as this.
                 self.assertEqual(shim.ask(frame(PING, 9) + data[:at]).kind, PONG)
                 answer = shim.ask(data[at:])
@@ -231,6 +232,14 @@ class Frames(unittest.TestCase):
             self.assertEqual(shim.ask(event(2, path="/five")).flags, MORE)
             while (piece := shim.receive(LOG)).flags != END:
                 self.assertEqual(piece.kind, DATA)
+
+    def test_a_stream_that_is_cancelled_before_it_begins_is_answered_as_cancelled(self):
+        with Shim("More:SlowStream") as shim:
+            self.assertEqual(shim.ask(event(1) + frame(PING, 9)).kind, PONG)
+            shim.ask(frame(PING, 10))  # Read once the event has begun.
+            answer = shim.ask(frame(CANCEL, 1, code=1))
+            self.assertEqual((answer.kind, answer.id, answer.flags), (ANSWER, 1, CANCELLED))
+            self.assertEqual(shim.ask(event(2, path="/once")).flags, MORE)
 
     def test_several_events_only_where_the_handler_is_asynchronous_and_the_mode_asks(self):
         for handler, init, expected in (

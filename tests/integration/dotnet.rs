@@ -300,6 +300,31 @@ fn what_is_missing_of_a_dotnet_function_is_named() {
     says_at_the_start(with("PATH", &path), &nothing);
 }
 
+#[test]
+fn a_dotnet_wrapper_without_the_marker_beside_it_is_driven_over_protocol_1() {
+    let Some(built) = fixtures() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(built.join("wrapper")).unwrap().flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let start = || {
+        let wrapper = folder.path().join("wrapper.dll").display().to_string();
+        let setup = Setup::new("dotnetcore", "More:Reverse").dotnet_environment(&built);
+        setup.env("NUCLIO_DOTNETCORE_WRAPPER_PATH", &wrapper).start()
+    };
+    let processor = start();
+    assert_eq!(processor.stdout.wait_for_record("Using the shim in the image")["more"]["protocol"], 2);
+    assert_eq!(processor.post("/", "grüß").text(), "ßürg");
+    std::fs::remove_file(folder.path().join("wrapper.dll.shim")).unwrap();
+    let processor = start();
+    assert_eq!(
+        processor.stdout.wait_for_record("Using the wrapper of the Go processor")["more"]["protocol"],
+        1
+    );
+    assert_eq!(processor.post("/", "grüß").text(), "ßürg");
+    processor.stdout.wait_for_record("Umgedreht: ßürg – größer");
+}
+
 /// The published SDK has other versions; a function brings assemblies of its own, one of them by a project.
 #[test]
 fn functions_bind_to_the_sdk_whatever_its_version_and_bring_their_own_assemblies() {

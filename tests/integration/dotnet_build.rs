@@ -18,10 +18,13 @@ pub fn dotnet() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
         let ours = root().join("target/tools/dotnet");
+        let ours = ours.join("complete").exists().then(|| ours.join("bin").display().to_string());
         let path = std::env::var("PATH").unwrap_or_default();
-        // Of `scripts/get-dotnet`, or one that is installed.
-        let path =
-            if ours.join("complete").exists() { format!("{}/bin:{path}", ours.display()) } else { path };
+        // That of `scripts/get-dotnet`, or one that is installed.
+        let path = match std::env::var("TEST_DOTNET").ok().or(ours) {
+            Some(folder) => format!("{folder}:{path}"),
+            None => path,
+        };
         let version = Command::new("dotnet").arg("--version").env("PATH", &path).output().ok()?;
         version.status.success().then_some(path)
     });

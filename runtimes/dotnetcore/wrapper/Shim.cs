@@ -388,7 +388,7 @@ namespace Nuclio.Wrapper
         {
             lock (link.Lock)
             {
-                if (call.Answered) return;
+                if (call.Answered || call.Streams) return;
                 link.PutAnswer(call.Id, (byte)(flags | answer.Flags), answer, call.Micros());
                 call.Answered = true;
                 // Before the next begins, which may be slow or the last.
@@ -471,6 +471,7 @@ namespace Nuclio.Wrapper
 
         private bool BeginStream(Call call, Answer answer)
         {
+            if (call.Cancelled) Put(call, Answer.Plain(500, "cancelled"), Flag.Cancelled);
             lock (link.Lock)
             {
                 if (call.Answered) return false;
@@ -478,8 +479,10 @@ namespace Nuclio.Wrapper
                 call.Streams = true;
                 link.PutAnswer(call.Id, (byte)(Flag.More | answer.Flags), answer, call.Micros());
                 link.Flush();
-                return true;
             }
+            // Cancelled right now: whoever did that may have come too early to end the stream.
+            if (call.Cancelled) EndStream(call, Encoding.UTF8.GetBytes("cancelled"), Flag.Abort);
+            return true;
         }
 
         /// <summary>Sends one item of a stream as far as the processor's credit goes; false: nobody wants it any more.</summary>

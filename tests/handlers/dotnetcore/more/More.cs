@@ -141,6 +141,12 @@ public class More
         return "finished";
     }
 
+    public async IAsyncEnumerable<int> SlowStream(Context context, Event @event)
+    {
+        if (@event.Path != "/once") await Task.Delay(500);
+        yield return 1;
+    }
+
     public string Gray(Context context, Event @event) => Encoding.UTF8.GetString(@event.Body);
 
     internal string Inner(Context context, Event @event) => "";
