@@ -66,7 +66,9 @@ pub fn fixtures() -> Option<PathBuf> {
     for folder in std::fs::read_dir(root().join("tests/handlers/dotnetcore")).unwrap().flatten() {
         for file in std::fs::read_dir(folder.path()).unwrap().flatten() {
             let name = file.file_name().into_string().unwrap();
-            files.push((name, std::fs::read_to_string(file.path()).unwrap()));
+            if name.ends_with(".cs") {
+                files.push((name, std::fs::read_to_string(file.path()).unwrap()));
+            }
         }
     }
     dotnet_function("fixtures", &files)
