@@ -338,7 +338,7 @@ pub struct Env {
     pub python_decode_strings: bool,
     /// `NUCLIO_PYTHON_EVENT_LOOP` is `uvloop`: handlers run in that loop where it is installed.
     pub python_uvloop: bool,
-    /// `NUCLIO_HANDLER_DIR`: directory of the Node.js or Ruby handler.
+    /// `NUCLIO_HANDLER_DIR`: directory of the Node.js, Ruby or .NET handler; of the last also its file.
     pub handler_directory: Option<PathBuf>,
     /// `NUCLIO_NODEJS_EXE`.
     pub nodejs_exe: Option<String>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::dotnet_build::fixtures;
 use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
 
@@ -54,6 +55,13 @@ const LANGUAGES: &[Language] = &[
         trace: "handler.rb",
     },
     Language {
+        name: "dotnetcore",
+        runtime: "dotnetcore",
+        handler: "",
+        prepare: dotnet_setup,
+        trace: ".cs:line ",
+    },
+    Language {
         name: "golang",
         runtime: "golang",
         handler: "",
@@ -76,6 +84,14 @@ fn go_setup(mut setup: Setup, folder: &Path, form: Form) -> Option<Setup> {
     let (file, handler) = fixture(folder.file_name()?.to_str()?, form)?;
     setup.function["spec"]["handler"] = handler.into();
     Some(setup.go(&file))
+}
+
+/// The class is called like the case.
+fn dotnet_setup(mut setup: Setup, folder: &Path) -> Option<Setup> {
+    let words = folder.file_name()?.to_str()?.split('_');
+    let class: String = words.map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    setup.function["spec"]["handler"] = format!("{class}:Handle").into();
+    Some(setup.dotnet_environment(&fixtures()?))
 }
 
 /// The Node.js that tests run handlers with; says why if there is none.

@@ -18,6 +18,8 @@ mod cron_replace;
 mod dashboard;
 mod dev;
 mod differences;
+mod dotnet;
+mod dotnet_build;
 mod faults;
 mod files;
 mod golang;

@@ -19,6 +19,10 @@ const MARKER: &str = "nuclio-shim-protocol: 2";
 const MARKER_BYTES: usize = 4096;
 /// Where handlers are unless the environment says otherwise.
 const HANDLER_DIR: &str = "/opt/nuclio";
+/// Where the assembly of a .NET handler is.
+const DOTNET_HANDLER_DIR: &str = "/opt/nuclio/handler";
+/// Added to the name of a wrapper that is no text, that of the file which holds the marker.
+const MARKER_ENDING: &str = ".shim";
 
 /// One language.
 #[derive(Debug)]
@@ -119,6 +123,25 @@ pub static LANGUAGES: &[Language] = &[
         handler_dir: ruby_handler_dir,
         errors_to: Stream::Err,
         dialect: Some(&dialects::RUBY),
+    },
+    Language {
+        name: "dotnetcore",
+        runtime: RuntimeKind::DotNetCore,
+        // Compiled: images bring it.
+        embedded: &[],
+        embedded_arguments: &[],
+        image_path: "/opt/nuclio/wrapper/wrapper.dll",
+        wrapper: |env| env.dotnetcore_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_DOTNETCORE_WRAPPER_PATH",
+        interpreters: &["dotnet"],
+        interpreter: |_| None,
+        interpreter_variable: "",
+        options: &[],
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| DOTNET_HANDLER_DIR.into()),
+        errors_to: Stream::Out,
+        dialect: Some(&dialects::DOTNETCORE),
     },
 ];
 
@@ -293,18 +316,22 @@ impl Language {
         }
         self.interpreters.iter().find_map(|name| find_program(name, path)).ok_or_else(|| {
             let names = self.interpreters.join(" or ");
-            let advice = format!(
-                "no {names} in PATH ({path}); install it or name it in {}",
-                self.interpreter_variable
-            );
+            let otherwise = match self.interpreter_variable {
+                "" => String::new(),
+                variable => format!(" or name it in {variable}"),
+            };
+            let advice = format!("no {names} in PATH ({path}); install it{otherwise}");
             StartError::new(format!("Can't find {} executable", self.name), advice)
         })
     }
 
     /// `None`: the embedded one.
     fn find_shim(&self, env: &Env) -> Result<Option<PathBuf>, StartError> {
+        let embedded = !self.embedded.is_empty();
         if env.shim_source == ShimSource::Embedded {
-            return Ok(None);
+            let found =
+                || format!("NUCLIO_SHIM_SOURCE=embedded, but there is no shim for {} inside", self.name);
+            return if embedded { Ok(None) } else { Err(StartError::new(found(), "unset it")) };
         }
         let missing = |path: &Path, remedy: &str| {
             StartError::new(
@@ -322,7 +349,10 @@ impl Language {
             (false, ShimSource::Image) => {
                 Err(missing(path, "NUCLIO_SHIM_SOURCE=image asks for it; auto takes the embedded shim"))
             }
-            (false, _) => Ok(None),
+            (false, _) if embedded => Ok(None),
+            (false, _) => {
+                Err(missing(path, &format!("images bring it; {} names another place", self.wrapper_variable)))
+            }
         }
     }
 }
@@ -334,6 +364,9 @@ fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
     };
     let mut text = std::fs::read(path).map_err(explain)?;
     text.truncate(MARKER_BYTES);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(MARKER_ENDING);
+    text.extend(std::fs::read(beside).unwrap_or_default()); // Scripts have none.
     let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
     Ok(wanted.unwrap_or(if ours { 2 } else { 1 }))
 }
