@@ -41,7 +41,7 @@ impl Bench {
             program: python().into(),
             arguments: vec!["-u".into()],
             environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
-            wrapper: Some(Wrapper::find(&path, language.dialect.as_ref().unwrap())),
+            wrapper: Some(Wrapper::find(&path, language.dialect.unwrap())),
             answer_bytes_max: 1 << 20,
             files: Vec::new(),
             errors_to: Stream::Err,

@@ -4,9 +4,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::dialects;
 use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
-use super::protocol::v1::event::Encoding;
-use super::v1::{Arguments, Dialect, Wrapper};
+use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
@@ -52,7 +52,7 @@ pub struct Language {
     /// Where what it writes to standard error goes.
     errors_to: Stream,
     /// How the Go processor's wrapper is driven, where that is possible.
-    pub dialect: Option<Dialect>,
+    pub dialect: Option<&'static Dialect>,
 }
 
 /// The languages this build serves.
@@ -77,12 +77,7 @@ pub static LANGUAGES: &[Language] = &[
         environment: python_environment,
         handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
         errors_to: Stream::Err,
-        dialect: Some(Dialect {
-            encoding: Encoding::MsgPack,
-            arguments: python_arguments,
-            // On SIGABRT the interpreter shows where it hangs.
-            environment: &[("PYTHONFAULTHANDLER", "1")],
-        }),
+        dialect: Some(&dialects::PYTHON),
     },
     Language {
         name: "nodejs",
@@ -105,7 +100,7 @@ pub static LANGUAGES: &[Language] = &[
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
         errors_to: Stream::Out,
-        dialect: None,
+        dialect: Some(&dialects::NODEJS),
     },
 ];
 
@@ -154,24 +149,6 @@ fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     vec![("PYTHONPATH".to_owned(), path.join(":").into())]
 }
 
-/// In the order of the Go processor.
-fn python_arguments(from: &Arguments<'_>) -> Vec<String> {
-    let mut arguments = Vec::new();
-    let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    add("--handler", (from.setting)("handler"));
-    add("--event-socket-path", from.event.to_owned());
-    add("--control-socket-path", from.control.to_owned());
-    add("--platform-kind", (from.setting)("platform_kind"));
-    add("--namespace", (from.setting)("namespace"));
-    add("--worker-id", (from.setting)("worker_id"));
-    add("--trigger-kind", (from.setting)("trigger_kind"));
-    add("--trigger-name", (from.setting)("trigger_name"));
-    if (from.setting)("decode_strings") == "1" {
-        arguments.push("--decode-event-strings".to_owned());
-    }
-    arguments
-}
-
 impl Language {
     /// Finds interpreter and shim.
     ///
@@ -183,8 +160,9 @@ impl Language {
         let (mut files, mut wrapper) = (Vec::new(), None);
         match self.find_shim(&config.env)? {
             Some(path) if protocol(&path, config.env.shim_protocol)? == 1 => {
-                let dialect = self.dialect.as_ref().ok_or_else(|| self.cannot_drive(&path))?;
+                let dialect = self.dialect.ok_or_else(|| self.cannot_drive(&path))?;
                 let found = Wrapper::find(&path, dialect);
+                arguments.extend((dialect.options)(config)?);
                 let fields = fields! {
                     "language" => self.name, "path" => path.display().to_string(), "protocol" => 1,
                     "generation" => found.generation()

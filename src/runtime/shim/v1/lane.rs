@@ -12,14 +12,15 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::AsyncWrite as _;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use super::Shared;
 use super::lines::Lines;
 use super::socket::Socket;
 use super::transit::Passage;
+use super::{Shared, Transport};
 use crate::event::{Event, EventBody, HandlerError, Response};
 use crate::fields;
 use crate::queue::{Job, Member, Reply, ReplySender};
@@ -121,6 +122,7 @@ pub(super) struct Lane {
     shut: bool,
     alarm: Option<Pin<Box<Sleep>>>,
     reads: u32,
+    quick_ack: bool,
 }
 
 impl Lane {
@@ -131,6 +133,7 @@ impl Lane {
         lines: Lines,
         orders: mpsc::Receiver<Order>,
     ) -> Self {
+        let quick_ack = shared.wrapper.dialect.transport == Transport::Tcp;
         Self {
             shared,
             socket,
@@ -150,6 +153,7 @@ impl Lane {
             shut: false,
             alarm: None,
             reads: 0,
+            quick_ack,
         }
     }
 
@@ -251,6 +255,12 @@ impl Lane {
         let stream = self.current.as_ref().and_then(|current| current.stream.as_ref());
         if stream.is_some_and(|stream| stream.held >= HELD_BYTES_MAX) {
             return Poll::Pending; // At the client's pace.
+        }
+        if let Socket::Right(socket) = &self.socket
+            && self.quick_ack
+        {
+            // A wrapper that writes twice for an event would wait for us in between. The kernel forgets what it was told.
+            set_tcp_quickack(socket, true).unwrap_or_default();
         }
         self.lines.poll_fill(cx, &mut self.socket).map_ok(Wake::Read)
     }
