@@ -60,6 +60,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             format!("{name}:{}", arguments.handler.as_deref().unwrap_or("handler"))
         }
+        RuntimeKind::Java => {
+            env.handler_directory = Some(file.clone());
+            env.java_wrapper = env.java_wrapper.or_else(java_wrapper);
+            // A source file is named as its class. Of a jar the shim takes the only handler.
+            let source = file.extension().is_some_and(|ending| ending == "java");
+            arguments.handler.clone().unwrap_or_else(|| if source { stem.to_string() } else { String::new() })
+        }
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -68,6 +75,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
     let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
     config.function.name = stem.into_owned();
     Ok(dress(config))
+}
+
+/// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
+fn java_wrapper() -> Option<PathBuf> {
+    let folder = std::env::current_exe().ok()?.parent()?.to_owned();
+    let places = ["nuclio-java-wrapper.jar", "../java/nuclio-java-wrapper.jar"];
+    places.iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
 
 /// Readable logs for people, JSON for pipes.
@@ -91,6 +105,7 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
     match ending.as_str() {
         "py" => Ok(RuntimeKind::Python),
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
+        "java" | "jar" => Ok(RuntimeKind::Java),
         "so" => Ok(RuntimeKind::Golang),
         "go" => anyhow::bail!(
             "{shown} is source of a compiled handler: build it into a handler.so with runtimes/golang/build and give that file"
@@ -100,9 +115,9 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )
         }
-        "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
+        "rb" | "cs" | "dll" | "sh" => {
             anyhow::bail!(
-                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs and .so"
+                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs, .java, .jar and .so"
             )
         }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
@@ -236,6 +251,7 @@ mod tests {
         assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
         assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
         assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
+        assert_eq!(guess_runtime(Path::new("Hello.java")).unwrap(), RuntimeKind::Java);
         for (file, expected) in [("a.c", "build it"), ("a.rb", "cannot serve .rb"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

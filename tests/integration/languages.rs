@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
+use crate::java_build;
 
 /// One language.
 struct Language {
@@ -42,6 +43,16 @@ const LANGUAGES: &[Language] = &[
             Some(setup.env("NUCLIO_NODEJS_EXE", nodejs()?))
         },
         trace: "handler.js",
+    },
+    Language {
+        name: "java",
+        runtime: "java",
+        handler: "",
+        prepare: |mut setup, folder| {
+            setup.function["spec"]["handler"] = format!("{}.Handler", folder.file_name()?.to_str()?).into();
+            setup.java_environment(java_build::fixtures()?)
+        },
+        trace: "Handler.java",
     },
     Language {
         name: "golang",

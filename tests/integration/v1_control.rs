@@ -44,6 +44,7 @@ impl Bench {
             wrapper: Some(Wrapper::find(&path, language.dialect.unwrap())),
             answer_bytes_max: 1 << 20,
             files: Vec::new(),
+            socket_fd: 3,
             errors_to: Stream::Err,
         };
         let recipe = Recipe {

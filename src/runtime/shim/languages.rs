@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::dialects;
-use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
+use super::dialects::{self, jvm_options, no_options};
+use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
 use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
@@ -17,6 +17,10 @@ use crate::runtime::StartError;
 const MARKER: &str = "nuclio-shim-protocol: 2";
 /// The marker is looked for in this many bytes.
 const MARKER_BYTES: usize = 4096;
+/// First bytes of a jar.
+const JAR: &[u8] = b"PK\x03\x04";
+/// Name of an entry that marks a jar as one of our shims, wherever it stands: jars are merged with those of functions.
+const JAR_MARKER: &str = "META-INF/nuclio-shim-protocol-2";
 /// Where handlers are unless the environment says otherwise.
 const HANDLER_DIR: &str = "/opt/nuclio";
 
@@ -42,6 +46,10 @@ pub struct Language {
     interpreter_variable: &'static str,
     /// Arguments before the shim's file.
     options: &'static [&'static str],
+    /// What the function's configuration makes of them, where our shim is a file.
+    configured: fn(&Config) -> Result<Vec<OsString>, StartError>,
+    /// Where our shim finds its socket: the descriptor.
+    socket_fd: i32,
     /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into the last of its files.
     /// `None`: it is not compiled.
     compile_options: Option<&'static [&'static str]>,
@@ -73,6 +81,8 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |env| env.python_exe.as_deref(),
         interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
         options: &["-u"],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: Some(&["-I", "-S"]),
         environment: python_environment,
         handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
@@ -96,11 +106,38 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |env| env.nodejs_exe.as_deref(),
         interpreter_variable: "NUCLIO_NODEJS_EXE",
         options: &[],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: None,
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
         errors_to: Stream::Out,
         dialect: Some(&dialects::NODEJS),
+    },
+    Language {
+        name: "java",
+        runtime: RuntimeKind::Java,
+        embedded: &[],
+        embedded_arguments: &[],
+        image_path: "/opt/nuclio/nuclio-java-wrapper.jar",
+        wrapper: |env| env.java_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_WRAPPER_JAR",
+        interpreters: &["java"],
+        interpreter: |_| None,
+        interpreter_variable: "",
+        options: &[],
+        configured: |config| {
+            let mut options = jvm_options(config)?;
+            options.push("-jar".into());
+            Ok(options)
+        },
+        // Java has no public way to adopt another one.
+        socket_fd: 0,
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
+        errors_to: Stream::Err,
+        dialect: Some(&dialects::JAVA),
     },
 ];
 
@@ -117,6 +154,8 @@ pub static EXECUTABLE: Language = Language {
     interpreter: |_| None,
     interpreter_variable: "",
     options: &[],
+    configured: no_options,
+    socket_fd: SOCKET_FD,
     compile_options: None,
     environment: |_| Vec::new(),
     handler_dir: |_| HANDLER_DIR.into(),
@@ -174,6 +213,7 @@ impl Language {
                 let fields =
                     fields! {"language" => self.name, "path" => path.display().to_string(), "protocol" => 2};
                 logger.debug("Using the shim in the image", fields);
+                arguments.extend((self.configured)(config)?);
                 arguments.push(path.into());
             }
             None if config.env.shim_protocol == Some(1) => {
@@ -215,6 +255,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
     }
@@ -235,6 +276,7 @@ impl Language {
             wrapper: None,
             answer_bytes_max: config.env.answer_bytes_max,
             files: Vec::new(),
+            socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
     }
@@ -269,18 +311,29 @@ impl Language {
         }
         self.interpreters.iter().find_map(|name| find_program(name, path)).ok_or_else(|| {
             let names = self.interpreters.join(" or ");
-            let advice = format!(
-                "no {names} in PATH ({path}); install it or name it in {}",
-                self.interpreter_variable
-            );
+            let otherwise = match self.interpreter_variable {
+                "" => String::new(),
+                variable => format!(" or name it in {variable}"),
+            };
+            let advice = format!("no {names} in PATH ({path}); install it{otherwise}");
             StartError::new(format!("Can't find {} executable", self.name), advice)
         })
     }
 
     /// `None`: the embedded one.
     fn find_shim(&self, env: &Env) -> Result<Option<PathBuf>, StartError> {
-        if env.shim_source == ShimSource::Embedded {
-            return Ok(None);
+        let carried = !self.embedded.is_empty();
+        match (env.shim_source, carried) {
+            (ShimSource::Embedded, true) => return Ok(None),
+            (ShimSource::Embedded, false) => {
+                let found =
+                    format!("NUCLIO_SHIM_SOURCE is embedded, and this binary carries no {} shim", self.name);
+                return Err(StartError::new(
+                    found,
+                    format!("unset it; {} names the file", self.wrapper_variable),
+                ));
+            }
+            _ => {}
         }
         let missing = |path: &Path, remedy: &str| {
             StartError::new(
@@ -295,10 +348,14 @@ impl Language {
         let path = Path::new(self.image_path);
         match (path.is_file(), env.shim_source) {
             (true, _) => Ok(Some(path.to_owned())),
-            (false, ShimSource::Image) => {
+            (false, ShimSource::Image) if carried => {
                 Err(missing(path, "NUCLIO_SHIM_SOURCE=image asks for it; auto takes the embedded shim"))
             }
-            (false, _) => Ok(None),
+            (false, _) if carried => Ok(None),
+            (false, _) => {
+                let remedy = format!("images have it there; {} names another place", self.wrapper_variable);
+                Err(missing(path, &remedy))
+            }
         }
     }
 }
@@ -309,8 +366,11 @@ fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
         StartError::new(format!("cannot read the wrapper {}", path.display()), error.to_string())
     };
     let mut text = std::fs::read(path).map_err(explain)?;
-    text.truncate(MARKER_BYTES);
-    let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
+    let marker = if text.starts_with(JAR) { JAR_MARKER } else { MARKER };
+    if marker == MARKER {
+        text.truncate(MARKER_BYTES);
+    }
+    let ours = memchr::memmem::find(&text, marker.as_bytes()).is_some();
     Ok(wanted.unwrap_or(if ours { 2 } else { 1 }))
 }
 
