@@ -384,3 +384,27 @@ fn find_program(name: &str, path: &str) -> Option<PathBuf> {
     }
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|candidate| executable(candidate))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jar_is_ours_by_the_name_of_an_entry_wherever_it_stands_and_a_script_by_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let spoken = |bytes: &[u8], wanted| {
+            let path = folder.path().join("wrapper");
+            std::fs::write(&path, bytes).unwrap();
+            protocol(&path, wanted).unwrap()
+        };
+        let far = vec![b'x'; 2 * MARKER_BYTES];
+        assert_eq!(spoken(&[JAR, &far, JAR_MARKER.as_bytes(), &far].concat(), None), 2);
+        assert_eq!(spoken(&[JAR, &far].concat(), None), 1);
+        // The text alone says nothing in a jar, nor the entry's name elsewhere.
+        assert_eq!(spoken(&[JAR, MARKER.as_bytes()].concat(), None), 1);
+        assert_eq!(spoken(JAR_MARKER.as_bytes(), None), 1);
+        assert_eq!(spoken(format!("# {MARKER}").as_bytes(), None), 2);
+        assert_eq!(spoken(&[&far, MARKER.as_bytes()].concat(), None), 1);
+        assert_eq!(spoken(format!("# {MARKER}").as_bytes(), Some(1)), 1);
+    }
+}
