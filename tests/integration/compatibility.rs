@@ -88,7 +88,7 @@ fn rows() -> &'static [Row] {
     })
 }
 
-/// Whether a row says why a case (`http:NAME`, `python:NAME`, `nodejs:NAME`) is not as the reference has it.
+/// Whether a row says why a case (`http:NAME`, `python:NAME`, `nodejs:NAME`, …) is not as the reference has it.
 pub fn explains(case: &str) -> bool {
     rows().iter().any(|row| row.shown_by.iter().any(|name| name == case))
 }

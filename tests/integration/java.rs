@@ -123,6 +123,20 @@ fn records_hold_values_of_any_kind_and_come_from_any_thread() {
 }
 
 #[test]
+fn a_java_record_below_the_wanted_level_is_not_formatted() {
+    let Some(mut setup) =
+        setup("context.getLogger().debug(\"100% done\"); return new Response().setBody(\"fine\");")
+    else {
+        return;
+    };
+    setup.platform = json!({"logger": {"functions": [{"level": "info", "sink": "out"}]}});
+    let processor = setup.start();
+    assert_eq!(processor.get("/").text(), "fine");
+    let answer = processor.request("GET / HTTP/1.1\r\nX-Nuclio-Log-Level: debug\r\n\r\n", b"");
+    assert!(answer.text().contains("UnknownFormatConversionException"), "{}", answer.text());
+}
+
+#[test]
 fn what_a_java_handler_prints_and_reads_is_not_the_socket() {
     let Some(processor) = start(
         r#"System.out.println("from standard output");
