@@ -79,7 +79,7 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
 
 /// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
 fn java_wrapper() -> Option<PathBuf> {
-    let folder = std::env::current_exe().ok()?.parent()?.to_owned();
+    let folder = std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_owned();
     let places = ["nuclio-java-wrapper.jar", "../java/nuclio-java-wrapper.jar"];
     places.iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
