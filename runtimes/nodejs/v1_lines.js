@@ -25,7 +25,7 @@ function run (Module) {
       if (name !== 'data') return emit.apply(socket, arguments)
       let start = 0
       for (let end; (end = data.indexOf(10, start)) >= 0; start = end + 1) {
-        const line = pieces.concat(data.slice(start, end))
+        const line = pieces.concat(data.slice(start, end + 1))
         pieces = []
         emit.call(socket, 'data', Buffer.concat(line))
       }

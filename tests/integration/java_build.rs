@@ -68,10 +68,10 @@ pub fn fixtures() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let read = || {
         let entries = std::fs::read_dir(root().join("tests/handlers/java")).unwrap();
-        let sources = entries.map(|entry| {
+        let sources = entries.filter_map(|entry| {
             let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            (name, std::fs::read_to_string(path.join("Handler.java")).unwrap())
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some((name, std::fs::read_to_string(path.join("Handler.java")).ok()?))
         });
         compile("fixtures", sources)
     };

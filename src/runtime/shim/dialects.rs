@@ -19,13 +19,16 @@ const NODEJS_LINES: &str = include_str!("../../../runtimes/nodejs/v1_lines.js");
 /// The answer encoder of the Java wrapper looks into this package, which Java 16 and newer close.
 const JAVA_OPENS: &str = "--add-opens=java.base/java.util=ALL-UNNAMED";
 
+/// Tells our own shim, run this way, that answers may come in pieces: no processor of the reference says so.
+const STREAMS: (&str, &str) = ("NUCLIO_SHIM_STREAM_LINES", "1");
+
 /// The Python wrapper: the only one with callbacks, which signals ask for, and with a connection for everything else.
 pub static PYTHON: Dialect = Dialect {
     encoding: Encoding::MsgPack,
     options: no_options,
     arguments: python_arguments,
-    // On SIGABRT the interpreter shows where it hangs. Our own shim, run this way, may answer piece by piece.
-    environment: &[("PYTHONFAULTHANDLER", "1"), ("NUCLIO_SHIM_STREAM_LINES", "1")],
+    // On SIGABRT the interpreter shows where it hangs.
+    environment: &[("PYTHONFAULTHANDLER", "1"), STREAMS],
     transport: Transport::Unix,
     control: true,
     notice_within: None,
@@ -37,7 +40,7 @@ pub static NODEJS: Dialect = Dialect {
     encoding: Encoding::Json,
     options: no_options,
     arguments: nodejs_arguments,
-    environment: &[],
+    environment: &[STREAMS],
     transport: Transport::Unix,
     control: false,
     notice_within: None,
