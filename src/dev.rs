@@ -77,6 +77,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             }
             arguments.handler.clone().unwrap_or_else(|| DOTNET_HANDLER.to_owned())
         }
+        RuntimeKind::Java => {
+            env.handler_directory = Some(file.clone());
+            env.java_wrapper = env.java_wrapper.or_else(java_wrapper);
+            // A source file is named as its class. Of a jar the shim takes the only handler.
+            let source = file.extension().is_some_and(|ending| ending == "java");
+            arguments.handler.clone().unwrap_or_else(|| if source { stem.to_string() } else { String::new() })
+        }
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -85,6 +92,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
     let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
     config.function.name = stem.into_owned();
     Ok(dress(config))
+}
+
+/// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
+fn java_wrapper() -> Option<PathBuf> {
+    let folder = std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_owned();
+    let places = ["nuclio-java-wrapper.jar", "../java/nuclio-java-wrapper.jar"];
+    places.iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
 
 /// Readable logs for people, JSON for pipes.
@@ -110,6 +124,7 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
         "rb" => Ok(RuntimeKind::Ruby),
         "sh" => Ok(RuntimeKind::Shell),
+        "java" | "jar" => Ok(RuntimeKind::Java),
         "so" => Ok(RuntimeKind::Golang),
         "dll" => Ok(RuntimeKind::DotNetCore),
         "cs" | "csproj" => anyhow::bail!(
@@ -121,11 +136,6 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "c" | "cc" | "cpp" | "cxx" | "rs" => {
             anyhow::bail!(
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
-            )
-        }
-        "java" | "jar" => {
-            anyhow::bail!(
-                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs, .rb, .sh, .dll and .so"
             )
         }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
@@ -261,7 +271,7 @@ mod tests {
         assert_eq!(guess_runtime(Path::new("a.rb")).unwrap(), RuntimeKind::Ruby);
         assert_eq!(guess_runtime(Path::new("a.sh")).unwrap(), RuntimeKind::Shell);
         assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
-        for (file, expected) in [("a.c", "build it"), ("a.cs", "cannot serve .cs"), ("a", "say --runtime")] {
+        for (file, expected) in [("a.c", "build it"), ("a.cs", "dotnetcore/build"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

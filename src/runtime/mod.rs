@@ -110,6 +110,6 @@ fn not_served(kind: RuntimeKind) -> StartError {
     let found = format!("spec.runtime is {}, which this build cannot serve yet", kind.name());
     StartError::new(
         found,
-        "it serves python, nodejs, dotnetcore, ruby, shell, golang (compiled handlers, in process or as programs) and nuclio:builtin",
+        "it serves python, nodejs, java, dotnetcore, ruby, shell, golang (compiled handlers, in process or as programs) and nuclio:builtin",
     )
 }

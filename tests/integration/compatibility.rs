@@ -10,7 +10,7 @@ use serde_json::Value;
 const DIFFERENCE: [&str; 6] = ["id", "topic", "the reference", "here", "why", "shown by"];
 const NOT_SERVED: [&str; 4] = ["id", "what", "here", "shown by"];
 /// Languages whose handler cases are run.
-const SERVED: [&str; 6] = ["python", "nodejs", "dotnetcore", "ruby", "shell", "golang"];
+const SERVED: [&str; 7] = ["python", "nodejs", "java", "dotnetcore", "ruby", "shell", "golang"];
 /// Folders with tests.
 const TESTS: [&str; 4] = ["src", "tests", "runtimes", "benches"];
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::dotnet_build::fixtures;
 use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
+use crate::java_build;
 
 /// One language.
 struct Language {
@@ -60,6 +61,16 @@ const LANGUAGES: &[Language] = &[
         handler: "",
         prepare: dotnet_setup,
         trace: ".cs:line ",
+    },
+    Language {
+        name: "java",
+        runtime: "java",
+        handler: "",
+        prepare: |mut setup, folder| {
+            setup.function["spec"]["handler"] = format!("{}.Handler", folder.file_name()?.to_str()?).into();
+            setup.java_environment(java_build::fixtures()?)
+        },
+        trace: "Handler.java",
     },
     Language {
         name: "golang",

@@ -29,6 +29,8 @@ mod handlers;
 mod harness;
 mod headers;
 mod hostile;
+mod java;
+mod java_build;
 mod kills;
 mod languages;
 mod layout;

@@ -51,6 +51,7 @@ impl Bench {
             wrapper: Some(Wrapper::find(&folder.path().join(file), dialect)),
             answer_bytes_max: 1 << 20,
             files: Vec::new(),
+            socket_fd: 3,
             errors_to: Stream::Err,
         };
         let handler_dir = folder.path().display().to_string();
