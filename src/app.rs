@@ -480,6 +480,7 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
     for (index, trigger) in function.triggers.iter().enumerate() {
         // The names are few and last as long as the process.
         let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
+        init.push((name("class"), trigger.kind.class().to_owned()));
         init.push((name("kind"), trigger.kind.name().to_owned()));
         init.push((name("name"), trigger.name.clone()));
     }

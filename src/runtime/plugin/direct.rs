@@ -47,7 +47,7 @@ impl Direct {
         let _inside = crash::inside();
         let plugin = library.instance.worker_start(index, trigger, &home).map_err(|(code, answer)| {
             let found = format!("worker {index} of {} failed to start", library.path.display());
-            StartError::new(found, failure_text(code, &answer))
+            StartError::new(found, answer.failure_text(code))
         })?;
         Ok(Self { plugin, frame: None, home, clock: Clock::now(), library })
     }
@@ -181,14 +181,6 @@ fn checked_status(answer: &Answer) -> Result<u16, HandlerError> {
                 format!("the handler answered with status {status}, which is not between 100 and 999");
             Err(HandlerError::failed(message))
         }
-    }
-}
-
-/// What a plugin said about its failure to start.
-pub(super) fn failure_text(code: abi::CallResult, answer: &Answer) -> String {
-    match (answer.fault(), answer.body()) {
-        (None, text @ [_, ..]) => String::from_utf8_lossy(text).into_owned(),
-        _ => format!("it returned {code} and no text"),
     }
 }
 
