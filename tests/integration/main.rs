@@ -12,6 +12,7 @@ mod clients;
 mod cloud_batches;
 mod cloudevents;
 mod compatibility;
+mod compiled;
 mod conformance;
 mod cron;
 mod dashboard;

@@ -52,6 +52,7 @@ impl Bench {
             init: vec![("handler", "main:handler".to_owned())],
             event_timeout: None,
             in_flight_max: 1,
+            batches: false,
             ahead_max: 0,
             start_timeout: PATIENCE,
             runtime: tokio::runtime::Handle::current(),

@@ -50,6 +50,7 @@ const ADVICE: &str = "This is a handler for the processor, which starts it by it
 #[macro_export]
 macro_rules! main {
     ($handler:ty) => {
+        #[allow(dead_code, reason = "the same file may be a library, too")]
         fn main() -> std::process::ExitCode {
             $crate::exec::main::<$handler>()
         }
