@@ -77,6 +77,13 @@ fn rust(targets: &[&str], file: &str) -> PathBuf {
     out().join("release").join(file)
 }
 
+/// A case in Rust as a program for another target.
+pub fn rust_for(target: &str, case: &str) -> PathBuf {
+    let target_option = format!("--target={target}");
+    rust(&["--bin", case, &target_option], "");
+    out().join(target).join("release").join(case)
+}
+
 fn cargo(what: &str) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args([what, "--release", "--quiet", "--target-dir"]).arg(out());

@@ -158,6 +158,40 @@ fn every_language_has_a_handler_for_every_case() {
     }
 }
 
+/// The cells of a language's row in the table of what shims offer.
+fn row_of_capabilities(language: &str) -> Vec<(&'static str, &'static str)> {
+    let page = include_str!("../../runtimes/README.md");
+    let mut lines = page.lines().skip_while(|line| !line.starts_with("| shim |"));
+    let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
+    let names = cells(lines.next().expect("the table of capabilities"));
+    let mut rows = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells);
+    let row = rows.find(|row| row[0].split(", ").any(|name| name == language));
+    let row = row.unwrap_or_else(|| panic!("{language} has no row in the table of runtimes/README.md"));
+    names.into_iter().zip(row).skip(1).collect()
+}
+
+#[test]
+fn shims_offer_what_the_table_in_runtimes_readme_says() {
+    each("echo", |language, setup| {
+        if language.in_process() {
+            return;
+        }
+        let processor = setup.start();
+        let record = processor.stdout.wait_for_record("Worker is ready");
+        let offered = record["more"]["capabilities"].as_str().unwrap().to_owned();
+        for (capability, cell) in row_of_capabilities(language.name) {
+            let offers = offered.split(',').any(|name| name == capability);
+            let right = match cell {
+                "yes" => offers,
+                "no" => !offers,
+                // `echo` has none of it.
+                depends => depends.starts_with("where the handler") && !offers,
+            };
+            assert!(right, "{}: {capability} is {cell:?} in the table, offered is {offered}", language.name);
+        }
+    });
+}
+
 /// Runs a test with the handler of that name in every language.
 fn each(case: &str, test: impl Fn(&Language, Setup)) {
     assert!(CASES.contains(&case), "{case} is not in the list of cases");

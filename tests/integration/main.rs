@@ -18,6 +18,8 @@ mod cron;
 mod dashboard;
 mod dev;
 mod differences;
+mod example_language;
+mod executables;
 mod faults;
 mod files;
 mod golang;

@@ -210,3 +210,28 @@ unsafe fn json(value: &abi::Value) -> Value {
         }
     }
 }
+
+/// `nh_host::ack`, which nobody serves yet.
+///
+/// # Safety
+/// None needed: it looks at nothing.
+pub unsafe extern "C" fn ack(
+    _: *mut std::ffi::c_void,
+    _topic: abi::Str,
+    _partition: i32,
+    _offset: i64,
+) -> abi::CallResult {
+    abi::UNSUPPORTED
+}
+
+/// `nh_host::call_function`, which nobody serves yet.
+///
+/// # Safety
+/// None needed: it looks at nothing.
+pub unsafe extern "C" fn call_function(
+    _: *mut std::ffi::c_void,
+    _call: *const abi::Call,
+    _answer: *mut abi::Response,
+) -> abi::CallResult {
+    abi::UNSUPPORTED
+}

@@ -112,7 +112,9 @@ impl Recipe {
     ) -> Result<(), StartError> {
         match self.wait_hello(process, readied, logger).await {
             Ok(hello) => {
-                let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
+                let fields = fields! {
+                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities
+                };
                 logger.debug("Worker is ready", fields);
                 if self.in_flight_max > hello.in_flight_max && id.index == 0 {
                     let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};

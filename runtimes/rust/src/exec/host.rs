@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::event::Slot;
 use super::input::{Shared, lock};
 use crate::abi;
-use crate::host::fields_json;
+use crate::host::{ack, call_function, fields_json};
 
 /// The table handed to the handler.
 pub(super) static HOST: abi::Host = abi::Host {
@@ -21,8 +21,8 @@ pub(super) static HOST: abi::Host = abi::Host {
     header: Some(header),
     fields: Some(fields),
     cancelled: Some(cancelled),
-    ack: None,
-    call_function: None,
+    ack: Some(ack),
+    call_function: Some(call_function),
     read: Some(read),
 };
 

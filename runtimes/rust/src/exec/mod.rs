@@ -405,18 +405,22 @@ impl<'a> Program<'a> {
         if code == abi::PANIC {
             self.log_error(answers[0].body());
         }
-        let mut served = Ok(());
+        let fault = answers.iter().find_map(Answer::fault);
+        let mut broken = None;
         for (slot, answer) in slots.iter().zip(&answers) {
-            let mut verdict = verdict(code, answer, &answers[0]);
+            let mut verdict = match fault {
+                Some(fault) => of_fault(fault),
+                None => verdict(code, answer, &answers[0]),
+            };
             if matches!(verdict, Verdict::Answered) && answer.has(abi::RESPONSE_STREAM) {
                 let text = b"the handler answered an event of a batch with a stream";
                 verdict = Verdict::Failed(0, text.to_vec());
             }
             self.answer(slot.id(), answer, &verdict, took);
-            served = served.and_then(|()| self.unbroken(&verdict));
+            broken = Some(verdict).filter(|verdict| matches!(verdict, Verdict::Broken(_))).or(broken);
         }
         self.finish();
-        Ok(served)
+        Ok(broken.map_or(Ok(()), |verdict| self.unbroken(&verdict)))
     }
 
     /// Adds an answer to what goes out.
@@ -514,7 +518,7 @@ impl<'a> Program<'a> {
 /// What a result means for an event; what failed without words says what the first of its batch does.
 fn verdict(code: abi::CallResult, answer: &Answer, first: &Answer) -> Verdict {
     if let Some(fault) = answer.fault() {
-        return Verdict::Broken(format!("the handler answered with {fault}"));
+        return of_fault(fault);
     }
     let answer = if answer.is_empty() { first } else { answer };
     match code {
@@ -524,6 +528,10 @@ fn verdict(code: abi::CallResult, answer: &Answer, first: &Answer) -> Verdict {
         abi::UNSUPPORTED => Verdict::Failed(NOT_IMPLEMENTED.0, NOT_IMPLEMENTED.1.to_vec()),
         code => Verdict::Broken(format!("the handler returned {code}, which is no result of the ABI")),
     }
+}
+
+fn of_fault(fault: &str) -> Verdict {
+    Verdict::Broken(format!("the handler answered with {fault}"))
 }
 
 /// The head of ANSWER.

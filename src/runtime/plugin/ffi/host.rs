@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use nuclio_handler::{abi, host::fields_json};
+use nuclio_handler::abi;
+use nuclio_handler::host::{ack, call_function, fields_json};
 
 use crate::config::Level;
 use crate::event::Event;
@@ -148,16 +149,4 @@ unsafe extern "C" fn read(
         n.write(piece.len());
     }
     end
-}
-
-unsafe extern "C" fn ack(_: *mut c_void, _topic: abi::Str, _partition: i32, _offset: i64) -> abi::CallResult {
-    abi::UNSUPPORTED
-}
-
-unsafe extern "C" fn call_function(
-    _: *mut c_void,
-    _call: *const abi::Call,
-    _answer: *mut abi::Response,
-) -> abi::CallResult {
-    abi::UNSUPPORTED
 }
