@@ -46,7 +46,7 @@ fn the_example_is_replaced_when_it_ends_and_serves_many_at_once() {
     for (n, answer) in waiting.into_iter().enumerate() {
         assert_eq!(answer.join().unwrap().text(), format!("Hello, {n}"));
     }
-    kill(processor.children()[0] as i32);
+    kill(processor.children()[0]);
     crate::harness::wait_until("it is replaced", || processor.restarts("signal") == 1);
     processor.wait_ready();
     let mut client = Client::connect(processor.http());

@@ -1,5 +1,6 @@
 //! Compiled handlers as programs: what differs from the same handler as a library.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -77,17 +78,22 @@ fn a_program_that_nobody_has_started_says_what_it_is_for() {
 fn programs_are_static_with_musl() {
     let have = |program: &str| Command::new(program).arg("--version").output().is_ok();
     let sysroot = Command::new("rustc").args(["--print", "target-libdir", "--target", MUSL]).output();
-    let target = sysroot
-        .is_ok_and(|found| std::path::Path::new(String::from_utf8_lossy(&found.stdout).trim()).is_dir());
-    if !target || !have("musl-gcc") {
+    let libraries = sysroot.map(|found| String::from_utf8_lossy(&found.stdout).trim().to_owned());
+    let unwinder = Path::new(&libraries.unwrap_or_default()).join("self-contained/libunwind.a");
+    if !unwinder.is_file() || !have("musl-gcc") {
         println!("skipped: no {MUSL} (rustup target add {MUSL}) or no musl-gcc (musl-tools)");
         return;
     }
     let rust = crate::compiled::rust_for(MUSL, "echo");
-    let out = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("echo-musl");
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("echo-musl");
     let mut command = Command::new("musl-gcc");
     command.args(["-std=c11", "-static", "-Iruntimes/rust/include", "tests/handlers/c/echo/handler.c"]);
-    command.args(["runtimes/rust/exec/nh_main.c"]).arg(static_library(Some(MUSL))).arg("-o").arg(&out);
+    command
+        .arg("runtimes/rust/exec/nh_main.c")
+        .arg(static_library(Some(MUSL)))
+        .arg(unwinder)
+        .arg("-o")
+        .arg(&out);
     let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for file in [rust, out] {
