@@ -103,7 +103,7 @@ impl Answer {
     }
 
     /// Pulls a piece of a stream: the code, and the bytes until the next pull.
-    pub fn next(&mut self) -> (abi::CallResult, Option<&[u8]>) {
+    pub fn pull(&mut self) -> (abi::CallResult, Option<&[u8]>) {
         let mut chunk = abi::Str::EMPTY;
         let Some(next) = self.raw.next else { return (abi::END, None) };
         // SAFETY: not released yet; `&mut self` makes pulls come one at a time.

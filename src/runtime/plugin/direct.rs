@@ -213,7 +213,7 @@ impl Pulled {
             return Ok(None);
         }
         let inside = crash::inside();
-        let (code, chunk) = self.answer.next();
+        let (code, chunk) = self.answer.pull();
         drop(inside);
         match (code, chunk) {
             (abi::OK, Some(chunk)) => return Ok(Some(Bytes::copy_from_slice(chunk))),

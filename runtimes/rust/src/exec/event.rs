@@ -71,7 +71,7 @@ impl Default for Slot {
 }
 
 impl Slot {
-    /// Takes an EVENT in. `self` must stay where it is while the handler has the event.
+    /// Takes an EVENT in. `self` and the triggers must stay where they are while the handler has the event.
     pub(super) fn load(&mut self, frame: Frame, triggers: &[Trigger], now_ns: i64) -> Result<(), Fault> {
         self.frame = frame;
         self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner).clear();

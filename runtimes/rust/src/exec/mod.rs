@@ -113,6 +113,7 @@ pub fn run(table: &abi::Plugin) -> i32 {
 }
 
 /// The connection to the processor: a descriptor that it left us, or a path for those who run us by hand.
+#[expect(clippy::disallowed_methods, reason = "a program of its own: the processor's environment is another")]
 fn connect() -> Option<UnixStream> {
     if let Ok(number) = std::env::var("NUCLIO_SHIM_FD") {
         let descriptor: RawFd = number.parse().ok()?;
@@ -471,7 +472,7 @@ impl<'a> Program<'a> {
             if self.shared.cancelled.load(Ordering::Relaxed) != 0 {
                 return (ABORT, "cancelled".to_owned());
             }
-            let mut piece = match answer.next() {
+            let mut piece = match answer.pull() {
                 (abi::OK, Some(piece)) => piece,
                 (abi::OK, None) => {
                     return (ABORT, "the handler's stream gave a piece at address 0".to_owned());
@@ -555,3 +556,6 @@ fn head(answer: &Answer, took: Duration) -> Vec<u8> {
     head[4..6].copy_from_slice(&count.to_le_bytes());
     head
 }
+
+#[cfg(test)]
+mod tests;
