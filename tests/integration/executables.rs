@@ -43,6 +43,22 @@ fn a_program_is_told_of_the_end_and_ends_by_itself() {
 }
 
 #[test]
+fn a_program_sees_that_its_client_has_left_and_that_its_time_is_over() {
+    let Some(setup) = c_program() else { return };
+    let processor = setup.spec(json!({"eventTimeout": "3s"})).start();
+    let mut client = Client::connect(processor.http());
+    client.send_post("/until-cancelled", b"");
+    processor.stdout.wait_for_record("waiting");
+    client.reset();
+    processor.stderr.wait_for("the end", |line| line.contains("told: client gone"));
+    assert_eq!(processor.post("/echo", "on").text(), "on");
+    assert_eq!(processor.all_restarts(), 0);
+    let answer = processor.get("/until-cancelled");
+    assert_eq!(answer.status, 408);
+    processor.stderr.wait_for("the end", |line| line.contains("told: deadline"));
+}
+
+#[test]
 fn a_program_that_breaks_the_abi_fails_its_event_and_is_replaced() {
     let Some(setup) = c_program() else { return };
     let processor = setup.start();
