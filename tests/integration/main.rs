@@ -15,6 +15,7 @@ mod compatibility;
 mod compiled;
 mod conformance;
 mod cron;
+mod cron_replace;
 mod dashboard;
 mod dev;
 mod differences;
