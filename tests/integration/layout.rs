@@ -33,7 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["config"]),
-    ("check", &["config", "runtime", "trigger"]),
+    ("check", &["config", "trigger"]),
     ("run", &["app", "config", "logging", "reaper"]),
     ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),
 ];

@@ -61,6 +61,7 @@ impl Bench {
             init: vec![("handler", handler.to_owned()), ("handler_dir", handler_dir)],
             event_timeout: None,
             in_flight_max: 1,
+            batches: false,
             ahead_max: 0,
             start_timeout: PATIENCE,
             runtime: tokio::runtime::Handle::current(),
