@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["config"]),
+    ("blueprint", &["cli", "config"]),
     ("check", &["config", "runtime", "trigger"]),
     ("run", &["app", "config", "logging", "reaper"]),
     ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod batches;
+mod blueprint;
 mod bodies;
 mod cli;
 mod clients;
@@ -27,6 +28,7 @@ mod harness;
 mod headers;
 mod hostile;
 mod kills;
+mod kubernetes;
 mod languages;
 mod layout;
 mod library;
