@@ -292,7 +292,7 @@ impl Pool {
 
     /// Whether a handler that runs can be ended, because it has a process of its own.
     pub fn ends_handlers(&self) -> bool {
-        matches!(self.shape, Shape::Shim(_))
+        matches!(self.shape, Shape::Tasks(_))
     }
 
     /// Its counters.

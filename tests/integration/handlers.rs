@@ -87,6 +87,7 @@ fn nodejs_cases_hold_over_protocol_1() {
     }
 }
 
+#[test]
 fn ruby_cases_hold_over_protocol_2() {
     if let Some(ruby) = ruby() {
         run("ruby", ruby);

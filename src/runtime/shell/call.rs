@@ -66,6 +66,8 @@ pub(super) enum Ending {
     TimedOut,
     /// The client left.
     ClientGone,
+    /// Its trigger wants it no more.
+    TakenBack,
     /// The processor stops.
     Stopped,
     /// It wrote more than an answer may have.
@@ -185,6 +187,7 @@ impl Running {
                 () = at(around.deadline) => return Ending::TimedOut,
                 news = poll_fn(|cx| poll_caller(caller, cx)) => match news {
                     Some(bytes) => held -= bytes as usize,
+                    None if event.is_taken_back() => return Ending::TakenBack,
                     None if around.command.ends_with_client => return Ending::ClientGone,
                     None => *caller = Caller::Nobody,
                 },

@@ -56,7 +56,7 @@ pub async fn serve(recipe: Arc<Recipe>, id: WorkerId, stop: CancellationToken) {
         let job = match queue.next(desk.clone()) {
             Some((_, job)) => job,
             None => tokio::select! {
-                job = poll_fn(|cx| desk.poll_take(cx)) => job,
+                job = poll_fn(|cx| desk.poll_job(cx)) => job,
                 () = worker.stop.cancelled() => break,
             },
         };
@@ -175,6 +175,13 @@ impl Worker {
             Ending::ClientGone => {
                 logger.debug("Client is gone; the processes of its event are killed", fields! {"pid" => pid});
                 HandlerError::Lost("the client is gone".to_owned())
+            }
+            Ending::TakenBack => {
+                logger.info(
+                    "Event taken back by its trigger; its processes are killed",
+                    fields! {"pid" => pid},
+                );
+                HandlerError::Lost("its trigger has taken the event back".to_owned())
             }
             Ending::TooLarge => {
                 let limit = self.recipe.command.answer_bytes_max;
