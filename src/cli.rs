@@ -29,6 +29,8 @@ Commands, as first argument (processor COMMAND --help says more):
     \tServe one handler file without configuration
   check [FILE]
     \tCheck a function configuration and show its effective limits
+  blueprint --runtime NAME DIR
+    \tWrite Dockerfile, function.yaml and an empty handler
 ";
 
 /// What to do.
@@ -52,6 +54,8 @@ pub enum Command {
     },
     /// Print the JSON Schema of a configuration file.
     Schema(Schema),
+    /// Write the files of a first function image.
+    Blueprint(Blueprint),
     /// Print [`runtimes`].
     ListRuntimes,
     /// Print [`version`].
@@ -71,6 +75,24 @@ pub struct Dev {
     pub listen: String,
     /// Workers.
     pub workers: usize,
+}
+
+/// Arguments of `processor blueprint`.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "processor blueprint", bin_name = "processor blueprint")]
+pub struct Blueprint {
+    /// The handler's runtime
+    #[arg(long, value_name = "NAME", value_parser = runtime_name)]
+    pub runtime: RuntimeKind,
+    /// The function's name: letters in lower case, digits and hyphens; without it that of the folder
+    #[arg(long, value_name = "NAME", value_parser = function_name)]
+    pub name: Option<String>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+    /// The folder; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
 }
 
 /// The command line asks for nothing to be run: a text to print and the exit code.
@@ -99,6 +121,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Exi
     match arguments.first().map(String::as_str) {
         Some("dev") => parse_dev(&arguments),
         Some("check") => parse_check(&arguments),
+        Some("blueprint") => parse_with_clap(&arguments).map(Command::Blueprint),
         _ => parse_main(&arguments),
     }
 }
@@ -249,9 +272,39 @@ fn workers(text: &str) -> Result<usize, String> {
 }
 
 fn runtime(text: &str) -> Result<RuntimeKind, String> {
-    let name = text.split(':').next().unwrap_or(text);
+    runtime_name(text.split(':').next().unwrap_or(text))
+}
+
+fn runtime_name(name: &str) -> Result<RuntimeKind, String> {
     RuntimeKind::from_name(name)
         .ok_or_else(|| format!("use one of: {}", runtimes().trim().replace('\n', ", ")))
+}
+
+fn function_name(name: &str) -> Result<String, String> {
+    if is_function_name(name) {
+        return Ok(name.to_owned());
+    }
+    Err("write at most 63 letters in lower case, digits and hyphens, a letter among them, no hyphen at its ends, and \
+         no word that YAML reads otherwise"
+        .to_owned())
+}
+
+/// Whether a text can name a function, its image and its Kubernetes objects: a label of RFC 1123 in lower case that
+/// YAML reads as a text.
+pub fn is_function_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let words = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && name.bytes().any(|byte| byte.is_ascii_lowercase())
+        && !words.contains(&name)
+        // A number with an exponent.
+        && !name.split_once('e').is_some_and(|(before, after)| {
+            !before.is_empty() && before.bytes().all(|b| b.is_ascii_digit())
+                && after.strip_prefix('-').unwrap_or(after).bytes().all(|b| b.is_ascii_digit())
+        })
 }
 
 fn parse_dev(arguments: &[String]) -> Result<Command, Exit> {
@@ -371,6 +424,10 @@ mod tests {
                 workers,
             }))
         };
+        let blueprint = |runtime, name: Option<&str>, force| {
+            let name = name.map(str::to_owned);
+            Ok(Command::Blueprint(Blueprint { runtime, name, force, folder: "d".into() }))
+        };
         let check = |config: &str, platform_config: &str| {
             Ok(Command::Check { config: config.into(), platform_config: platform_config.into() })
         };
@@ -383,6 +440,8 @@ mod tests {
             ("check a -platform-config b", check("a", "b")),
             ("check --schema platform", Ok(Command::Schema(Schema::Platform))),
             ("check -schema=processor", Ok(Command::Schema(Schema::Processor))),
+            ("blueprint --runtime shell d", blueprint(RuntimeKind::Shell, None, false)),
+            ("blueprint -runtime=java --name a-1 -force d", blueprint(RuntimeKind::Java, Some("a-1"), true)),
             ("other check a", run(CONFIG, PLATFORM_CONFIG)),
         ];
         for (words, expected) in cases {
@@ -399,6 +458,11 @@ mod tests {
             "check --nonsense",
             "check --schema cron",
             "check a --schema platform",
+            "blueprint d",
+            "blueprint --runtime shell",
+            "blueprint --runtime cobol d",
+            "blueprint --runtime python:3.11 d",
+            "blueprint --runtime shell --name Upper d",
         ] {
             let exit = parse_words(words).expect_err(words);
             assert_eq!((exit.code, exit.stream), (2, Stream::Stderr), "{words}");
@@ -416,5 +480,18 @@ mod tests {
             assert!(version.contains(field), "{version}");
         }
         assert_eq!(runtimes(), "dotnetcore\ngolang\njava\nnodejs\npython\nruby\nshell\n");
+    }
+
+    #[test]
+    fn names_are_labels_that_yaml_reads_as_texts() {
+        for good in ["a", "hello", "my-function-2", "2d", "x1e3", "a123456789"] {
+            assert!(is_function_name(good), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in
+            ["", "Hello", "a_b", "a.b", "-a", "a-", "1", "12-3", "1e3", "1e-3", "yes", "null", "ä", &long]
+        {
+            assert!(!is_function_name(bad), "{bad}");
+        }
     }
 }

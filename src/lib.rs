@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod blueprint;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use nuclio_processor::cli::{self, Command, Exit, Stream};
 use nuclio_processor::config::Env;
-use nuclio_processor::{check, dev, run};
+use nuclio_processor::{blueprint, check, dev, run};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args().skip(1)) {
@@ -24,6 +24,13 @@ fn obey(command: Command) -> ExitCode {
         Command::Version => print(Stream::Stdout, &cli::version()),
         Command::Run { config, platform_config } => return run::run(&config, &platform_config),
         Command::Dev(arguments) => return dev::run(&arguments),
+        Command::Blueprint(arguments) => {
+            let Err(error) = blueprint::write(&arguments, &mut std::io::stdout().lock()) else {
+                return ExitCode::SUCCESS;
+            };
+            print(Stream::Stderr, &format!("processor blueprint: {:#}\n", anyhow::Error::from(error)));
+            return ExitCode::FAILURE;
+        }
         Command::Check { config, platform_config } => {
             let env = match Env::from_process() {
                 Ok(env) => env,

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{Setup, free_port, processor_bin};
 use crate::support::{c_library, plain_c_library};
 
-fn run(arguments: &[&str]) -> (i32, String, String) {
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = Command::new(processor_bin()).args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))

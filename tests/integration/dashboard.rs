@@ -1,6 +1,7 @@
 //! The dashboard of `docs/grafana`: each of its queries, asked of a real Prometheus that scrapes a loaded processor,
 //! has an answer.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ fn queries() -> Vec<Query> {
 }
 
 /// The finite values that a query gives now.
-fn ask(prometheus: u16, query: &str) -> Vec<f64> {
+pub fn ask(prometheus: u16, query: &str) -> Vec<f64> {
     let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let answer = get(prometheus, &format!("/api/v1/query?query={escaped}")).unwrap();
     assert_eq!(answer.status, 200, "{query}: {}", answer.text());
@@ -85,13 +86,8 @@ fn load(processor: &Processor, over: &AtomicBool) {
     });
 }
 
-#[test]
-fn every_query_of_the_dashboard_has_an_answer() {
-    let Some(program) = program("prometheus") else { return };
-    let processor = Setup::fake_shim(SCRIPT)
-        .trigger(json!({"numWorkers": 2}))
-        .spec(json!({"eventTimeout": "200ms"}))
-        .start();
+/// A Prometheus that scrapes a processor.
+pub fn scraping(program: &Path, processor: &Processor) -> Server {
     let config = format!(
         "global: {{scrape_interval: 500ms}}\nscrape_configs:\n- job_name: functions\n  static_configs:\n  \
          - targets: ['127.0.0.1:{}']\n",
@@ -101,7 +97,17 @@ fn every_query_of_the_dashboard_has_an_answer() {
     let folder = processor.directory.path().display();
     let config = format!("--config.file={folder}/prometheus.yml");
     let storage = format!("--storage.tsdb.path={folder}/data");
-    let prometheus = Server::start(&program, &[&config, &storage], "/-/ready");
+    Server::start(program, &[&config, &storage], "/-/ready")
+}
+
+#[test]
+fn every_query_of_the_dashboard_has_an_answer() {
+    let Some(program) = program("prometheus") else { return };
+    let processor = Setup::fake_shim(SCRIPT)
+        .trigger(json!({"numWorkers": 2}))
+        .spec(json!({"eventTimeout": "200ms"}))
+        .start();
+    let prometheus = scraping(&program, &processor);
     let over = AtomicBool::new(false);
     let left = std::thread::scope(|scope| {
         scope.spawn(|| load(&processor, &over));

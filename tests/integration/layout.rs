@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("cli", &["config"]),
     ("check", &["config", "trigger"]),
+    ("blueprint", &["cli", "config"]),
     ("run", &["app", "config", "logging", "reaper"]),
     ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),
 ];

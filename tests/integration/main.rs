@@ -6,6 +6,7 @@
 
 mod addresses;
 mod batches;
+mod blueprint;
 mod bodies;
 mod cli;
 mod clients;
@@ -35,6 +36,7 @@ mod hostile;
 mod java;
 mod java_build;
 mod kills;
+mod kubernetes;
 mod languages;
 mod layout;
 mod library;

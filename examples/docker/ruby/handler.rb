@@ -1,0 +1,3 @@
+def handler(context, event)
+  'Hello from ruby'
+end
