@@ -27,6 +27,7 @@ mod handlers;
 mod harness;
 mod headers;
 mod hostile;
+mod images;
 mod kills;
 mod kubernetes;
 mod languages;
