@@ -100,6 +100,7 @@ fn client(port: u16, over: &AtomicBool) -> Answers {
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn replicas_behind_a_proxy_are_replaced_under_load_and_no_request_is_lost() {
     let Some(compose) = compose() else {
         return println!("skipped: neither docker compose nor docker-compose");

@@ -96,6 +96,7 @@ exit $?
 "#;
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn conda_run_as_entry_point_has_the_environments_interpreter_found_by_path() {
     if !ready() {
         return;
@@ -126,6 +127,7 @@ fn conda_run_as_entry_point_has_the_environments_interpreter_found_by_path() {
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn handlers_run_in_the_working_directory_of_the_image() {
     if !ready() {
         return;
@@ -138,18 +140,22 @@ fn handlers_run_in_the_working_directory_of_the_image() {
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn old_labels_of_onbuild_images_are_build_arguments() {
     if !ready() {
         return;
     }
     let tag = |label: &str| format!("nuclio/handler-builder-python-onbuild:{label}-amd64");
     docker(&["tag", &tag("latest"), &tag("1.6.6")]);
-    let files = folder(&[("Dockerfile", &dockerfile("", "")), ("main.py", HANDLER), ("data.txt", "x")]);
+    let files = folder(&[
+        ("Dockerfile", &dockerfile("", "")),
+        ("main.py", "def handler(context, event):\n    return 'built'\n"),
+    ]);
     let build =
         Build::of(files.path()).arg("NUCLIO_BASE_IMAGE", &base("python")).arg("NUCLIO_LABEL", "1.6.6");
     let image = build.arg("NUCLIO_ARCH", "amd64").arg("SOMETHING_ELSE", "1").run();
     docker(&["rmi", &tag("1.6.6")]);
-    assert_eq!(answer(&image, true).1, "/usr/bin/python3.11 x");
+    assert_eq!(answer(&image, true).1, "built");
 }
 
 #[test]
@@ -175,6 +181,7 @@ CMD ["processor", "--config", "/opt/nuclio/function.yaml", "--platform-config", 
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn the_commands_that_a_blueprint_prints_can_be_pasted() {
     if !ready() {
         return;

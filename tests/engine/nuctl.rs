@@ -163,6 +163,7 @@ fn a_configuration_that_is_written_late_is_waited_for() {
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn health_stays_true_while_every_worker_is_busy() {
     let Some(image) = image() else { return };
     let function = Function::deploy(&image, json!({}), "0", &[]);
@@ -299,6 +300,7 @@ fn build(runtime: &str, onbuild: &str, base: &str, handler: (&str, &str), direct
 }
 
 #[test]
+#[ignore = "with scripts/test --full"]
 fn images_built_from_artifacts_as_nuctl_does_it_answer() {
     if !available() {
         return;
