@@ -146,6 +146,7 @@ fn write_cron(cron: &CronTrigger, out: &mut dyn Write) -> io::Result<()> {
         match cron.concurrency {
             ConcurrencyPolicy::Forbid => "the next is dropped (Forbid)",
             ConcurrencyPolicy::Allow => "as many as there are workers (Allow)",
+            ConcurrencyPolicy::Replace => "the next ends it (Replace), where handlers are processes",
         },
     )?;
     line(out, "missed runs", cron.missed.name())?;

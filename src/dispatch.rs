@@ -1,9 +1,11 @@
 //! The only door from triggers to workers: hands an event in, waits for its answer, counts how it ended.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::event::{Event, HandlerError};
+use crate::event::{Event, HandlerError, Recall};
 use crate::metrics::{Cause, TriggerCounters};
 use crate::pool::Pool;
 use crate::queue::{Member, Reply, SubmitError};
@@ -51,6 +53,59 @@ impl Dispatcher {
             span.end(reply.is_err());
         }
         reply
+    }
+
+    /// The same for an event whose wait may end otherwise: once `end` has come, even beside the answer, the event is
+    /// given up as by a client that left, and counted under the cause that `end` says.
+    ///
+    /// # Errors
+    /// What `end` says besides.
+    pub async fn submit_until<T>(
+        &self,
+        mut event: Box<Event>,
+        end: impl Future<Output = (Cause, T)>,
+    ) -> Result<Reply, T> {
+        let span = self.trace(&mut event);
+        let mut answer = self.pool.submit(event, self.wait);
+        let mut end = pin!(end);
+        let mut abandoned = Abandoned(Some(&self.counters));
+        let ended = std::future::poll_fn(|cx| {
+            // Looked at behind the answer, too: another thread may have brought both between two looks.
+            let answered = std::pin::Pin::new(&mut answer).poll(cx);
+            match (end.as_mut().poll(cx), answered) {
+                (Poll::Ready(end), _) => Poll::Ready(Err(end)),
+                (Poll::Pending, answered) => answered.map(Ok),
+            }
+        });
+        let ended = ended.await.map(|reply| reply.unwrap_or(Err(SubmitError::Stopping)));
+        abandoned.0 = None;
+        self.counters.count(match &ended {
+            Ok(reply) => reply.as_ref().map(|_| ()).map_err(cause),
+            Err((cause, _)) => Err(*cause),
+        });
+        if let Some(mut span) = span {
+            span.end(!matches!(ended, Ok(Ok(_))));
+        }
+        ended.map_err(|(_, said)| said)
+    }
+
+    /// The same for an event that its trigger may take back with this: then what runs of it is ended, too, if
+    /// [`Dispatcher::ends_handlers`].
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn submit_recallable(&self, mut event: Box<Event>, recall: &Recall) -> Reply {
+        event.extra.get_or_insert_default().recall = Some(recall.clone());
+        let taken_back = async {
+            recall.asked().await;
+            (Cause::Replaced, SubmitError::Replaced)
+        };
+        self.submit_until(event, taken_back).await.unwrap_or_else(Err)
+    }
+
+    /// Whether a handler that runs can be ended: not in process.
+    pub fn ends_handlers(&self) -> bool {
+        self.pool.ends_handlers()
     }
 
     /// Begins the trace of an event whose trigger has not done so, where tracing is on.
@@ -108,6 +163,7 @@ fn cause(error: &SubmitError) -> Cause {
     match error {
         SubmitError::NoWorkers => Cause::NoWorker,
         SubmitError::Stopping => Cause::Stopping,
+        SubmitError::Replaced => Cause::Replaced,
         SubmitError::Handler(HandlerError::TimedOut) => Cause::Timeout,
         SubmitError::Handler(HandlerError::Lost(_)) => Cause::WorkerLost,
         SubmitError::Handler(HandlerError::Failed { .. } | HandlerError::Unsupported) => Cause::Handler,

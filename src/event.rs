@@ -8,6 +8,7 @@
 mod body;
 pub mod cloudevent;
 mod incoming;
+mod recall;
 
 use std::fmt;
 use std::pin::Pin;
@@ -25,6 +26,7 @@ use crate::trace::context::{TRACEPARENT, TRACESTATE};
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
 pub use self::incoming::{BodyFault, BodyStream};
+pub use self::recall::Recall;
 
 /// Where an event comes from; one per trigger, shared by its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,8 @@ pub struct Extra {
     pub body_is_json: bool,
     /// Structured or binary cloud event.
     pub cloud: bool,
+    /// Its trigger may take it back.
+    pub recall: Option<Recall>,
 }
 
 impl Extra {
@@ -233,6 +237,16 @@ impl Event {
             }
         }
         self.trace = Some(trace);
+    }
+
+    /// Its trigger's way to take it back, where it has one.
+    pub fn recall(&self) -> Option<&Recall> {
+        self.extra.as_deref()?.recall.as_ref()
+    }
+
+    /// Whether its trigger has taken it back.
+    pub fn is_taken_back(&self) -> bool {
+        self.recall().is_some_and(Recall::is_asked)
     }
 
     /// Where records about it belong.

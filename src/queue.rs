@@ -25,6 +25,9 @@ pub enum SubmitError {
     /// The processor stops.
     #[error("All workers are terminated")]
     Stopping,
+    /// Its trigger has taken it back, for the next one's sake.
+    #[error("The event was replaced by the next one of its trigger")]
+    Replaced,
     /// A worker had it.
     #[error(transparent)]
     Handler(#[from] HandlerError),
@@ -376,13 +379,14 @@ impl<W: PartialEq> Queue<W> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::SystemTime;
 
     use super::*;
     use crate::event::{EventBody, EventId, Target, TriggerInfo};
 
-    pub(super) fn event(id: &str) -> Box<Event> {
+    /// An event that nothing is known of but its id.
+    pub(crate) fn event(id: &str) -> Box<Event> {
         Box::new(Event {
             id: EventId::Text(id.into()),
             trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),

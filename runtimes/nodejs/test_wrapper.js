@@ -308,6 +308,18 @@ shimTest('a stream keeps to its credit and goes on with more', `exports.handler 
   assert.deepStrictEqual(rest.map(({ flags, body }) => [flags, body.length]), [[0, 500], [0, 1], [END, 0]])
 })
 
+shimTest('a handler learns whether its time is over or it was taken back', `exports.handler = (context) =>
+  new Promise(() => context.signal.addEventListener('abort', () => {
+    context.logger.warn(context.signal.reason.message)
+  }))`, ASYNC, async (shim) => {
+  for (const [flags, text] of [[0, 'the event has passed its deadline'], [1, 'the event was taken back']]) {
+    shim.send(event(1), frame(CANCEL, { id: 1, code: 2, flags }))
+    const found = [await shim.next(), await shim.next()]
+    assert.deepStrictEqual(found.filter(({ kind }) => kind === ANSWER).map(({ flags }) => flags), [CANCELLED])
+    assert.deepStrictEqual(found.filter(({ kind }) => kind === LOG).map(({ head }) => head.subarray(8).toString()), [text])
+  }
+})
+
 shimTest('a stream that is cancelled ends at once and is closed', `exports.handler = (context) => {
     const { Readable } = require('stream')
     return new Readable({

@@ -27,6 +27,7 @@ function shim (require) {
   // Codes of FAILED, of CANCEL, of CONTROL.
   const LOAD_FAILED = 1, INIT_FAILED = 2, PROTOCOL_FAULT = 3
   const DEADLINE = 2
+  const TAKEN_BACK = 0x01 // flag of a CANCEL for the deadline
   const DRAIN = 1, TERMINATE = 3
   const DEBUG = 0, INFO = 1, WARN = 2, ERROR = 3
 
@@ -242,7 +243,7 @@ function shim (require) {
     switch (kind) {
       case EVENT: return arrive(flags, code, id, data, start, body, end, own)
       case CREDIT: return credited(open.get(id), data.readUInt32LE(start))
-      case CANCEL: return cancel(id, code)
+      case CANCEL: return cancel(id, code, flags)
       case CONTROL: return void control(code, id)
       case INIT: return initialize(code, data.toString('utf8', start, end))
       case PING:
@@ -420,6 +421,7 @@ function shim (require) {
       this.logger = null
       this.controller = null
       this.cancelled = 0 // code of CANCEL
+      this.takenBack = false // not its deadline: its trigger has something newer
       this.credit = 0
       this.wake = null
       this.stopStream = null
@@ -435,7 +437,8 @@ function shim (require) {
 
     abort () {
       if (this.controller === null) return
-      const error = new Error(this.cancelled === DEADLINE ? 'the event has passed its deadline' : 'the client is gone')
+      const late = this.takenBack ? 'the event was taken back' : 'the event has passed its deadline'
+      const error = new Error(this.cancelled === DEADLINE ? late : 'the client is gone')
       error.name = 'AbortError'
       // Listeners are the user's; Node reports what they throw as an uncaught exception.
       current.run(this, () => this.controller.abort(error))
@@ -673,7 +676,7 @@ function shim (require) {
     if (queue.length > 0 || stopping) pump()
   }
 
-  function cancel (id, code) {
+  function cancel (id, code, flags) {
     const call = open.get(id)
     if (call === undefined) {
       const place = queue.findIndex((other) => other.id === id)
@@ -686,6 +689,7 @@ function shim (require) {
     }
     if (call.cancelled) return
     call.cancelled = code
+    call.takenBack = (flags & TAKEN_BACK) !== 0
     if (call.stopStream !== null) call.stopStream()
     else if (code === DEADLINE) {
       // Its caller has been answered. The slot is free; what the handler still does goes nowhere.

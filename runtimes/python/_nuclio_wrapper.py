@@ -33,6 +33,7 @@ OPTIONAL = 0x80
 LOAD_FAILED, INIT_FAILED, PROTOCOL_FAULT = 1, 2, 3
 # Codes of CANCEL.
 CLIENT_GONE, DEADLINE = 1, 2
+TAKEN_BACK = 0x01              # flag of a DEADLINE: it is not over, the event's trigger has something newer
 DEBUG, INFO, WARN, ERROR = 0, 1, 2, 3
 
 PREFETCH = 32                # events that may wait in our buffers
@@ -752,6 +753,7 @@ class Call:
     body: "Any" = None     # that is still arriving
     stream: "Any" = None   # its answer, if that goes out in pieces
     cancelled = False
+    why = ""               # it was, if not by a client that left
     task: "Any" = None     # to be cancelled while it waits
     started = credit = 0
     waiters: "Any" = ()    # done when something has come for it
@@ -999,7 +1001,7 @@ class Shim:
                 call.body.came(flags, body)
                 wake(call)
         elif kind == CANCEL:
-            (self if self.several is None else self.several).cancel(ident, code)
+            (self if self.several is None else self.several).cancel(ident, code, flags)
         elif kind == PING:
             self.channel.send(HEADER.pack(len(body), PONG, 0, code, ident, 0) + body)
         elif not flags & OPTIONAL:
@@ -1021,13 +1023,13 @@ class Shim:
                                        traceback=traceback_of(error))
         self.channel.send(body_frame(CONTROL_DONE, failed, ident, text))
 
-    def cancel(self, ident, code=CLIENT_GONE):
+    def cancel(self, ident, code=CLIENT_GONE, flags=0):
         call = self.find(ident)
         if call is not None:
             if code == CLIENT_GONE and call.stream is None and self.fault is None:
                 return  # compat: what has begun goes on, and its answer is thrown away
             if code == DEADLINE and call.task is not None:
-                self.tell_stack(call, call.task)
+                self.tell_stack(call, call.task, flags)
             call.cancelled = True
             if call.task is not None:
                 call.task.cancel()
@@ -1037,9 +1039,10 @@ class Shim:
                 del self.queue[place]
                 return self.send_answer(ident, 0, CANCELLED_ANSWER)
 
-    def tell_stack(self, call, task):
-        """Logs where a coroutine waits whose time is over."""
-        self.log(WARN, "Event timed out; its handler waits in", fields_json({
+    def tell_stack(self, call, task, flags):
+        """Logs where a coroutine waits that is ended."""
+        call.why = "was taken back" if flags & TAKEN_BACK else "timed out"
+        self.log(WARN, "Event %s; its handler waits in" % call.why, fields_json({
             "worker_id": self.context.worker_id, "stack": stack_of(task.get_coro(), call)}), call)
 
     # -- the event loop, where there is one
@@ -1367,14 +1370,14 @@ class Several:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def cancel(self, ident, code):
+    def cancel(self, ident, code, flags=0):
         call = self.find(ident)
         if call is None or call.over:
             return
         if code == CLIENT_GONE and call.members is not None:
             return  # the others of the batch are still there
         if code == DEADLINE and call.begun:
-            self.shim.tell_stack(call, call.task)
+            self.shim.tell_stack(call, call.task, flags)
             self.shim.loop.call_later(GIVE_UP_SECONDS, self.give_up, call)
         call.cancelled = True
         if call.task is None:
@@ -1389,8 +1392,8 @@ class Several:
         if call.over or len(self.given_up) >= GIVEN_UP_MAX or self.shim.fault is not None:
             return
         fields = {"worker_id": self.shim.context.worker_id, "stack": stack_of(call.task.get_coro(), call)}
-        self.shim.log(WARN, "The handler goes on although its event has timed out; it must not keep CancelledError to "
-                            "itself", fields_json(fields), call)
+        self.shim.log(WARN, "The handler goes on although its event %s; it must not keep CancelledError to itself"
+                      % call.why, fields_json(fields), call)
         try:
             if call.stream is not None and call.stream.begun:
                 call.stream.frame(ABORT, b"cancelled")

@@ -13,6 +13,7 @@ from test_wrapper import CANCEL, CONTROL, CONTROL_DONE, CREDIT, DATA, FAILED, LO
 
 DATA_IN, CREDIT_BACK, MORE_IN = 0x03, 0x85, 0x01
 CLIENT_GONE, DEADLINE = 1, 2
+TAKEN_BACK = 1  # flag
 SLEEPS = "import asyncio\nasync def handler(c, e):\n    await asyncio.sleep(float(e.body))\n    return e.id\n"
 
 
@@ -220,6 +221,16 @@ class Cancelling(unittest.TestCase):
                 self.assertEqual(len(stacks), int(reason == DEADLINE))
                 if stacks:
                     self.assertRegex(stacks[0], r'main.py", line 5, in handler\n +await asyncio.sleep\(30\)')
+
+    def test_an_event_that_was_taken_back_is_not_said_to_have_timed_out(self):
+        with several(self.SOURCE) as shim:
+            shim.send(event(1, body=b""))
+            time.sleep(0.1)
+            shim.send(frame(CANCEL, TAKEN_BACK, DEADLINE, 1))
+            answer = shim.answer()
+            self.assertEqual((answer.ident, answer.flags), (1, 0x10))
+            self.assertEqual(shim.output(), "told\n")
+            self.assertEqual([log[1] for log in shim.logs], ["Event was taken back; its handler waits in"])
 
     def test_before_the_handler_is_called(self):
         source = ("import asyncio, time\nasync def handler(c, e):\n    time.sleep(0.2)\n    await asyncio.sleep(0)\n"

@@ -43,6 +43,8 @@ pub enum ConcurrencyPolicy {
     Forbid,
     /// It is sent, as long as the trigger has fewer events in work than workers; else it is dropped.
     Allow,
+    /// It is sent, and the earlier one is taken back: it stops running. Where handlers cannot be stopped: as `Forbid`.
+    Replace,
 }
 
 /// `missedRuns`.
@@ -81,8 +83,9 @@ pub(super) struct CronAttributes {
     interval: String,
     /// Five fields, or six with the seconds first, or `@hourly` and the like; `TZ=Zone` may stand in front.
     schedule: String,
-    /// A tick while an earlier one is in work: `Forbid` drops it, `Allow` sends it to another worker.
-    #[cfg_attr(test, schemars(extend("examples" = ["Forbid", "Allow"], "default" = "Forbid")))]
+    /// A tick while an earlier one is in work: `Forbid` drops it, `Allow` sends it to another worker, `Replace` ends the
+    /// earlier one for it; in process that cannot be, so there it counts as `Forbid`.
+    #[cfg_attr(test, schemars(extend("examples" = ["Forbid", "Allow", "Replace"], "default" = "Forbid")))]
     concurrency_policy: String,
     /// Ticks that came while the process stood still: `once` sends one event for all, `all` one for each, `none` nothing.
     #[cfg_attr(test, schemars(extend("examples" = ["once", "all", "none"], "default" = "once")))]
@@ -189,19 +192,15 @@ fn schedule(text: &str, place: &TriggerSource<'_>, source: &Source) -> Result<Sc
 fn concurrency(
     text: &str,
     place: &TriggerSource<'_>,
-    source: &mut Source,
+    source: &Source,
 ) -> Result<ConcurrencyPolicy, Box<Problem>> {
     match text.to_ascii_lowercase().as_str() {
         "" | "forbid" => Ok(ConcurrencyPolicy::Forbid),
         "allow" => Ok(ConcurrencyPolicy::Allow),
-        "replace" => {
-            let text = "a running handler is not replaced by the next tick here; the tick is dropped, as with Forbid";
-            source.warn(&place.place(source, "attributes.concurrencyPolicy"), text);
-            Ok(ConcurrencyPolicy::Forbid)
-        }
+        "replace" => Ok(ConcurrencyPolicy::Replace),
         _ => {
             let problem = place.place(source, "attributes.concurrencyPolicy");
-            Err(problem.problem(format!("unknown policy {text:?}")).remedy("write Forbid or Allow"))
+            Err(problem.problem(format!("unknown policy {text:?}")).remedy("write Forbid, Allow or Replace"))
         }
     }
 }
@@ -234,6 +233,7 @@ impl ConcurrencyPolicy {
         match self {
             Self::Forbid => "Forbid",
             Self::Allow => "Allow",
+            Self::Replace => "Replace",
         }
     }
 }

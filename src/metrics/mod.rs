@@ -16,7 +16,7 @@ pub struct TriggerCounters {
     /// Events that did not.
     pub failure: AtomicU64,
     /// The same failures, by [`Cause::ALL`].
-    pub failures: [AtomicU64; 7],
+    pub failures: [AtomicU64; 8],
     /// Sizes of answers, bytes.
     pub response_bytes: Histogram,
     /// Events of a timer that were not sent or got no worker, by [`DropReason::ALL`].
@@ -85,11 +85,13 @@ pub enum Cause {
     Refused,
     /// Its client left before the answer.
     ClientLeft,
+    /// Its trigger has taken it back, for the next one's sake.
+    Replaced,
 }
 
 impl Cause {
     /// All, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Handler,
         Self::Timeout,
         Self::WorkerLost,
@@ -97,6 +99,7 @@ impl Cause {
         Self::Stopping,
         Self::Refused,
         Self::ClientLeft,
+        Self::Replaced,
     ];
 
     /// Value of the label `cause`.
@@ -109,6 +112,7 @@ impl Cause {
             Self::Stopping => "stopping",
             Self::Refused => "refused",
             Self::ClientLeft => "client_left",
+            Self::Replaced => "replaced",
         }
     }
 }

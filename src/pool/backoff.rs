@@ -26,6 +26,12 @@ impl Backoff {
         let wait = FIRST.saturating_mul(1 << doublings.min(16)).min(LONGEST);
         wait.mul_f64(0.8 + 0.4 * fastrand::f64()) // Workers that died together do not come back together.
     }
+
+    /// The same after a worker that was ended although it had done nothing wrong, which does not count: a timer that
+    /// ticks too fast must not start processes without a pause.
+    pub(super) fn without_blame(lived: Duration) -> Duration {
+        if lived >= LIVED { Duration::ZERO } else { FIRST }
+    }
 }
 
 #[cfg(test)]
@@ -45,5 +51,11 @@ mod tests {
         (0..20).for_each(|_| last = backoff.after(Duration::ZERO));
         assert!(last <= LONGEST.mul_f64(1.2));
         assert_eq!(backoff.after(LIVED), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_worker_that_did_nothing_wrong_is_replaced_at_once_or_nearly_so() {
+        assert_eq!(Backoff::without_blame(LIVED), Duration::ZERO);
+        assert_eq!(Backoff::without_blame(Duration::ZERO), FIRST);
     }
 }

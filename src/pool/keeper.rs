@@ -26,6 +26,8 @@ const EXIT_WAIT: Duration = Duration::from_millis(250);
 const ABORT_AFTER: Duration = Duration::from_millis(100);
 /// From SIGABRT to SIGKILL.
 const KILL_AFTER: Duration = Duration::from_millis(400);
+/// How long the end of a process is waited for whose event was taken back, before the next one starts.
+const RETIRED_WAIT: Duration = Duration::from_millis(1000);
 /// How long a shim may take to exit once its connection is closed, and then after SIGTERM.
 const EXIT_GRACE: Duration = Duration::from_millis(1000);
 /// The same for a shim that has used up its time already.
@@ -49,6 +51,8 @@ enum Fate {
     Stopped,
     /// By itself, or it had to be.
     Lost,
+    /// It had done nothing wrong: an event was taken back.
+    Replaced,
 }
 
 impl ShimKeeper {
@@ -65,6 +69,7 @@ impl ShimKeeper {
                 () = self.stop.asked.cancelled() => break,
             };
             drop(permit);
+            let mut pause = None;
             match (started, first.take()) {
                 (Err(error), Some(first)) => return first.send(Err(error)).unwrap_or_default(),
                 (Err(error), None) => {
@@ -77,13 +82,18 @@ impl ShimKeeper {
                     if let Some(first) = first {
                         first.send(Ok(())).unwrap_or_default();
                     }
-                    if self.attend(running).await == Fate::Stopped {
-                        break;
+                    match self.attend(running).await {
+                        Fate::Stopped => break,
+                        Fate::Lost => {}
+                        Fate::Replaced => {
+                            pause = Some(Backoff::without_blame(begun.elapsed()));
+                        }
                     }
                 }
             }
+            let pause = pause.unwrap_or_else(|| backoff.after(begun.elapsed()));
             tokio::select! {
-                () = tokio::time::sleep(backoff.after(begun.elapsed())) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.stop.asked.cancelled() => {}
             }
         }
@@ -110,19 +120,26 @@ impl ShimKeeper {
                 }
             }
         };
-        if matches!(ended, Ended::TimedOut { ahead: true }) {
+        if matches!(ended, Ended::TimedOut { ahead: true } | Ended::Replaced { at_once: true }) {
             running.process.signal(Signal::ABORT); // Before it gets to events that others have now.
         }
         let (reason, cause) = self.explain(&ended, &mut running.process, kills_before).await;
         self.recipe.queue.counters().restarted(self.id.index, reason);
         // Before its callers are answered: whoever has an answer finds the probes of the same mind.
-        self.status.set(self.id.index, WorkerState::Restarting(cause.clone()));
+        let blamed = !matches!(ended, Ended::Replaced { .. });
+        self.status.end(self.id.index, cause.clone(), blamed);
         for reply in waiting {
             let error = HandlerError::Lost(format!("the worker that had this event was lost: {cause}"));
             drop(reply.send(Err(error.into()))); // The client may have left.
         }
         match ended {
             Ended::TimedOut { ahead } => drop(tokio::spawn(retire(running.process, ahead))),
+            Ended::Replaced { at_once } => {
+                // What replaces it must not run beside it; a process that cannot even be killed is not waited for.
+                let retired = tokio::spawn(retire(running.process, at_once));
+                drop(tokio::time::timeout(RETIRED_WAIT, retired).await);
+                return Fate::Replaced;
+            }
             _ => running.process.kill_group(),
         }
         Fate::Lost
@@ -144,6 +161,11 @@ impl ShimKeeper {
                     fields! {"trigger" => trigger, "worker" => worker, "elapsed" => elapsed, "pid" => pid};
                 logger.info("Restarting worker due to timeout", fields);
                 (RestartReason::Timeout, "event timed out".to_owned())
+            }
+            Ended::Replaced { .. } => {
+                let fields = fields! {"trigger" => trigger, "worker" => worker, "pid" => pid};
+                logger.info("Restarting worker, because its event was replaced by the next one", fields);
+                (RestartReason::Recycle, "its event was replaced by the next one".to_owned())
             }
             Ended::Protocol(error) => {
                 let fields = fields! {"worker" => worker, "pid" => pid, "err" => error};

@@ -260,6 +260,11 @@ impl Pool {
         }
     }
 
+    /// Whether a handler that runs can be ended, because it has a process of its own.
+    pub fn ends_handlers(&self) -> bool {
+        matches!(self.shape, Shape::Shim(_))
+    }
+
     /// Its counters.
     pub fn counters(&self) -> &Arc<PoolCounters> {
         &self.counters

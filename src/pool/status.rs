@@ -88,7 +88,7 @@ impl Entry {
         self.failures >= REPEATEDLY && !self.is_steady(now)
     }
 
-    fn enter(&mut self, state: WorkerState) {
+    fn enter(&mut self, state: WorkerState, blamed: bool) {
         let now = Instant::now();
         if self.is_steady(now) {
             self.failures = 0;
@@ -98,7 +98,7 @@ impl Entry {
             if self.failures == 0 {
                 self.failing_since = SystemTime::now();
             }
-            self.failures = self.failures.saturating_add(1);
+            self.failures = self.failures.saturating_add(u32::from(blamed));
             self.cause.clone_from(cause);
         }
         if self.state.index() != state.index() {
@@ -140,11 +140,21 @@ impl Status {
 
     /// A worker's state changes. Each [`WorkerState::Restarting`] is one more end of this worker.
     pub fn set(&self, worker: usize, state: WorkerState) {
+        self.change(worker, state, true);
+    }
+
+    /// A worker has ended and is replaced. `blamed`: it counts as one of the ends in a row that make a worker one that
+    /// ends again and again.
+    pub fn end(&self, worker: usize, cause: String, blamed: bool) {
+        self.change(worker, WorkerState::Restarting(cause), blamed);
+    }
+
+    fn change(&self, worker: usize, state: WorkerState, blamed: bool) {
         let mut workers = self.lock();
         let Some(entry) = workers.get_mut(worker) else { return };
         self.counters.states[entry.state.index()].fetch_sub(1, Relaxed);
         self.counters.states[state.index()].fetch_add(1, Relaxed);
-        entry.enter(state);
+        entry.enter(state, blamed);
     }
 
     /// Whether events are served well: some worker is ready, and none restarts repeatedly.
@@ -236,6 +246,18 @@ mod tests {
         assert!(status.workers()[0].restarts_repeatedly());
         age(&status, 0, STEADY * 60);
         assert!(!status.ready(), "time alone heals nothing");
+    }
+
+    #[test]
+    fn ends_that_are_nobodys_fault_do_not_count() {
+        let status = status(1);
+        for _ in 0..REPEATEDLY * 2 {
+            status.end(0, "its event was replaced".into(), false);
+            assert!(!status.ready());
+            status.set(0, WorkerState::Ready);
+            assert!(status.ready());
+        }
+        assert_eq!(status.workers()[0].failures, 0);
     }
 
     #[test]

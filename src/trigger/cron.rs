@@ -11,6 +11,7 @@ use super::clock::{Clock, Due, Moment, Tick};
 use super::template::{Template, deliver};
 use super::{Trigger, TriggerContext};
 use crate::config::{ConcurrencyPolicy, CronTrigger};
+use crate::event::Recall;
 use crate::fields;
 use crate::metrics::DropReason;
 
@@ -20,14 +21,21 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Starts no clock yet.
 pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) -> Trigger {
     let info = cx.info.clone();
+    let replaces = config.concurrency == ConcurrencyPolicy::Replace;
     let at_once_max = match config.concurrency {
-        ConcurrencyPolicy::Forbid => 1,
+        ConcurrencyPolicy::Forbid | ConcurrencyPolicy::Replace => 1,
         ConcurrencyPolicy::Allow => workers,
     };
+    if replaces && !cx.events.ends_handlers() {
+        let message = "concurrencyPolicy Replace counts as Forbid here, because a handler inside the processor cannot \
+                       be ended; one that is an executable (handlerForm) can";
+        cx.logger.warn(message, fields! {"trigger" => info.name});
+    }
     let cron = Cron {
         template: Template::new(&config.event, info.clone()),
-        cx: Arc::new(cx),
         at_once_max,
+        recall: (replaces && cx.events.ends_handlers()).then(Recall::default),
+        cx: Arc::new(cx),
         running: JoinSet::new(),
         backlog: VecDeque::new(),
         busy: false,
@@ -46,10 +54,12 @@ struct Cron {
     template: Template,
     /// Events in work at the same moment.
     at_once_max: usize,
+    /// Takes back the event in work, where the next one replaces it.
+    recall: Option<Recall>,
     running: JoinSet<()>,
     /// Missed ticks that are still to be sent; bounded by what a clock hands out at once.
     backlog: VecDeque<Tick>,
-    /// Ticks have been dropped since an event was last sent in time.
+    /// Ticks have come too early since an event was last sent in time.
     busy: bool,
     /// When that was last warned of.
     warned: Option<Instant>,
@@ -100,15 +110,27 @@ impl Cron {
                 self.busy = false;
                 self.send(tick);
             }
-            [tick] => self.skip(tick),
-            ref ticks => {
-                // What does not fit goes first: it is the oldest.
-                self.backlog.extend(ticks);
-                let excess = self.backlog.len().saturating_sub(super::clock::CATCH_UP_MAX);
-                self.backlog.drain(..excess);
-                self.drop_ticks(DropReason::Missed, excess as u64);
-            }
+            [tick] => match &self.recall {
+                Some(recall) => {
+                    recall.ask();
+                    self.tell("Replaced an event that was still in work by the next one", tick);
+                    self.queue(&[tick]); // Until the other has been given up, which waits for nobody.
+                }
+                None => {
+                    self.drop_ticks(DropReason::Busy, 1);
+                    self.tell("Dropped a tick, because an earlier event is still in work", tick);
+                }
+            },
+            ref ticks => self.queue(ticks),
         }
+    }
+
+    /// What does not fit goes first: it is the oldest.
+    fn queue(&mut self, ticks: &[Tick]) {
+        self.backlog.extend(ticks);
+        let excess = self.backlog.len().saturating_sub(super::clock::CATCH_UP_MAX);
+        self.backlog.drain(..excess);
+        self.drop_ticks(DropReason::Missed, excess as u64);
     }
 
     fn send(&mut self, tick: Tick) {
@@ -117,17 +139,20 @@ impl Cron {
             ("missed".to_owned(), tick.missed.to_string()),
         ];
         let (cx, event) = (self.cx.clone(), self.template.event(tick.time(), fields));
-        self.running.spawn(async move { deliver(&cx, event).await });
+        // Each event has one of its own: what is taken back stays so.
+        let recall = self.recall.as_mut().map(|recall| {
+            *recall = Recall::default();
+            recall.clone()
+        });
+        self.running.spawn(async move { deliver(&cx, event, recall.as_ref()).await });
     }
 
     /// A handler that is too slow for its timetable is named when it begins to be, not at every tick; one that is so
     /// again and again, now and then.
-    fn skip(&mut self, tick: Tick) {
-        self.drop_ticks(DropReason::Busy, 1);
+    fn tell(&mut self, message: &str, tick: Tick) {
         let fields = fields! {
             "trigger" => self.cx.info.name, "scheduled" => tick.scheduled.to_string(), "in_work" => self.running.len()
         };
-        let message = "Dropped a tick, because an earlier event is still in work";
         let known = std::mem::replace(&mut self.busy, true);
         if known || self.warned.is_some_and(|warned| warned.elapsed() < WARN_EVERY) {
             self.cx.logger.debug(message, fields);

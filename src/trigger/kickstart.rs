@@ -16,7 +16,7 @@ pub(super) fn build(config: &EventTemplate, cx: TriggerContext) -> Trigger {
         }
         let event = template.event(SystemTime::now(), Vec::new());
         tokio::select! {
-            () = deliver(&cx, event) => {}
+            () = deliver(&cx, event, None) => {}
             () = cx.shutdown.kill.cancelled() => {}
         }
     };

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::TriggerContext;
 use crate::config::EventTemplate;
 use crate::event::{
-    Body, Event, EventBody, EventId, Extra, OwnValue, Response, Target, TriggerInfo, cloudevent,
+    Body, Event, EventBody, EventId, Extra, OwnValue, Recall, Response, Target, TriggerInfo, cloudevent,
 };
 use crate::fields;
 use crate::metrics::DropReason;
@@ -83,11 +83,16 @@ impl Template {
     }
 }
 
-/// Sends an event and waits for its end. Nobody reads the answer; a failure is logged, once.
-pub(super) async fn deliver(cx: &TriggerContext, event: Box<Event>) {
+/// Sends an event and waits for its end. Nobody reads the answer; a failure is logged, once. `recall`: the event may be
+/// taken back with it.
+pub(super) async fn deliver(cx: &TriggerContext, event: Box<Event>, recall: Option<&Recall>) {
     let id = event.id.as_str().to_owned();
-    let error = match cx.events.submit(event).await {
-        Ok(response) => match read_to_end(response).await {
+    let reply = match recall {
+        None => cx.events.submit(event).await,
+        Some(recall) => cx.events.submit_recallable(event, recall).await,
+    };
+    let error = match reply {
+        Ok(response) => match read_to_end(response, recall).await {
             Ok(status) if status < 400 => return,
             Ok(status) => {
                 // The handler said so itself, and what it raised is in the log already.
@@ -97,23 +102,31 @@ pub(super) async fn deliver(cx: &TriggerContext, event: Box<Event>) {
             }
             Err(error) => error,
         },
-        Err(error) => {
-            if matches!(error, SubmitError::NoWorkers) {
-                cx.events.counters().dropped(DropReason::NoWorker, 1);
-            }
-            error
-        }
+        Err(error) => error,
     };
+    match error {
+        SubmitError::Replaced => return, // Whoever took it back has said so.
+        SubmitError::NoWorkers => cx.events.counters().dropped(DropReason::NoWorker, 1),
+        SubmitError::Stopping | SubmitError::Handler(_) => {}
+    }
     let fields = fields! {"trigger" => cx.info.name, "id" => id, "err" => error.to_string()};
     cx.logger.error("Event failed", fields);
 }
 
-/// A streamed answer is read to its end, because the handler works while it is.
-async fn read_to_end(response: Response) -> Result<u16, SubmitError> {
-    if let Body::Stream(mut stream) = response.body {
+/// A streamed answer is read to its end, because the handler works while it is; or until its event is taken back.
+async fn read_to_end(response: Response, recall: Option<&Recall>) -> Result<u16, SubmitError> {
+    let Body::Stream(mut stream) = response.body else { return Ok(response.status) };
+    let read = async {
         while let Some(piece) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
             drop(piece?);
         }
+        Ok(response.status)
+    };
+    match recall {
+        None => read.await,
+        Some(recall) => tokio::select! {
+            status = read => status,
+            () = recall.asked() => Err(SubmitError::Replaced),
+        },
     }
-    Ok(response.status)
 }

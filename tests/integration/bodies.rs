@@ -361,6 +361,37 @@ fn a_client_that_leaves_in_the_middle_fails_the_read_and_nothing_else() {
 }
 
 #[test]
+fn an_event_whose_body_is_refused_on_the_way_counts_as_refused_and_not_as_left_by_its_client() {
+    everywhere(|setup| {
+        let processor = limited(setup, 100_000).start();
+        let failed = |cause: &str| {
+            let parts = [format!("cause=\"{cause}\"")];
+            processor.metric("nuclio_processor_event_failures_total", &[&parts[0]])
+        };
+        let begin = |chunk: &[u8]| {
+            let mut client = Client::connect(processor.http());
+            client.send(&head("/", true, 0));
+            client.send(b"4\r\nhalf\r\n");
+            client.send(chunk);
+            client
+        };
+        let mut client = begin(b"");
+        send(&mut client, true, 2, &[b'x'; 60_000]);
+        assert_eq!(client.read_answer(false).unwrap().status, 413);
+        wait_until("the limit is counted", || failed("refused") == 1.0);
+        assert_eq!(begin(b"no size\r\n").read_answer(false).unwrap().status, 400);
+        wait_until("the malformed chunk is counted", || failed("refused") == 2.0);
+        assert_eq!(failed("client_left"), 0.0);
+        drop(begin(b""));
+        wait_until("the client that left is counted", || failed("client_left") == 1.0);
+        assert_eq!(failed("refused"), 2.0);
+        assert_eq!(failed("handler"), 0.0);
+        let parts = ["result=\"failure\""];
+        assert_eq!(processor.metric("nuclio_processor_handled_events_total", &parts), 3.0);
+    });
+}
+
+#[test]
 fn what_a_handler_is_told_names_the_reason() {
     let processor = Setup::python(PYTHON).start();
     let mut client = Client::connect(processor.http());

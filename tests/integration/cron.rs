@@ -329,7 +329,7 @@ fn mistakes_are_named_with_key_and_remedy() {
         (
             json!({"interval": "5s", "concurrencyPolicy": "Sometimes"}),
             "concurrencyPolicy",
-            &["Sometimes", "Forbid or Allow"],
+            &["Sometimes", "Forbid, Allow or Replace"],
         ),
         (json!({"interval": "5s", "missedRuns": "some"}), "missedRuns", &["some", "once, all or none"]),
         (
@@ -366,9 +366,7 @@ fn what_has_no_effect_is_warned_of() {
         .filter(|record| record["level"] == "warn")
         .map(|record| record["message"].as_str().unwrap().to_owned())
         .collect();
-    for key in
-        ["attributes.schedule", "attributes.concurrencyPolicy", "workerAvailabilityTimeoutMilliseconds"]
-    {
+    for key in ["attributes.schedule", "concurrencyPolicy Replace", "workerAvailabilityTimeoutMilliseconds"] {
         assert!(warnings.iter().any(|warning| warning.contains(key)), "{key} in {warnings:?}");
     }
     assert!(!warnings.iter().any(|warning| warning.contains("jobBackoffLimit")), "{warnings:?}");

@@ -15,6 +15,7 @@ mod cloudevents;
 mod compatibility;
 mod conformance;
 mod cron;
+mod cron_replace;
 mod dashboard;
 mod dev;
 mod differences;

@@ -140,7 +140,10 @@ impl Processor {
 
     /// How often workers were replaced.
     pub fn all_restarts(&self) -> usize {
-        ["exit", "signal", "oom", "timeout", "protocol"].iter().map(|reason| self.restarts(reason)).sum()
+        ["exit", "signal", "oom", "timeout", "protocol", "recycle"]
+            .iter()
+            .map(|reason| self.restarts(reason))
+            .sum()
     }
 
     /// Waits until it has ended and reads everything it still had to say.

@@ -98,6 +98,7 @@ impl Worker {
         }
         let event = &mut self.in_flight[key];
         event.stream = Some(writer);
+        self.post.rung.push(key);
         let reply = event.reply.take();
         let mut response = head_of(&answer);
         response.body = Body::Stream(Box::pin(reader));

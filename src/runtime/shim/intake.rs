@@ -41,7 +41,7 @@ impl Intake {
     }
 
     /// Writes what there is and may be written. Ready: that was the last of it.
-    fn poll(&mut self, cx: &mut Context<'_>, id: u32, writer: &mut Writer) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, id: u32, writer: &mut Writer) -> Poll<()> {
         while self.credit > 0 && !self.held {
             if self.rest.is_empty() {
                 match std::task::ready!(self.stream.poll_next(cx)) {
@@ -70,21 +70,6 @@ impl Intake {
 }
 
 impl Worker {
-    /// Passes on what has come of the bodies of events in work. Ready: there is something to write.
-    pub(super) fn poll_intakes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let writer = &mut self.link.writer;
-        if !writer.is_empty() {
-            return Poll::Pending; // What is there goes first; its end is waited for already.
-        }
-        for (_, event) in &mut self.in_flight {
-            let Some(intake) = event.intake.as_mut().filter(|_| event.begun.is_some()) else { continue };
-            if intake.poll(cx, event.id, writer).is_ready() {
-                event.intake = None;
-            }
-        }
-        if writer.is_empty() { Poll::Pending } else { Poll::Ready(()) }
-    }
-
     /// CREDIT of the shim. One for a body that has been written meanwhile means nothing.
     pub(super) fn read_credit(&mut self, header: Header, head: &[u8]) -> Result<(), ProtocolError> {
         let bytes = v2::read_credit(head)?;
@@ -92,6 +77,7 @@ impl Worker {
             && let Some(intake) = &mut self.in_flight[key].intake
         {
             intake.allow(bytes);
+            self.post.rung.push(key);
         }
         Ok(())
     }

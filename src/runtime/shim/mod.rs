@@ -15,4 +15,6 @@ pub mod protocol;
 pub mod start;
 pub mod stream;
 pub mod v1;
+mod wake;
+mod watch;
 pub mod worker;

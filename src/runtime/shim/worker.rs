@@ -6,29 +6,27 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Sleep;
 
 use super::batch::{Places, Seat, fail, jobs_again};
-use super::desk::Desk;
+use super::deadline::Why;
+use super::desk::{Bells, Desk};
 use super::handshake::{Hello, Link};
 use super::intake::Intake;
 use super::pace::Pace;
-use super::protocol::v2::{self, CancelReason, ControlCode};
+use super::protocol::v2::{self, ControlCode};
 use super::stream::PipeWriter;
+use super::wake::{Post, Wake, Wakes};
 use crate::event::{Event, HandlerError};
 use crate::logging::Logger;
 use crate::queue::{Job, Member, Queue, Reply, ReplySender};
 use crate::trace::Call;
 
-/// Reads in a row after which everything else is looked at, however much the shim still says.
-const READS_IN_A_ROW: u32 = 16;
 /// Bits of an event's id on the wire that are its key; the rest counts up, so that a late second answer to one event
 /// is not taken for the answer to the next.
 const KEY_BITS: u32 = 16;
@@ -62,6 +60,11 @@ pub enum Ended {
         /// Events had been written ahead, which go to other workers now: the shim must not get to them.
         ahead: bool,
     },
+    /// An event was taken back that cannot be ended otherwise.
+    Replaced {
+        /// The shim has had its time to end it, or must not get to events that were written ahead.
+        at_once: bool,
+    },
 }
 
 /// An event that the shim holds.
@@ -82,8 +85,8 @@ pub(super) struct InFlight {
     pub(super) stream: Option<PipeWriter>,
     /// The shim has been told that nobody takes the answer any more.
     pub(super) cancelled: bool,
-    /// When the shim was told that the deadline has passed.
-    pub(super) expired: Option<Instant>,
+    /// When the shim was told that it must end, and why.
+    pub(super) expired: Option<(Instant, Why)>,
 }
 
 /// Fixed settings of a worker.
@@ -105,7 +108,14 @@ pub struct Worker {
     pub(super) hello: Hello,
     pub(super) settings: Settings,
     pub(super) queue: Arc<Queue<Desk>>,
-    desk: Desk,
+    pub(super) post: Post,
+    pub(super) bells: Bells,
+    /// Keys of events whose bodies wait for room on the connection.
+    pub(super) blocked: Vec<usize>,
+    /// Keys of events that were taken back.
+    pub(super) taken_back: Vec<usize>,
+    /// Events taken back that the shim is given time to end.
+    held_by: usize,
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
@@ -117,9 +127,6 @@ pub struct Worker {
     /// Answers read but not yet handed out.
     pub(super) done: Vec<(ReplySender, Reply)>,
     pace: Pace,
-    pub(super) alarm: Option<Pin<Box<Sleep>>>,
-    /// Reads since everything else was looked at.
-    reads: u32,
     /// Events written so far.
     written: u32,
     paused: bool,
@@ -129,6 +136,9 @@ pub struct Worker {
     control: Option<PendingControl>,
     next_control: u32,
     pub(super) logger: Logger,
+    /// How often an event was looked at.
+    #[cfg(test)]
+    pub(super) looks: usize,
 }
 
 /// A control frame asked for, and the one that was sent.
@@ -151,15 +161,6 @@ enum Listed {
     Hungry,
 }
 
-/// What woke the task.
-enum Wake {
-    Read(usize),
-    Lent(Job),
-    Alarm,
-    Command(Command),
-    Again,
-}
-
 impl Worker {
     /// A worker over a connection whose shim is ready.
     pub fn new(
@@ -180,7 +181,11 @@ impl Worker {
             hello,
             settings,
             queue,
-            desk: Desk::default(),
+            post: Post::default(),
+            bells: Bells::default(),
+            blocked: Vec::new(),
+            taken_back: Vec::new(),
+            held_by: 0,
             listed: Listed::No,
             commands,
             in_flight: Slab::new(),
@@ -189,8 +194,6 @@ impl Worker {
             places: Places::default(),
             done: Vec::new(),
             pace,
-            alarm: None,
-            reads: 0,
             written: 0,
             paused: false,
             leaving: false,
@@ -198,6 +201,8 @@ impl Worker {
             control: None,
             next_control: 0,
             logger,
+            #[cfg(test)]
+            looks: 0,
         }
     }
 
@@ -208,7 +213,7 @@ impl Worker {
             Ok(ended) | Err(ended) => ended,
         };
         let waiting = self.leave(&ended);
-        if matches!(ended, Ended::TimedOut { .. }) {
+        if matches!(ended, Ended::TimedOut { .. } | Ended::Replaced { .. }) {
             // The CANCEL goes out, as far as there is room.
             let goodbye = poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream)));
             drop(goodbye.await);
@@ -218,6 +223,7 @@ impl Worker {
 
     async fn turns(&mut self) -> Result<Ended, Ended> {
         loop {
+            self.end_taken_back()?;
             self.refill();
             self.send_control();
             let flushed =
@@ -234,100 +240,30 @@ impl Worker {
                 Wake::Read(_) => self.read_frames().map_err(|error| Ended::Protocol(error.to_string()))?,
                 Wake::Lent(job) => {
                     self.listed = Listed::No;
-                    self.write_job(job);
+                    if self.is_held() { self.give_back(job) } else { self.write_job(job) }
                 }
                 Wake::Alarm => self.check_deadline()?,
-                Wake::Command(Command::Abort) => return Err(Ended::Lost),
-                Wake::Command(command) => self.obey(command),
+                Wake::Told(Command::Abort) => return Err(Ended::Lost),
+                Wake::Told(command) => self.obey(command),
                 Wake::Again => {}
             }
         }
     }
 
-    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        if !self.link.writer.is_empty() && self.link.writer.poll_flush(cx, &mut self.link.stream)?.is_ready()
-        {
-            return Poll::Ready(Ok(Wake::Again));
-        }
-        let others_first = self.reads >= READS_IN_A_ROW;
-        if !others_first && let Poll::Ready(read) = self.poll_read(cx) {
-            self.reads += 1;
-            return Poll::Ready(read);
-        }
-        self.reads = 0;
-        match self.poll_others(cx) {
-            Poll::Pending if others_first => self.poll_read(cx),
-            other => other,
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        self.link.reader.poll_fill(cx, &mut self.link.stream).map_ok(Wake::Read)
-    }
-
-    /// Everything but the connection.
-    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        if let Poll::Ready(job) = self.desk.poll_take(cx) {
-            return Poll::Ready(Ok(Wake::Lent(job)));
-        }
-        if let Some(alarm) = &mut self.alarm
-            && alarm.as_mut().poll(cx).is_ready()
-        {
-            self.alarm = None;
-            return Poll::Ready(Ok(Wake::Alarm));
-        }
-        if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
-            return Poll::Ready(Ok(Wake::Command(command)));
-        }
-        if self.hello.streams_bodies && self.poll_intakes(cx).is_ready() {
-            return Poll::Ready(Ok(Wake::Again));
-        }
-        self.poll_streams(cx)
-    }
-
-    /// Gives the shim credit for what clients have taken, and cancels streams whose clients left. A shim that asked for
-    /// it learns of clients that leave before their answer, too.
-    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        let mut wrote = false;
-        for (_, event) in &mut self.in_flight {
-            // Of a batch the others are still there.
-            if self.hello.client_gone
-                && !event.cancelled
-                && event.seat == Seat::Alone
-                && let Some(reply) = &mut event.reply
-                && reply.poll_closed(cx).is_ready()
-            {
-                event.cancelled = true;
-                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
-                wrote = true;
-            }
-            let Some(stream) = &event.stream else { continue };
-            let (bytes, gone) = stream.poll_passed_on(cx);
-            if bytes > 0 {
-                v2::write_credit(self.link.writer.frames(), event.id, bytes);
-                wrote = true;
-            }
-            if gone && !event.cancelled && self.hello.cancel {
-                event.cancelled = true;
-                v2::write_cancel(self.link.writer.frames(), event.id, CancelReason::ClientGone);
-                wrote = true;
-            }
-        }
-        if wrote { Poll::Ready(Ok(Wake::Again)) } else { Poll::Pending }
-    }
-
     /// Takes jobs while the shim may have more; otherwise the queue lists the worker.
     fn refill(&mut self) {
         let mut bunch = false;
-        while !self.paused {
+        while !self.paused && !self.is_held() {
             let room = self.has_room(0);
             let taken = match self.listed {
                 Listed::Idle => return,
-                Listed::No | Listed::Hungry if room => self.queue.next(self.desk.clone()).map(|(_, job)| job),
+                Listed::No | Listed::Hungry if room => {
+                    self.queue.next(self.post.desk.clone()).map(|(_, job)| job)
+                }
                 Listed::Hungry => return,
                 Listed::No if self.wants_ahead(bunch) => {
                     bunch = true;
-                    self.queue.take_ahead(self.desk.clone())
+                    self.queue.take_ahead(self.post.desk.clone())
                 }
                 Listed::No => return,
             };
@@ -352,7 +288,7 @@ impl Worker {
         self.places.taken < self.settings.in_flight_max + ahead && self.in_flight.len() < HELD_MAX
     }
 
-    fn write_job(&mut self, job: Job) {
+    pub(super) fn write_job(&mut self, job: Job) {
         let Job { event, reply, submitted, batch, .. } = job;
         match batch {
             None => {
@@ -397,6 +333,7 @@ impl Worker {
             expired: None,
         });
         self.order.push_back(key);
+        self.post.rung.push(key);
     }
 
     /// Starts the clock of the events that the shim works on from now on.
@@ -407,13 +344,14 @@ impl Worker {
                 return;
             }
             event.begun = Some(now);
+            if event.intake.is_some() || event.cancelled {
+                self.post.rung.push(self.order[self.begun]);
+            }
             self.queue.counters().started(now.duration_since(event.submitted));
             self.begun += 1;
-            if self.alarm.is_none()
-                && let Some(limit) = self.settings.event_timeout
-            {
+            if let Some(limit) = self.settings.event_timeout {
                 // Not moved for every event: when it rings it looks at who is oldest then.
-                self.alarm = Some(Box::pin(tokio::time::sleep_until((now + limit).into())));
+                self.post.wake_at(now + limit);
             }
         }
     }
@@ -433,6 +371,7 @@ impl Worker {
             self.order.remove(place);
             self.begun -= usize::from(place < self.begun);
         }
+        self.held_by -= usize::from(matches!(event.expired, Some((_, Why::TakenBack))));
         let taken = event.begun.map(|begun| now.duration_since(begun));
         let last = self.places.leave(event.seat, taken.is_some());
         if let Some(taken) = taken {
@@ -450,7 +389,7 @@ impl Worker {
         let Some(trace) = &event.event.trace else { return };
         let Some(begun) = event.begun else { return };
         let call = Call::begin(Some(trace), self.settings.index, event.submitted, begun);
-        let error = event.expired.map(|_| "timeout").or(error);
+        let error = event.expired.map(|(_, why)| why.word()).or(error);
         if let (Some(mut call), Some(error)) = (call, error) {
             call.fail(error);
         }
@@ -472,9 +411,24 @@ impl Worker {
             }
         }
         if self.paused {
-            self.queue.withdraw(&self.desk);
-            self.listed = Listed::No;
+            self.unlist();
         }
+    }
+
+    /// The queue lends it nothing more until it asks again.
+    fn unlist(&mut self) {
+        self.queue.withdraw(&self.post.desk);
+        self.listed = Listed::No;
+    }
+
+    /// One more event that was taken back is given time to end; no others begin meanwhile.
+    pub(super) fn hold(&mut self) {
+        self.held_by += 1;
+        self.unlist();
+    }
+
+    fn is_held(&self) -> bool {
+        self.held_by > 0 || !self.taken_back.is_empty()
     }
 
     /// What had to wait until no event is in work.
@@ -513,7 +467,7 @@ impl Worker {
 
     /// Leaves the queue; gives back what had not begun; returns the callers of what had.
     fn leave(&mut self, ended: &Ended) -> Vec<ReplySender> {
-        self.queue.withdraw(&self.desk);
+        self.queue.withdraw(&self.post.desk);
         for (reply, answer) in self.done.drain(..) {
             drop(reply.send(answer));
         }
@@ -539,7 +493,7 @@ impl Worker {
                 self.count_stream(false);
             }
             match ended {
-                Ended::TimedOut { .. } => {
+                Ended::TimedOut { .. } | Ended::Replaced { .. } => {
                     fail(event.reply.take(), HandlerError::Lost("worker restarted".into()));
                 }
                 _ => waiting.extend(event.reply.take()),
@@ -549,7 +503,7 @@ impl Worker {
         for job in jobs_again(unbegun).into_iter().rev() {
             self.give_back(job);
         }
-        while let Some(job) = self.desk.take() {
+        while let Some(job) = self.post.desk.take() {
             self.give_back(job);
         }
         waiting
@@ -565,5 +519,33 @@ impl Worker {
         if let Some(reply) = reply {
             self.done.push((reply, answer));
         }
+    }
+}
+
+impl Wakes for Worker {
+    type Told = Command;
+
+    fn post(&mut self) -> &mut Post {
+        &mut self.post
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let writer = &mut self.link.writer;
+        Ok(!writer.is_empty() && writer.poll_flush(cx, &mut self.link.stream)?.is_ready())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.link.reader.poll_fill(cx, &mut self.link.stream)
+    }
+
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Command> {
+        match self.commands.poll_recv(cx) {
+            Poll::Ready(Some(command)) => Poll::Ready(command),
+            _ => Poll::Pending, // Nobody asks anything any more.
+        }
+    }
+
+    fn poll_events(&mut self, _: &mut Context<'_>) -> bool {
+        self.look()
     }
 }

@@ -1,6 +1,7 @@
 //! A request's body on its way to a handler that takes it as it comes: the worker pulls, hyper reads no more of the
 //! connection than is pulled, so the handler's pace is the client's. Limit, pace and end are watched here.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::request::{HEAD_ONLY, Refusal};
 use crate::event::{BodyBudget, BodyFault, BodyPermit, BodyStream, EventBody};
+use crate::metrics::Cause;
 use crate::net::Activity;
 
 /// Bodies up to this size are read whole all the same: they are here, or nearly so.
@@ -30,13 +32,13 @@ struct State {
     read: u64,
     whole: bool,
     reader: Option<Waker>,
-    refusal: Option<oneshot::Sender<Refusal>>,
+    refusal: Option<oneshot::Sender<(Cause, Refusal)>>,
 }
 
 /// The trigger's end. While it is there the body may be read; dropped when the request has been answered.
 pub(super) struct Feed {
     state: Arc<Mutex<State>>,
-    refusal: oneshot::Receiver<Refusal>,
+    refusal: oneshot::Receiver<(Cause, Refusal)>,
 }
 
 /// The worker's end.
@@ -88,17 +90,13 @@ pub(super) fn open(
 }
 
 impl Feed {
-    /// Lasts until the body turns out to be one that is refused.
-    pub(super) async fn refused(&mut self) -> Refusal {
+    /// Lasts until the body turns out to be one that is refused. With what its event counts under: a body that has
+    /// just stopped coming is that of a client that left.
+    pub(super) async fn refused(&mut self) -> (Cause, Refusal) {
         match (&mut self.refusal).await {
             Ok(refusal) => refusal,
             Err(_) => std::future::pending().await, // It has been read, or nobody reads it: no reason to refuse.
         }
-    }
-
-    /// What [`Feed::refused`] would say now. A handler on another thread may have answered between two looks.
-    pub(super) fn refusal(&mut self) -> Option<Refusal> {
-        self.refusal.try_recv().ok()
     }
 
     /// Whether all of the body has been read.
@@ -129,7 +127,7 @@ impl Stream for Source {
             if polled.is_pending() {
                 // Asked only now: what had come before the end is here.
                 if self.activity.poll_half_closed(cx) {
-                    return self.fail(&mut state, BodyFault::Broken);
+                    return self.fail(&mut state, BodyFault::Broken, Cause::ClientLeft);
                 }
                 self.activity.await_body();
                 state.reader = Some(cx.waker().clone());
@@ -141,13 +139,18 @@ impl Stream for Source {
                     state.whole = true;
                     (state.body, state.refusal) = (None, None);
                 }
-                Some(Err(_)) if self.activity.expired() => return self.fail(&mut state, BodyFault::TooSlow),
-                Some(Err(_)) => return self.fail(&mut state, BodyFault::Broken),
+                Some(Err(_)) if self.activity.expired() => {
+                    return self.fail(&mut state, BodyFault::TooSlow, Cause::Refused);
+                }
+                Some(Err(error)) => {
+                    let cause = if is_cut_off(&error) { Cause::ClientLeft } else { Cause::Refused };
+                    return self.fail(&mut state, BodyFault::Broken, cause);
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) => {
                         state.read += piece.len() as u64;
                         if state.read > self.bytes_max {
-                            return self.fail(&mut state, BodyFault::TooLarge);
+                            return self.fail(&mut state, BodyFault::TooLarge, Cause::Refused);
                         }
                         if !piece.is_empty() {
                             return Poll::Ready(Some(Ok(piece)));
@@ -157,7 +160,7 @@ impl Stream for Source {
                     Err(frame)
                         if frame.trailers_ref().is_some_and(|t| t.keys().any(|n| HEAD_ONLY.contains(n))) =>
                     {
-                        return self.fail(&mut state, BodyFault::Broken);
+                        return self.fail(&mut state, BodyFault::Broken, Cause::Refused);
                     }
                     Err(_) => {}
                 },
@@ -166,16 +169,30 @@ impl Stream for Source {
     }
 }
 
+/// Whether the connection has ended, and not what came over it is wrong.
+fn is_cut_off(error: &hyper::Error) -> bool {
+    let error = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    error.is_some_and(|error| {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+    })
+}
+
 impl Source {
     /// The body ends here, for both ends.
-    fn fail(&self, state: &mut State, fault: BodyFault) -> Poll<Option<Result<Bytes, BodyFault>>> {
+    fn fail(
+        &self,
+        state: &mut State,
+        fault: BodyFault,
+        cause: Cause,
+    ) -> Poll<Option<Result<Bytes, BodyFault>>> {
         state.body = None;
         if let Some(refusal) = state.refusal.take() {
             let why = match fault {
                 BodyFault::TooLarge => Refusal::TooLarge,
                 _ => Refusal::Broken,
             };
-            refusal.send(why).unwrap_or_default(); // Nobody waits for it once the answer has begun.
+            refusal.send((cause, why)).unwrap_or_default(); // Nobody waits for it once the answer has begun.
         }
         Poll::Ready(Some(Err(fault)))
     }

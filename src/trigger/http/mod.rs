@@ -186,14 +186,11 @@ impl Http {
         mut feed: Feed,
         activity: &Activity,
     ) -> Answer {
-        let mut reply = tokio::select! {
-            biased; // A handler that has been told of it may have answered, which is not the reason any more.
-            refusal = feed.refused() => return self.refuse(answer, refusal, activity),
-            reply = self.cx.events.submit(event) => reply,
+        // A handler that has been told of it may have answered, which is not the reason any more.
+        let mut reply = match self.cx.events.submit_until(event, feed.refused()).await {
+            Ok(reply) => reply,
+            Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        if let Some(refusal) = feed.refusal() {
-            return self.refuse(answer, refusal, activity);
-        }
         self.add_file(&mut reply, &mut answer).await;
         let mut answer = answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
         if !feed.is_whole() {
@@ -275,3 +272,21 @@ fn bodiless(method: &Method) -> bool {
 
 /// The header of requests for logs, and of answers with them.
 const LOG_LEVEL: header::HeaderName = header::HeaderName::from_static("x-nuclio-log-level");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Most bytes of the future of a request, which is made and moved for each of them. What few requests need is boxed.
+    const FUTURE_BYTES_MAX: usize = 2304;
+
+    fn bytes_of<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        let bytes = bytes_of(Http::handle);
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
+    }
+}

@@ -134,7 +134,7 @@ impl Answer {
         match reply {
             Ok(response) => self.response(response, counters, logger),
             Err(SubmitError::NoWorkers) => self.no_room(),
-            Err(SubmitError::Stopping) => self.status(503),
+            Err(SubmitError::Stopping | SubmitError::Replaced) => self.status(503),
             Err(SubmitError::Handler(HandlerError::Failed { status, message })) => self.text(status, message),
             Err(SubmitError::Handler(HandlerError::TimedOut)) => {
                 self.text(StatusCode::REQUEST_TIMEOUT, TIMED_OUT)

@@ -72,6 +72,9 @@ pub const DATA_END: u8 = 0x01;
 /// The stream ends here because something failed; the payload says what.
 pub const DATA_ABORT: u8 = 0x02;
 
+/// Of a CANCEL: the deadline has not passed; its trigger took the event back. Shims may take one for the other.
+pub const CANCEL_TAKEN_BACK: u8 = 0x01;
+
 /// Why CANCEL is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelReason {
@@ -81,6 +84,18 @@ pub enum CancelReason {
     Deadline = 2,
     /// The processor stops.
     Shutdown = 3,
+    /// Its trigger has something newer. On the wire it is a deadline that has passed, with [`CANCEL_TAKEN_BACK`].
+    TakenBack = 4,
+}
+
+impl CancelReason {
+    /// Code and flags of the frame.
+    fn wire(self) -> (u16, u8) {
+        match self {
+            Self::TakenBack => (Self::Deadline as u16, CANCEL_TAKEN_BACK),
+            other => (other as u16, 0),
+        }
+    }
 }
 
 /// What the other side did wrong. The worker that did it is replaced.
@@ -196,7 +211,9 @@ pub fn write_init<'a>(out: &mut Vec<u8>, pairs: impl IntoIterator<Item = (&'a st
 
 /// Appends CANCEL.
 pub fn write_cancel(out: &mut Vec<u8>, id: u32, reason: CancelReason) {
-    write_frame(out, kind::CANCEL, reason as u16, id, &[], &[]);
+    let (code, flags) = reason.wire();
+    let header = Header { size: 0, kind: kind::CANCEL, flags, code, id, head: 0 };
+    out.extend_from_slice(&header.encode());
 }
 
 /// Appends CREDIT for a stream of the shim.

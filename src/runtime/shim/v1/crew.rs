@@ -211,7 +211,9 @@ impl Crew {
                 self.shared.logger.error("Connection to the wrapper is replaced", fields! {"err" => error});
                 answer_all(waiting, &format!("the connection that had this event was lost: {error}"));
             }
-            Ended::TimedOut { .. } | Ended::Recycled(_) => answer_all(waiting, "worker restarted"),
+            Ended::TimedOut { .. } | Ended::Replaced { .. } | Ended::Recycled(_) => {
+                answer_all(waiting, "worker restarted")
+            }
             Ended::Closed => {
                 if matches!(self.callback, Some(Callback { stage: Stage::Closing(lane), .. }) if lane == id) {
                     self.callback_done();
@@ -380,7 +382,7 @@ impl Crew {
         self.orders.clear(); // Which they read as an order to end.
         while let Some(end) = self.lanes.join_next().await {
             let Ok(Ok(end)) = end else { continue };
-            if matches!(ended, Ended::TimedOut { .. }) {
+            if matches!(ended, Ended::TimedOut { .. } | Ended::Replaced { .. }) {
                 answer_all(end.waiting, "worker restarted");
             } else {
                 self.waiting.extend(end.waiting);

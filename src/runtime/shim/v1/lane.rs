@@ -5,16 +5,12 @@
 //! is handed out.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWrite as _;
 use tokio::sync::mpsc;
-use tokio::time::Sleep;
 
 use super::Shared;
 use super::lines::Lines;
@@ -24,18 +20,17 @@ use crate::event::{Event, EventBody, HandlerError, Response};
 use crate::fields;
 use crate::queue::{Job, Member, Reply, ReplySender};
 use crate::runtime::shim::connection::Writer;
-use crate::runtime::shim::desk::Desk;
 use crate::runtime::shim::protocol::v1::answer::Answers;
 use crate::runtime::shim::protocol::v1::event::{Frame, View};
 use crate::runtime::shim::stream::PipeWriter;
+use crate::runtime::shim::wake::{Post, Wake, Wakes};
 use crate::runtime::shim::worker::Ended;
 use crate::trace::Call;
 
 mod batch;
 mod said;
+mod wake;
 
-/// Reads in a row after which everything else is looked at, however much the wrapper still says.
-const READS_IN_A_ROW: u32 = 16;
 /// Bytes of a streamed answer that may wait for the client before nothing more is read.
 const HELD_BYTES_MAX: usize = 256 << 10;
 /// A wrapper whose handler has ended has said by then what it has to say.
@@ -89,15 +84,6 @@ struct Streaming {
     gone: Option<Instant>,
 }
 
-/// What woke the task.
-enum Wake {
-    Read(usize),
-    Lent(Job),
-    Alarm,
-    Order(Order),
-    Again,
-}
-
 /// See the module.
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -107,7 +93,7 @@ pub(super) struct Lane {
     frame: Frame,
     /// The way of the frame being written, where it has to be waited for.
     passage: Option<Passage>,
-    desk: Desk,
+    post: Post,
     idle: bool,
     orders: mpsc::Receiver<Order>,
     current: Option<Current>,
@@ -119,8 +105,8 @@ pub(super) struct Lane {
     paused: bool,
     closing: bool,
     shut: bool,
-    alarm: Option<Pin<Box<Sleep>>>,
-    reads: u32,
+    /// The trigger of the event in work wants it no more.
+    taken_back: bool,
 }
 
 impl Lane {
@@ -138,7 +124,7 @@ impl Lane {
             writer: Writer::default(),
             frame: Frame::default(),
             passage: None,
-            desk: Desk::default(),
+            post: Post::default(),
             idle: false,
             orders,
             current: None,
@@ -148,8 +134,7 @@ impl Lane {
             paused: false,
             closing: false,
             shut: false,
-            alarm: None,
-            reads: 0,
+            taken_back: false,
         }
     }
 
@@ -165,6 +150,9 @@ impl Lane {
     async fn turns(&mut self) -> Result<Ended, Ended> {
         self.read_lines()?;
         loop {
+            if std::mem::take(&mut self.taken_back) {
+                return Err(self.end_taken_back());
+            }
             self.refill();
             poll_fn(|cx| Poll::Ready(self.poll_write(cx))).await.map_err(|_| Ended::Lost)?;
             for (reply, answer) in self.done.drain(..) {
@@ -183,11 +171,11 @@ impl Lane {
                     self.write_job(job);
                 }
                 Wake::Alarm => self.check_time()?,
-                Wake::Order(Order::Abort) => {
+                Wake::Told(Order::Abort) => {
                     self.tell_unfinished();
                     return Err(Ended::Lost);
                 }
-                Wake::Order(order) => self.obey(order),
+                Wake::Told(order) => self.obey(order),
                 Wake::Again => {}
             }
         }
@@ -207,102 +195,12 @@ impl Lane {
         }
     }
 
-    fn poll_wake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        if self.poll_write(cx)? {
-            return Poll::Ready(Ok(Wake::Again));
-        }
-        let others_first = self.reads >= READS_IN_A_ROW;
-        if !others_first && let Poll::Ready(read) = self.poll_read(cx) {
-            self.reads += 1;
-            return Poll::Ready(read);
-        }
-        self.reads = 0;
-        match self.poll_others(cx) {
-            Poll::Pending if others_first => self.poll_read(cx),
-            other => other,
-        }
-    }
-
-    /// Writes as far as that goes. True: a frame has just been written to its end.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if let Some(passage) = &mut self.passage {
-            if passage.poll_may_write(cx).is_pending() {
-                return Ok(false);
-            }
-            if !passage.is_writing() {
-                if passage.poll_over(cx).is_pending() {
-                    return Ok(false);
-                }
-                self.passage = None;
-                // One that was answered before all of it had gone out kept the next event waiting.
-                return Ok(self.current.is_none());
-            }
-        }
-        if self.writer.is_empty() || self.writer.poll_flush(cx, &mut self.socket)?.is_pending() {
-            return Ok(false);
-        }
-        if let Some(passage) = &mut self.passage {
-            passage.written();
-        }
-        Ok(true)
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        let stream = self.current.as_ref().and_then(|current| current.stream.as_ref());
-        if stream.is_some_and(|stream| stream.held >= HELD_BYTES_MAX) {
-            return Poll::Pending; // At the client's pace.
-        }
-        self.lines.poll_fill(cx, &mut self.socket).map_ok(Wake::Read)
-    }
-
-    /// Everything but the connection.
-    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Wake>> {
-        if let Poll::Ready(job) = self.desk.poll_take(cx) {
-            return Poll::Ready(Ok(Wake::Lent(job)));
-        }
-        if let Some(alarm) = &mut self.alarm
-            && alarm.as_mut().poll(cx).is_ready()
-        {
-            self.alarm = None;
-            return Poll::Ready(Ok(Wake::Alarm));
-        }
-        match self.orders.poll_recv(cx) {
-            Poll::Ready(Some(order)) => return Poll::Ready(Ok(Wake::Order(order))),
-            Poll::Ready(None) => return Poll::Ready(Ok(Wake::Order(Order::Abort))),
-            Poll::Pending => {}
-        }
-        if self.closing && !self.shut && self.current.is_none() && self.writer.is_empty() {
-            self.shut = true;
-            // Fails only if the other side is gone already, which the next read says.
-            drop(Pin::new(&mut self.socket).poll_shutdown(cx));
-        }
-        self.poll_stream(cx)
-    }
-
-    /// What the client of a streamed answer has taken, and whether it is still there.
-    fn poll_stream(&mut self, cx: &Context<'_>) -> Poll<io::Result<Wake>> {
-        let stream = self.current.as_mut().and_then(|current| current.stream.as_mut());
-        let Some(stream) = stream else { return Poll::Pending };
-        let Some(pipe) = &stream.pipe else { return Poll::Pending };
-        let was_full = stream.held >= HELD_BYTES_MAX;
-        let (bytes, gone) = pipe.poll_passed_on(cx);
-        stream.held = stream.held.saturating_sub(bytes as usize);
-        let more = was_full && stream.held < HELD_BYTES_MAX;
-        if gone && stream.gone.is_none() {
-            let now = Instant::now();
-            stream.gone = Some(now);
-            self.wake_at(now + GONE_GRACE);
-            return Poll::Ready(Ok(Wake::Again));
-        }
-        if more { Poll::Ready(Ok(Wake::Again)) } else { Poll::Pending }
-    }
-
     /// Takes a job while there is none; otherwise the queue lists the lane.
     fn refill(&mut self) {
         if self.current.is_some() || self.idle || self.paused || self.passage.is_some() {
             return;
         }
-        match self.shared.queue.next(self.desk.clone()) {
+        match self.shared.queue.next(self.post.desk.clone()) {
             Some((_, job)) => {
                 self.write_job(job);
                 if self.shared.idle.load(Ordering::Relaxed) == 0 {
@@ -334,11 +232,9 @@ impl Lane {
         for _ in current.events() {
             self.shared.queue.counters().started(begun.duration_since(submitted));
         }
-        if let Some(limit) = self.shared.event_timeout
-            && self.alarm.is_none()
-        {
+        if let Some(limit) = self.shared.event_timeout {
             // Not moved for every event: when it rings it looks at how old the event of then is.
-            self.wake_at(begun + limit);
+            self.post.wake_at(begun + limit);
         }
         self.current = Some(current);
     }
@@ -362,15 +258,6 @@ impl Lane {
         self.writer.frames().extend_from_slice(self.frame.rest());
     }
 
-    /// Rings at that time, or before.
-    fn wake_at(&mut self, at: Instant) {
-        match &mut self.alarm {
-            Some(alarm) if alarm.deadline() <= at.into() => {}
-            Some(alarm) => alarm.as_mut().reset(at.into()),
-            None => self.alarm = Some(Box::pin(tokio::time::sleep_until(at.into()))),
-        }
-    }
-
     fn check_time(&mut self) -> Result<(), Ended> {
         let Some(current) = &self.current else { return Ok(()) };
         let now = Instant::now();
@@ -390,7 +277,7 @@ impl Lane {
             return Err(Ended::Recycled("it did not say what the handler answered".into()));
         }
         if let Some(next) = [due, answer_due, gone_due].into_iter().flatten().min() {
-            self.wake_at(next);
+            self.post.wake_at(next);
         }
         Ok(())
     }
@@ -464,7 +351,7 @@ impl Lane {
             }
         }
         if self.paused {
-            self.shared.queue.withdraw(&self.desk);
+            self.shared.queue.withdraw(&self.post.desk);
             if std::mem::take(&mut self.idle) {
                 self.shared.idle.fetch_sub(1, Ordering::Relaxed);
             }
@@ -473,12 +360,12 @@ impl Lane {
 
     /// Leaves the queue; gives back what had not begun; returns the callers of what had.
     fn leave(&mut self, ended: &Ended) -> Vec<ReplySender> {
-        self.shared.queue.withdraw(&self.desk);
+        self.shared.queue.withdraw(&self.post.desk);
         self.not_idle();
         for (reply, answer) in self.done.drain(..) {
             drop(reply.send(answer));
         }
-        while let Some(job) = self.desk.take() {
+        while let Some(job) = self.post.desk.take() {
             if let Some((desk, job)) = self.shared.queue.put_back(job) {
                 desk.hand(job);
             }

@@ -33,6 +33,20 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
+fn an_event_taken_back_is_cancelled_as_one_past_its_deadline_with_a_flag() {
+    for (reason, code, flags) in [
+        (CancelReason::ClientGone, 1, 0),
+        (CancelReason::Deadline, 2, 0),
+        (CancelReason::TakenBack, 2, CANCEL_TAKEN_BACK),
+    ] {
+        let mut out = Vec::new();
+        write_cancel(&mut out, 7, reason);
+        let expected = Header { size: 0, kind: kind::CANCEL, flags, code, id: 7, head: 0 };
+        assert_eq!(out, expected.encode(), "{reason:?}");
+    }
+}
+
+#[test]
 fn the_event_of_the_protocol_page() {
     let event = event("/a?x=1", &[("content-type", "text/plain"), ("host", "f")], "hello");
     let mut out = Vec::new();

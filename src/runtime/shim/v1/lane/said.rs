@@ -90,7 +90,7 @@ impl Lane {
             let now = Instant::now();
             current.measured = Some(now);
             if self.shared.wrapper.streams {
-                self.wake_at(now + ANSWER_GRACE);
+                self.post.wake_at(now + ANSWER_GRACE);
             }
         }
     }
