@@ -359,10 +359,13 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
+/// Where a container sees what its control group counts: of version 2, of version 1.
+const OOM_COUNTERS: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+
 /// How often the kernel has killed for memory in our control group so far.
 pub fn oom_kills() -> u64 {
-    let events = std::fs::read_to_string("/sys/fs/cgroup/memory.events").unwrap_or_default();
-    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    let text = OOM_COUNTERS.iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
