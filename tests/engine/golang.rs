@@ -90,7 +90,8 @@ fn a_folder_without_a_handler_says_what_a_handler_is() {
         return;
     }
     let without = "package main\n\nfunc other() {}\n";
-    let said = build("golang-alpine", "musl", &[("handler.go", without)]).run().said;
+    let built = build("golang-alpine", "musl", &[("handler.go", without)]).run();
+    let said = &built.said;
     assert!(said.contains("func(*nuclio.Context, nuclio.Event) (interface{}, error)"), "{said}");
 }
 
