@@ -386,7 +386,7 @@ impl EventThreads {
                     .thread_stack_size(STACK_BYTES);
                 builder
             }
-            Runtime::Shim(..) => Builder::new_current_thread(),
+            Runtime::Shim(..) | Runtime::Shell(_) => Builder::new_current_thread(),
         };
         builder.max_blocking_threads(BLOCKING_THREADS_MAX);
         let runtime = builder.enable_all().thread_name("events").build()?;

@@ -291,9 +291,12 @@ platform
 
     #[test]
     fn runtimes_and_settings_that_cannot_be_served_are_errors_too() {
-        let (good, text) = run("15-json.yaml", "absent");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("java.yaml");
+        std::fs::write(&file, "spec: {runtime: java}\n").unwrap();
+        let (good, text) = run(file.to_str().unwrap(), "absent");
         assert!(!good);
-        assert!(text.contains("error: spec.runtime is shell, which this build cannot serve yet"), "{text}");
+        assert!(text.contains("error: spec.runtime is java, which this build cannot serve yet"), "{text}");
         let (good, text) = run("07-batching.yaml", "absent");
         assert!(good);
         assert!(text.contains("at most 16 events, 250ms"), "{text}");

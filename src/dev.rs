@@ -21,6 +21,9 @@ const FILES_MAX: usize = 2000;
 /// Folders that hold no sources of the user's.
 const SKIPPED: &[&str] = &["__pycache__", "node_modules", "target", "venv"];
 
+/// Class and method of a .NET handler, where nothing is said.
+const DOTNET_HANDLER: &str = "Handler:Handle";
+
 /// Runs the handler until it is told to stop.
 pub fn run(arguments: &Dev) -> ExitCode {
     let outcome = config(arguments).and_then(|config| run::block_on(serve(arguments, config)));
@@ -60,6 +63,20 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             format!("{name}:{}", arguments.handler.as_deref().unwrap_or("handler"))
         }
+        RuntimeKind::Ruby => {
+            env.handler_directory.get_or_insert_with(|| folder.to_owned());
+            format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
+        }
+        RuntimeKind::Shell => file.display().to_string(),
+        RuntimeKind::DotNetCore => {
+            env.handler_directory.get_or_insert_with(|| file.clone());
+            // Where runtimes/dotnetcore/build puts it.
+            let shim = folder.join("../wrapper/wrapper.dll");
+            if env.dotnetcore_wrapper.is_none() && shim.is_file() {
+                env.dotnetcore_wrapper = Some(shim);
+            }
+            arguments.handler.clone().unwrap_or_else(|| DOTNET_HANDLER.to_owned())
+        }
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -91,7 +108,13 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
     match ending.as_str() {
         "py" => Ok(RuntimeKind::Python),
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
+        "rb" => Ok(RuntimeKind::Ruby),
+        "sh" => Ok(RuntimeKind::Shell),
         "so" => Ok(RuntimeKind::Golang),
+        "dll" => Ok(RuntimeKind::DotNetCore),
+        "cs" | "csproj" => anyhow::bail!(
+            "{shown} is source of a .NET handler: build it into a handler.dll with runtimes/dotnetcore/build and give that file"
+        ),
         "go" => anyhow::bail!(
             "{shown} is source of a compiled handler: build it into a handler.so with runtimes/golang/build and give that file"
         ),
@@ -100,9 +123,9 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )
         }
-        "java" | "jar" | "rb" | "cs" | "dll" | "sh" => {
+        "java" | "jar" => {
             anyhow::bail!(
-                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs and .so"
+                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs, .rb, .sh, .dll and .so"
             )
         }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
@@ -235,8 +258,10 @@ mod tests {
     fn the_ending_tells_the_runtime_or_what_to_do() {
         assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
         assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
+        assert_eq!(guess_runtime(Path::new("a.rb")).unwrap(), RuntimeKind::Ruby);
+        assert_eq!(guess_runtime(Path::new("a.sh")).unwrap(), RuntimeKind::Shell);
         assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
-        for (file, expected) in [("a.c", "build it"), ("a.rb", "cannot serve .rb"), ("a", "say --runtime")] {
+        for (file, expected) in [("a.c", "build it"), ("a.cs", "cannot serve .cs"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

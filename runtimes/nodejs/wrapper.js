@@ -3,6 +3,7 @@
 // Runs a user's Node.js handler for the processor, which started this file as a child process.
 //
 // The two talk shim protocol 2 over one Unix stream socket: little-endian frames with a fixed header of 16 bytes.
+// A Go processor starts it with arguments and speaks protocol 1, lines of JSON: see `Lines`.
 // Reading order: `main`, `received` (cuts what arrives into frames), `start` (one event), `convert` (what a value
 // means), `stream`.
 //
@@ -114,6 +115,7 @@ function shim (require) {
 
   /** Holds a frame, or writes it if it is large. `head` and `body`: Buffers or null. */
   function put (kind, flags, code, id, head, body) {
+    if (lines !== null) return lines.put(kind, flags, code, id, head, body)
     const headBytes = head === null ? 0 : head.length
     const size = headBytes + (body === null ? 0 : body.length)
     const holdable = room(HEADER_BYTES + size)
@@ -132,6 +134,7 @@ function shim (require) {
 
   /** Holds an ANSWER. */
   function putAnswer (call, answer, flags) {
+    if (lines !== null) return lines.putAnswer(call, answer, flags)
     const { body, type, pairs } = answer
     const table = pairs.length === 0 ? type : type + '\0' + pairs.join('\0')
     const micros = Math.min(Math.max(0, Math.round((performance.now() - call.started) * 1000)), 0xffffffff)
@@ -851,6 +854,150 @@ function shim (require) {
     return Buffer.from(item !== null && typeof item === 'object' ? JSON.stringify(item) : String(item))
   }
 
+  // ------------------------------------------------------------------------------------------------ protocol 1
+
+  let lines = null // a Go processor has started us
+
+  /**
+   * Speaks protocol 1: events come as lines of JSON, one at a time; what the frames of protocol 2 say goes out as lines
+   * of a letter and JSON.
+   */
+  class Lines {
+    constructor () {
+      this.pieces = [] // of a line that has not ended
+      this.id = 0
+      // Go processors know no answers in pieces from Node.js; ours says that it does.
+      this.streams = process.env.NUCLIO_SHIM_STREAM_LINES === '1'
+      delete process.env.NUCLIO_SHIM_STREAM_LINES
+      this.streamed = [] // of an answer that is gathered
+      this.head = null
+    }
+
+    connect (address) {
+      const [, host, port] = /^([^/]*):(\d+)$/.exec(address) || []
+      const socket = port ? net.connect(Number(port), host) : net.connect(address)
+      socket.on('data', (data) => this.received(data))
+      socket.on('connect', () => {
+        if (socket._handle && socket._handle.fd >= 0) descriptor = socket._handle.fd
+        socket.setNoDelay(true)
+        const [, , , file, entry] = process.argv
+        settings = { handler: `${file}:${entry}` }
+        setUp().catch((error) => fail(LOAD_FAILED, loadText(error)))
+      })
+      return socket
+    }
+
+    received (data) {
+      let start = 0
+      for (let end; (end = data.indexOf(10, start)) >= 0; start = end + 1) {
+        const line = Buffer.concat([...this.pieces, data.subarray(start, end)])
+        this.pieces = []
+        this.arrive(line)
+      }
+      if (start < data.length) this.pieces.push(data.subarray(start))
+    }
+
+    arrive (line) {
+      let event = null
+      try {
+        event = JSON.parse(line)
+        const { body } = event
+        // The data of a cloud event comes as it is.
+        event.body = body !== null && typeof body === 'object'
+          ? Buffer.from(JSON.stringify(body))
+          : Buffer.from(body || '', 'base64')
+        event.timestamp = new Date(event.timestamp * 1000)
+        event.path = event.path || '/'
+        event.fields = event.fields || {}
+        event.headers = event.headers || {}
+      } catch (error) {
+        this.say('r', JSON.stringify(answerParts(plain(500, `Cannot read the event: ${error}`))))
+        return flush()
+      }
+      queue.push(new Call(++this.id, workerLevel, event))
+      pump()
+    }
+
+    /** Holds a line, or writes it if it is large. */
+    say (letter, text) {
+      const line = Buffer.from(letter + text + '\n')
+      if (!room(line.length)) return transmit(line, null)
+      line.copy(out, outEnd)
+      outEnd += line.length
+    }
+
+    put (kind, flags, code, id, head, body) {
+      switch (kind) {
+        case READY: return this.say('s', '')
+        case LOG: return this.log(code, head.toString('utf8', 8), body)
+        case DATA: return this.piece(flags, open.get(id), body)
+        case FAILED: return void fs.writeSync(2, body.toString() + '\n')
+      }
+    }
+
+    log (level, message, fields) {
+      const text = fields === null ? '{}' : fields.toString()
+      const more = text.startsWith('{') ? text : `{"data":${text}}`
+      const datetime = new Date().toISOString()
+      const record = { datetime, level: ['debug', 'info', 'warning', 'error'][level], message }
+      this.say('l', JSON.stringify(record).slice(0, -1) + `,"with":${more}}`)
+    }
+
+    putAnswer (call, answer, flags) {
+      const parts = answerParts(answer)
+      if (!(flags & MORE)) return this.finish(call, parts)
+      call.credit = Infinity // the socket's own flow control is all there is
+      this.head = parts
+      if (this.streams) this.say('c', JSON.stringify(parts))
+    }
+
+    /** Order: duration, then answer. */
+    finish (call, parts) {
+      this.measure(call)
+      this.say('r', JSON.stringify(parts))
+    }
+
+    measure (call) {
+      this.say('m', JSON.stringify({ duration: Math.max(1e-11, (performance.now() - call.started) / 1000) }))
+    }
+
+    /** A piece of a streamed answer, or its end. */
+    piece (flags, call, bytes) {
+      if (flags & ABORT) {
+        this.streamed = []
+        return this.say('r', JSON.stringify(answerParts(plain(500, bytes.toString()))))
+      }
+      if (this.streams) {
+        if (bytes !== null && bytes.length > 0) this.say('b', Buffer.from(bytes).toString('base64'))
+        if (!(flags & END)) return
+        this.say('e', '')
+        return this.measure(call)
+      }
+      if (bytes !== null) this.streamed.push(Buffer.from(bytes))
+      if (!(flags & END)) return
+      const whole = Buffer.concat(this.streamed)
+      this.streamed = []
+      this.finish(call, { ...this.head, ...encoded(whole) })
+    }
+  }
+
+  function answerParts (answer) {
+    const headers = {}
+    for (let at = 0; at < answer.pairs.length; at += 2) {
+      const [name, value] = answer.pairs.slice(at, at + 2)
+      const before = Object.prototype.hasOwnProperty.call(headers, name) ? headers[name] : undefined
+      headers[name] = before === undefined ? value : [].concat(before, value)
+    }
+    if (answer.flags & NO_ACK) headers['X-Nuclio-Stream-No-Ack'] = true
+    return { ...encoded(answer.body), content_type: answer.type, headers, status_code: answer.status }
+  }
+
+  function encoded (body) {
+    return typeof body === 'string'
+      ? { body, body_encoding: 'text' }
+      : { body: Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('base64'), body_encoding: 'base64' }
+  }
+
   // ------------------------------------------------------------------------------------------------ life
 
   /** Tells the processor why this process is of no use, and ends it. */
@@ -869,13 +1016,16 @@ function shim (require) {
     const { NUCLIO_SHIM_FD: fd, NUCLIO_SHIM_SOCKET: name } = process.env
     delete process.env.NUCLIO_SHIM_FD
     delete process.env.NUCLIO_SHIM_SOCKET
-    if (!fd && !name) {
-      process.stderr.write('nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set; ' +
-        'protocol 1 (arguments) is not supported yet\n')
+    if (!fd && !name && process.argv.length !== 5) {
+      process.stderr.write('nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, nor is it started with ' +
+        'the arguments of a Go processor (socket, file, function)\n')
       process.exit(2)
     }
     const onread = { buffer: nextBuffer, callback: received }
-    if (fd) {
+    if (!fd && !name) {
+      lines = new Lines()
+      socket = lines.connect(process.argv[2])
+    } else if (fd) {
       descriptor = Number(fd)
       socket = new net.Socket({ fd: descriptor, readable: true, writable: true, onread })
     } else socket = net.connect({ path: name, onread })
@@ -1033,6 +1183,7 @@ function shim (require) {
       stopping = true
       pump()
     })
+    if (lines !== null) return
     out.write('NSH2', 0, 'latin1')
     outEnd = 4
     putPairs(HELLO, 2, {

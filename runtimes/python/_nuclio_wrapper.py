@@ -2188,6 +2188,19 @@ def connect():
     return sock
 
 
+def protocol_1():
+    """What stands in for the channel, and settings, where a Go processor has started us; else None."""
+    if len(sys.argv) < 2:
+        return None
+    try:
+        return std("_nuclio_v1").start(ProtocolFault, Closed)
+    except ModuleNotFoundError as error:
+        if error.name != "_nuclio_v1":
+            raise
+        sys.stderr.write("nuclio shim: protocol 1 is in _nuclio_v1.py, which belongs beside %s\n" % sys.argv[0])
+        sys.exit(2)
+
+
 def say_hello(channel):
     channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
         ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
@@ -2305,16 +2318,20 @@ def accept_termination():
 def main():
     global shim
     sock = connect()
-    if sock is None:
-        sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set; "
-                         "protocol 1 (arguments) is not supported yet\n")
+    lines = protocol_1() if sock is None else None
+    if sock is None and lines is None:
+        sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, nor is it started with "
+                         "the arguments of a Go processor (--event-socket-path, --control-socket-path)\n")
         sys.exit(2)
-    shim = Shim(Channel(sock))
+    shim = Shim(Channel(sock) if lines is None else lines[0])
     try:
         set_signals()
         os.register_at_fork(before=defer_termination, after_in_parent=accept_termination, after_in_child=leave_parent)
-        say_hello(shim.channel)
-        settings = read_init(shim.channel)
+        if lines is None:
+            say_hello(shim.channel)
+            settings = read_init(shim.channel)
+        else:
+            settings = lines[1]
         apply(settings)
         set_path(settings.get("handler_dir"))
         sys.meta_path.insert(0, Finder)

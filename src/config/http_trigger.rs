@@ -284,13 +284,13 @@ fn in_flight(
     source: &mut Source,
 ) -> Result<(usize, bool), Box<Problem>> {
     match file.mode.as_str() {
-        "async" if matches!(runtime, RuntimeKind::Python | RuntimeKind::NodeJs) => {
+        "async" if matches!(runtime, RuntimeKind::Python | RuntimeKind::NodeJs | RuntimeKind::DotNetCore) => {
             Ok((connections(&file.async_mode, place, source)?, false))
         }
         "async" => {
             let problem = place.place(source, "mode");
             let problem = problem.problem(format!("the runtime {} has no async mode", runtime.name()));
-            Err(problem.remedy("remove the key; only python and nodejs have one"))
+            Err(problem.remedy("remove the key; only python, nodejs and dotnetcore have one"))
         }
         "" | "sync" => {
             if place.node().child("async").is_some() {

@@ -338,7 +338,7 @@ pub struct Env {
     pub python_decode_strings: bool,
     /// `NUCLIO_PYTHON_EVENT_LOOP` is `uvloop`: handlers run in that loop where it is installed.
     pub python_uvloop: bool,
-    /// `NUCLIO_HANDLER_DIR`: directory of the Node.js handler.
+    /// `NUCLIO_HANDLER_DIR`: directory of the Node.js, Ruby or .NET handler; of the last also its file.
     pub handler_directory: Option<PathBuf>,
     /// `NUCLIO_NODEJS_EXE`.
     pub nodejs_exe: Option<String>,
@@ -346,6 +346,8 @@ pub struct Env {
     pub nodejs_wrapper: Option<PathBuf>,
     /// `NUCLIO_WRAPPER_JAR`.
     pub java_wrapper: Option<PathBuf>,
+    /// `NUCLIO_RUBY_EXE`.
+    pub ruby_exe: Option<String>,
     /// `NUCLIO_WRAPPER_PATH`, the Ruby wrapper (`nil` and `none` already turned into empty).
     pub ruby_wrapper: Option<PathBuf>,
     /// `NUCLIO_DOTNETCORE_WRAPPER_PATH`.
@@ -372,7 +374,7 @@ pub struct Env {
     pub waiting_events_max: usize,
     /// `NUCLIO_BODY_BYTES_IN_FLIGHT_MAX`: bytes of request bodies held at once; default 1 GiB.
     pub body_bytes_in_flight_max: usize,
-    /// `NUCLIO_MAX_ANSWER_BYTES`: bytes of an answer over shim protocol 1; default 1 GiB.
+    /// `NUCLIO_MAX_ANSWER_BYTES`: bytes of an answer over shim protocol 1 or of a command; default 1 GiB.
     pub answer_bytes_max: usize,
     /// `NO_COLOR` is set and not empty.
     pub no_color: bool,

@@ -85,7 +85,7 @@ pub(super) struct TriggerFile {
     worker_availability_timeout_milliseconds: Option<i64>,
     /// Triggers with the same name here share their workers.
     worker_allocator_name: String,
-    /// `sync`: a worker handles one event at a time. `async`: several, in Python and Node.js.
+    /// `sync`: a worker handles one event at a time. `async`: several, in Python, Node.js and .NET.
     #[cfg_attr(test, schemars(extend("enum" = ["sync", "async"], "default" = "sync")))]
     pub(super) mode: String,
     /// How many events a worker handles at once with `mode: async`.

@@ -20,7 +20,8 @@ use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
-use crate::runtime::shim::desk::Desk as ShimDesk;
+use crate::runtime::shell;
+use crate::runtime::shim::desk::Desk as TaskDesk;
 use crate::runtime::shim::start::Recipe;
 use crate::runtime::{Runtime, StartError};
 use keeper::{InProcessKeeper, ShimKeeper};
@@ -87,7 +88,8 @@ impl Stop {
 }
 
 enum Shape {
-    Shim(Arc<Queue<ShimDesk>>),
+    /// Workers are tasks: behind shims, or with a command.
+    Tasks(Arc<Queue<TaskDesk>>),
     InProcess(Arc<Workers>),
 }
 
@@ -107,7 +109,7 @@ impl Pool {
         let status = Arc::new(Status::new(counters.clone()));
         match runtime {
             Runtime::Shim(language, launch) => {
-                let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
+                let queue = Self::queue(&settings, &counters, &events);
                 let recipe = Recipe {
                     language,
                     launch: launch.clone(),
@@ -121,18 +123,37 @@ impl Pool {
                     logger: logger.clone(),
                     children: settings.children.clone(),
                 };
-                events.spawn({
-                    let queue = queue.clone();
-                    async move { queue.expire().await }
-                });
-                let pool = Self::new(Shape::Shim(queue), counters, status);
+                let pool = Self::new(Shape::Tasks(queue), counters, status);
                 pool.start_shims(Arc::new(recipe), &settings).await?;
+                Ok(Arc::new(pool))
+            }
+            Runtime::Shell(command) => {
+                let queue = Self::queue(&settings, &counters, &events);
+                let recipe = shell::worker::Recipe {
+                    command: command.clone(),
+                    queue: queue.clone(),
+                    event_timeout: settings.event_timeout,
+                    logger: logger.clone(),
+                    children: settings.children.clone(),
+                };
+                let pool = Self::new(Shape::Tasks(queue), counters, status);
+                pool.start_commands(&Arc::new(recipe), &settings);
                 Ok(Arc::new(pool))
             }
             Runtime::InProcess(source) => {
                 Self::start_in_process(source, settings, events, counters, status, logger).await
             }
         }
+    }
+
+    /// Where workers that are tasks get their events; whoever waits too long there is refused.
+    fn queue(settings: &Settings, counters: &Arc<PoolCounters>, events: &Handle) -> Arc<Queue<TaskDesk>> {
+        let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
+        events.spawn({
+            let queue = queue.clone();
+            async move { queue.expire().await }
+        });
+        queue
     }
 
     fn new(shape: Shape, counters: Arc<PoolCounters>, status: Arc<Status>) -> Self {
@@ -163,6 +184,15 @@ impl Pool {
             started.await.unwrap_or_else(|_| Err(stopped()))?;
         }
         Ok(())
+    }
+
+    /// Nothing to wait for: there is no process before the first event.
+    fn start_commands(&self, recipe: &Arc<shell::worker::Recipe>, settings: &Settings) {
+        for index in 0..settings.workers {
+            let id = settings.worker_id(index);
+            self.add_keeper(tokio::spawn(shell::worker::serve(recipe.clone(), id, self.stop.asked.clone())));
+            self.status.set(index, WorkerState::Ready);
+        }
     }
 
     async fn start_in_process(
@@ -243,7 +273,7 @@ impl Pool {
 
     fn take_in(&self, job: Job) {
         match &self.shape {
-            Shape::Shim(queue) => {
+            Shape::Tasks(queue) => {
                 if let Some((desk, job)) = queue.admit(job) {
                     desk.hand(job);
                 }
@@ -255,14 +285,14 @@ impl Pool {
     /// Whether its handlers take bodies as they come.
     pub fn streams_bodies(&self) -> bool {
         match &self.shape {
-            Shape::Shim(queue) => queue.streams_bodies(),
+            Shape::Tasks(queue) => queue.streams_bodies(),
             Shape::InProcess(workers) => workers.queue().streams_bodies(),
         }
     }
 
     /// Whether a handler that runs can be ended, because it has a process of its own.
     pub fn ends_handlers(&self) -> bool {
-        matches!(self.shape, Shape::Shim(_))
+        matches!(self.shape, Shape::Tasks(_))
     }
 
     /// Its counters.
@@ -278,7 +308,7 @@ impl Pool {
     /// Refuses new events from now on.
     pub fn close(&self) {
         match &self.shape {
-            Shape::Shim(queue) => queue.close(),
+            Shape::Tasks(queue) => queue.close(),
             Shape::InProcess(workers) => workers.queue().close(),
         }
     }
@@ -286,7 +316,7 @@ impl Pool {
     /// Lasts until no event waits or is in work. Call after [`Pool::close`].
     pub async fn drained(&self) {
         match &self.shape {
-            Shape::Shim(queue) => queue.drained().await,
+            Shape::Tasks(queue) => queue.drained().await,
             Shape::InProcess(workers) => workers.queue().drained().await,
         }
     }

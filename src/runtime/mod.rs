@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod inprocess;
 pub mod plugin;
+pub mod shell;
 pub mod shim;
 
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub enum Runtime {
     InProcess(inprocess::Source),
     /// Behind a shim.
     Shim(&'static Language, Arc<Launch>),
+    /// A process of its own for each event.
+    Shell(Arc<shell::Command>),
 }
 
 impl Runtime {
@@ -48,6 +51,7 @@ impl Runtime {
         }
         match kind {
             RuntimeKind::Builtin => Ok(Self::InProcess(inprocess::Source::Builtin)),
+            RuntimeKind::Shell => Ok(Self::Shell(Arc::new(shell::Command::load(config)?))),
             RuntimeKind::Golang => {
                 let settings = plugin::PluginConfig::new(config)?;
                 match plugin::load(config.env.golang_plugin.as_deref(), &settings)? {
@@ -69,14 +73,14 @@ impl Runtime {
     pub fn stop(self) -> bool {
         match self {
             Self::InProcess(inprocess::Source::Library(library)) => plugin::Library::stop(library),
-            Self::InProcess(inprocess::Source::Builtin) | Self::Shim(..) => true,
+            Self::InProcess(inprocess::Source::Builtin) | Self::Shim(..) | Self::Shell(_) => true,
         }
     }
 
     /// Whether its workers take several events at once, as far as that is known before they start.
     pub fn takes_batches(&self) -> bool {
         match self {
-            Self::InProcess(inprocess::Source::Builtin) => false,
+            Self::InProcess(inprocess::Source::Builtin) | Self::Shell(_) => false,
             Self::InProcess(inprocess::Source::Library(library)) => library.takes_batches(),
             Self::Shim(..) => true,
         }
@@ -88,6 +92,7 @@ impl Runtime {
             Self::InProcess(inprocess::Source::Builtin) => "builtin",
             Self::InProcess(inprocess::Source::Library(_)) => "golang",
             Self::Shim(language, _) => language.name,
+            Self::Shell(_) => "shell",
         }
     }
 }
@@ -97,14 +102,14 @@ impl Runtime {
 /// # Errors
 /// Names the kind and those that are served.
 pub fn check(kind: RuntimeKind) -> Result<(), StartError> {
-    let in_process = matches!(kind, RuntimeKind::Builtin | RuntimeKind::Golang);
-    if in_process || languages::of(kind).is_some() { Ok(()) } else { Err(not_served(kind)) }
+    let without_shim = matches!(kind, RuntimeKind::Builtin | RuntimeKind::Golang | RuntimeKind::Shell);
+    if without_shim || languages::of(kind).is_some() { Ok(()) } else { Err(not_served(kind)) }
 }
 
 fn not_served(kind: RuntimeKind) -> StartError {
     let found = format!("spec.runtime is {}, which this build cannot serve yet", kind.name());
     StartError::new(
         found,
-        "it serves python, nodejs, golang (compiled handlers, in process or as programs) and nuclio:builtin",
+        "it serves python, nodejs, dotnetcore, ruby, shell, golang (compiled handlers, in process or as programs) and nuclio:builtin",
     )
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 const DIFFERENCE: [&str; 6] = ["id", "topic", "the reference", "here", "why", "shown by"];
 const NOT_SERVED: [&str; 4] = ["id", "what", "here", "shown by"];
 /// Languages whose handler cases are run.
-const SERVED: [&str; 3] = ["python", "nodejs", "golang"];
+const SERVED: [&str; 6] = ["python", "nodejs", "dotnetcore", "ruby", "shell", "golang"];
 /// Folders with tests.
 const TESTS: [&str; 4] = ["src", "tests", "runtimes", "benches"];
 
@@ -88,7 +88,7 @@ fn rows() -> &'static [Row] {
     })
 }
 
-/// Whether a row says why a case (`http:NAME`, `python:NAME`, `nodejs:NAME`) is not as the reference has it.
+/// Whether a row says why a case (`http:NAME`, `python:NAME`, …) is not as the reference has it.
 pub fn explains(case: &str) -> bool {
     rows().iter().any(|row| row.shown_by.iter().any(|name| name == case))
 }
@@ -98,7 +98,10 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() && path.file_name().is_none_or(|name| name != "target") {
             files(&path, found);
-        } else if path.extension().is_some_and(|ending| ending == "rs" || ending == "py") {
+        } else if path
+            .extension()
+            .is_some_and(|ending| ["rs", "py", "rb"].iter().any(|known| ending == *known))
+        {
             found.push(path);
         }
     }

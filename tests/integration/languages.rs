@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::dotnet_build::fixtures;
 use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
 
@@ -44,6 +45,23 @@ const LANGUAGES: &[Language] = &[
         trace: "handler.js",
     },
     Language {
+        name: "ruby",
+        runtime: "ruby",
+        handler: "handler:handler",
+        prepare: |setup, folder| {
+            let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.display().to_string());
+            Some(setup.env("NUCLIO_RUBY_EXE", ruby()?))
+        },
+        trace: "handler.rb",
+    },
+    Language {
+        name: "dotnetcore",
+        runtime: "dotnetcore",
+        handler: "",
+        prepare: dotnet_setup,
+        trace: ".cs:line ",
+    },
+    Language {
         name: "golang",
         runtime: "golang",
         handler: "",
@@ -68,6 +86,14 @@ fn go_setup(mut setup: Setup, folder: &Path, form: Form) -> Option<Setup> {
     Some(setup.go(&file))
 }
 
+/// The class is called like the case.
+fn dotnet_setup(mut setup: Setup, folder: &Path) -> Option<Setup> {
+    let words = folder.file_name()?.to_str()?.split('_');
+    let class: String = words.map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    setup.function["spec"]["handler"] = format!("{class}:Handle").into();
+    Some(setup.dotnet_environment(&fixtures()?))
+}
+
 /// The Node.js that tests run handlers with; says why if there is none.
 pub fn nodejs() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
@@ -84,7 +110,32 @@ pub fn nodejs() -> Option<&'static str> {
     found.as_deref()
 }
 
+/// The Ruby that tests run handlers with; says so if there is none.
+pub fn ruby() -> Option<&'static str> {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        Command::new("ruby").arg("--version").output().is_ok_and(|said| said.status.success())
+    });
+    if !found {
+        println!("skipped: Ruby is not installed");
+    }
+    found.then_some("ruby")
+}
+
 impl Setup {
+    /// A Ruby handler `main:handler` with this source.
+    pub fn ruby(source: &str) -> Option<Self> {
+        let setup = Self::new("ruby", "main:handler");
+        setup.write("main.rb", source);
+        Some(setup.ruby_environment(ruby()?))
+    }
+
+    /// The interpreter and the folder of the test.
+    pub fn ruby_environment(self, interpreter: &str) -> Self {
+        let folder = self.directory.path().display().to_string();
+        self.env("NUCLIO_HANDLER_DIR", &folder).env("NUCLIO_RUBY_EXE", interpreter)
+    }
+
     /// A Node.js handler `handler.js:handler` with this source.
     pub fn nodejs(source: &str) -> Option<Self> {
         let setup = Self::new("nodejs", "handler.js:handler");

@@ -24,6 +24,8 @@ fn sample(name: &str) -> String {
 fn with_addresses(text: &str, ports: Ports) -> String {
     let mut out = String::new();
     let elsewhere = text.contains("127.0.0.1:9090");
+    let http = format!(r#""kind":"http","url":"127.0.0.1:{}""#, ports.http);
+    let text = &text.replace(r#""kind":"http""#, &http); // The sample in JSON.
     for line in text.lines() {
         let indent = " ".repeat(line.len() - line.trim_start().len());
         let port = match line.trim().to_ascii_lowercase().as_str() {
@@ -62,6 +64,7 @@ fn run(function: &str, platform: Option<&str>, environment: &[(&str, &str)]) -> 
         setup.write(&format!("{module}.py"), HANDLER);
     }
     setup.write("jobs.js", "exports.run = (context, event) => context.callback(event.body);\n");
+    setup.write("echo.sh", "echo \"$1 $2 $A\"\n");
     setup.write("orders/__init__.py", "");
     setup.write("orders/main.py", &HANDLER.replace("def handler", "def handle"));
     let folder = setup.directory.path().to_owned();
@@ -73,7 +76,7 @@ fn run(function: &str, platform: Option<&str>, environment: &[(&str, &str)]) -> 
         .arg("-platform-config")
         .arg(folder.join("platform.yaml"));
     command.env("NUCLIO_PYTHON_PATH", &folder).env("NUCLIO_PYTHON_EXE_PATH", python()).env(MARK, &folder);
-    command.env("NUCLIO_HANDLER_DIR", &folder);
+    command.env("NUCLIO_HANDLER_DIR", &folder).env("NUCLIO_SHELL_HANDLER_DIR", &folder);
     command.envs(environment.iter().copied());
     Processor::spawn(command, ports, setup.directory)
 }
@@ -376,11 +379,15 @@ fn bad_platform_files_are_refused_by_name() {
 
 #[test]
 fn what_this_build_does_not_serve_is_refused_by_name() {
-    for (function, texts) in
-        [("11-secret-references.yaml", &["queue", "mqtt"][..]), ("15-json.yaml", &["shell"])]
-    {
-        check_refused(function, None, &[], texts);
-    }
+    check_refused("11-secret-references.yaml", None, &[], &["queue", "mqtt"]);
+}
+
+#[test]
+fn the_json_sample_runs_a_script() {
+    let processor = start("15-json.yaml", None);
+    check_limits(&only_trigger(&processor, "default-http"), 1, 16384, 4_194_304, 10000);
+    let answer = post(&processor, "");
+    assert_eq!((answer.text().as_str(), answer.values("X-Shell")), ("-n hello b\n", vec!["1"]));
 }
 
 #[test]

@@ -94,6 +94,16 @@ def echo(id, path, body):
 "#;
 
 impl Setup {
+    /// Our shim of this language, driven as if it were a wrapper of the Go processor.
+    pub fn over_protocol_1(self, language: &str) -> Self {
+        let (variable, file) = match language {
+            "nodejs" => ("NUCLIO_NODEJS_WRAPPER_PATH", "nodejs/wrapper.js"),
+            _ => ("NUCLIO_PYTHON_WRAPPER_PATH", "python/_nuclio_wrapper.py"),
+        };
+        let path = format!("{}/runtimes/{file}", env!("CARGO_MANIFEST_DIR"));
+        self.env(variable, &path).env("NUCLIO_SHIM_PROTOCOL", "1")
+    }
+
     /// A shim written by the test: what follows [`FAKE_SHIM`].
     pub fn fake_shim(script: &str) -> Self {
         let setup = Self::new("python", "main:handler");

@@ -512,19 +512,3 @@ fn an_event_in_work_is_answered_before_the_callback_runs() {
     processor.stderr.wait_closed();
     assert!(processor.stderr.text().contains("the callback has ended"));
 }
-
-#[test]
-fn a_wrapper_that_cannot_be_driven_is_refused_with_the_way_out() {
-    if std::process::Command::new("node").arg("--version").output().is_err() {
-        return println!("skipped: no node");
-    }
-    let setup = Setup::new("nodejs", "main:handler");
-    setup.write("wrapper.js", "// of the Go processor\n");
-    let path = setup.directory.path().join("wrapper.js").display().to_string();
-    let mut processor = setup.env("NUCLIO_NODEJS_WRAPPER_PATH", &path).no_wait().start();
-    assert_eq!(processor.wait().code(), Some(1));
-    processor.stdout.wait_closed();
-    processor.stderr.wait_closed();
-    let said = format!("{}\n{}", processor.stdout.text(), processor.stderr.text());
-    assert!(said.contains(&path) && said.contains("NUCLIO_SHIM_SOURCE=embedded"), "{said}");
-}

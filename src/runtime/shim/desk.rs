@@ -57,6 +57,11 @@ impl Desk {
         self.lock().jobs.pop_front()
     }
 
+    /// The next event that is lent, for a task whose events ring no bells.
+    pub fn poll_job(&self, cx: &Context<'_>) -> Poll<Job> {
+        self.poll_take(cx, &mut Vec::new())
+    }
+
     /// The next event that is lent. Whatever comes of it, the keys of bells that have rung are added to `rung`; each
     /// further one wakes the task.
     pub(super) fn poll_take(&self, cx: &Context<'_>, rung: &mut Vec<usize>) -> Poll<Job> {

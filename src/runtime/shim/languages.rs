@@ -4,9 +4,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::dialects;
 use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
-use super::protocol::v1::event::Encoding;
-use super::v1::{Arguments, Dialect, Wrapper};
+use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
 use crate::logging::Logger;
@@ -19,6 +19,10 @@ const MARKER: &str = "nuclio-shim-protocol: 2";
 const MARKER_BYTES: usize = 4096;
 /// Where handlers are unless the environment says otherwise.
 const HANDLER_DIR: &str = "/opt/nuclio";
+/// Where the assembly of a .NET handler is.
+const DOTNET_HANDLER_DIR: &str = "/opt/nuclio/handler";
+/// Added to the name of a wrapper that is no text, that of the file which holds the marker.
+const MARKER_ENDING: &str = ".shim";
 
 /// One language.
 #[derive(Debug)]
@@ -52,7 +56,7 @@ pub struct Language {
     /// Where what it writes to standard error goes.
     errors_to: Stream,
     /// How the Go processor's wrapper is driven, where that is possible.
-    pub dialect: Option<Dialect>,
+    pub dialect: Option<&'static Dialect>,
 }
 
 /// The languages this build serves.
@@ -77,12 +81,7 @@ pub static LANGUAGES: &[Language] = &[
         environment: python_environment,
         handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
         errors_to: Stream::Err,
-        dialect: Some(Dialect {
-            encoding: Encoding::MsgPack,
-            arguments: python_arguments,
-            // On SIGABRT the interpreter shows where it hangs.
-            environment: &[("PYTHONFAULTHANDLER", "1")],
-        }),
+        dialect: Some(&dialects::PYTHON),
     },
     Language {
         name: "nodejs",
@@ -105,7 +104,44 @@ pub static LANGUAGES: &[Language] = &[
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
         errors_to: Stream::Out,
-        dialect: None,
+        dialect: Some(&dialects::NODEJS),
+    },
+    Language {
+        name: "ruby",
+        runtime: RuntimeKind::Ruby,
+        embedded: &[("wrapper.rb", include_str!("../../../runtimes/ruby/wrapper.rb"))],
+        embedded_arguments: &[PROGRAM_PATH],
+        image_path: "/opt/nuclio/wrapper.rb",
+        wrapper: |env| env.ruby_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_WRAPPER_PATH",
+        interpreters: &["ruby"],
+        interpreter: |env| env.ruby_exe.as_deref(),
+        interpreter_variable: "NUCLIO_RUBY_EXE",
+        options: &[],
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: ruby_handler_dir,
+        errors_to: Stream::Err,
+        dialect: Some(&dialects::RUBY),
+    },
+    Language {
+        name: "dotnetcore",
+        runtime: RuntimeKind::DotNetCore,
+        // Compiled: images bring it.
+        embedded: &[],
+        embedded_arguments: &[],
+        image_path: "/opt/nuclio/wrapper/wrapper.dll",
+        wrapper: |env| env.dotnetcore_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_DOTNETCORE_WRAPPER_PATH",
+        interpreters: &["dotnet"],
+        interpreter: |_| None,
+        interpreter_variable: "",
+        options: &[],
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| DOTNET_HANDLER_DIR.into()),
+        errors_to: Stream::Out,
+        dialect: Some(&dialects::DOTNETCORE),
     },
 ];
 
@@ -134,8 +170,8 @@ pub fn of(runtime: RuntimeKind) -> Option<&'static Language> {
     LANGUAGES.iter().find(|language| language.runtime == runtime)
 }
 
-/// What every shim is told of its function.
-fn function_environment(config: &Config) -> Vec<(String, OsString)> {
+/// What every process that handles events is told of its function.
+pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, OsString)> {
     let function = &config.function;
     vec![
         ("NUCLIO_HANDLER".to_owned(), function.handler.clone().into()),
@@ -154,22 +190,10 @@ fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     vec![("PYTHONPATH".to_owned(), path.join(":").into())]
 }
 
-/// In the order of the Go processor.
-fn python_arguments(from: &Arguments<'_>) -> Vec<String> {
-    let mut arguments = Vec::new();
-    let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
-    add("--handler", (from.setting)("handler"));
-    add("--event-socket-path", from.event.to_owned());
-    add("--control-socket-path", from.control.to_owned());
-    add("--platform-kind", (from.setting)("platform_kind"));
-    add("--namespace", (from.setting)("namespace"));
-    add("--worker-id", (from.setting)("worker_id"));
-    add("--trigger-kind", (from.setting)("trigger_kind"));
-    add("--trigger-name", (from.setting)("trigger_name"));
-    if (from.setting)("decode_strings") == "1" {
-        arguments.push("--decode-event-strings".to_owned());
-    }
-    arguments
+/// compat: the Go processor's wrapper looks for handlers beside itself.
+fn ruby_handler_dir(env: &Env) -> PathBuf {
+    let beside = env.ruby_wrapper.as_deref().and_then(Path::parent).filter(|folder| folder.is_absolute());
+    env.handler_directory.as_deref().or(beside).map_or_else(|| HANDLER_DIR.into(), Path::to_owned)
 }
 
 impl Language {
@@ -183,8 +207,9 @@ impl Language {
         let (mut files, mut wrapper) = (Vec::new(), None);
         match self.find_shim(&config.env)? {
             Some(path) if protocol(&path, config.env.shim_protocol)? == 1 => {
-                let dialect = self.dialect.as_ref().ok_or_else(|| self.cannot_drive(&path))?;
+                let dialect = self.dialect.ok_or_else(|| self.cannot_drive(&path))?;
                 let found = Wrapper::find(&path, dialect);
+                arguments.extend((dialect.options)(config)?);
                 let fields = fields! {
                     "language" => self.name, "path" => path.display().to_string(), "protocol" => 1,
                     "generation" => found.generation()
@@ -291,18 +316,22 @@ impl Language {
         }
         self.interpreters.iter().find_map(|name| find_program(name, path)).ok_or_else(|| {
             let names = self.interpreters.join(" or ");
-            let advice = format!(
-                "no {names} in PATH ({path}); install it or name it in {}",
-                self.interpreter_variable
-            );
+            let otherwise = match self.interpreter_variable {
+                "" => String::new(),
+                variable => format!(" or name it in {variable}"),
+            };
+            let advice = format!("no {names} in PATH ({path}); install it{otherwise}");
             StartError::new(format!("Can't find {} executable", self.name), advice)
         })
     }
 
     /// `None`: the embedded one.
     fn find_shim(&self, env: &Env) -> Result<Option<PathBuf>, StartError> {
+        let embedded = !self.embedded.is_empty();
         if env.shim_source == ShimSource::Embedded {
-            return Ok(None);
+            let found =
+                || format!("NUCLIO_SHIM_SOURCE=embedded, but there is no shim for {} inside", self.name);
+            return if embedded { Ok(None) } else { Err(StartError::new(found(), "unset it")) };
         }
         let missing = |path: &Path, remedy: &str| {
             StartError::new(
@@ -320,7 +349,10 @@ impl Language {
             (false, ShimSource::Image) => {
                 Err(missing(path, "NUCLIO_SHIM_SOURCE=image asks for it; auto takes the embedded shim"))
             }
-            (false, _) => Ok(None),
+            (false, _) if embedded => Ok(None),
+            (false, _) => {
+                Err(missing(path, &format!("images bring it; {} names another place", self.wrapper_variable)))
+            }
         }
     }
 }
@@ -332,12 +364,15 @@ fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
     };
     let mut text = std::fs::read(path).map_err(explain)?;
     text.truncate(MARKER_BYTES);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(MARKER_ENDING);
+    text.extend(std::fs::read(beside).unwrap_or_default()); // Scripts have none.
     let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
     Ok(wanted.unwrap_or(if ours { 2 } else { 1 }))
 }
 
 /// An executable file: a path as it is, a name through `path`.
-fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+pub(in crate::runtime) fn find_program(name: &str, path: &str) -> Option<PathBuf> {
     let executable = |candidate: &Path| {
         candidate.is_file() && rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok()
     };

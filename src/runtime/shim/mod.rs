@@ -6,6 +6,7 @@ mod batch;
 pub mod connection;
 mod deadline;
 pub mod desk;
+pub mod dialects;
 pub mod handshake;
 mod intake;
 pub mod languages;

@@ -156,14 +156,8 @@ impl Process {
         output: (Writer, Stream),
         children: &Children,
     ) -> io::Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped()).process_group(0);
-        prepare_child(&mut command, descriptors);
-        let spawn = || {
-            let child = Command::from(command).spawn()?;
-            Ok::<_, io::Error>((child.id().map_or(0, |id| id as i32), child))
-        };
-        let (pid, mut child) = children.adopt(spawn)?;
-        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        let (pid, mut child) = spawn_child(command, descriptors, children)?;
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take();
         let status = watch_exit(child, stderr, last_words.clone(), output, children.clone());
@@ -246,6 +240,24 @@ impl Drop for Process {
         // Whatever it forked goes with it.
         self.kill_group();
     }
+}
+
+/// Spawns a child in a process group of its own, which the kernel kills when this thread ends. `descriptors`: ours, from
+/// 10 on (`FIRST_FREE_FD`), and the numbers under which it has them. Whoever waits for it tells `children` of its end.
+pub fn spawn_child(
+    mut command: std::process::Command,
+    descriptors: Vec<(i32, i32)>,
+    children: &Children,
+) -> io::Result<(Pid, Child)> {
+    command.process_group(0);
+    prepare_child(&mut command, descriptors);
+    let spawn = || {
+        let child = Command::from(command).spawn()?;
+        Ok::<_, io::Error>((child.id().map_or(0, |id| id as i32), child))
+    };
+    let (pid, child) = children.adopt(spawn)?;
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+    Ok((pid, child))
 }
 
 /// What the child does between fork and exec.

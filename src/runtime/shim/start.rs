@@ -112,7 +112,9 @@ impl Recipe {
             Ok(hello) => {
                 let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
                 logger.debug("Worker is ready", fields);
-                if self.in_flight_max > hello.in_flight_max && id.index == 0 {
+                // Where only handlers that are async by themselves get several, nobody has asked for them.
+                let asked = !self.init.contains(&("max_inflight_for", "async".to_owned()));
+                if asked && self.in_flight_max > hello.in_flight_max && id.index == 0 {
                     let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};
                     logger.warn("Fewer events in work per worker than mode: async asks for", fields);
                 }

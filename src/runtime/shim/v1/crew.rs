@@ -45,8 +45,8 @@ const BAD_CONTROL_EVERY: Duration = Duration::from_millis(500);
 /// See the module.
 pub(super) struct Crew {
     shared: Arc<Shared>,
-    control: UnixStream,
-    control_lines: Lines,
+    /// `None`: the wrapper has none, and no callbacks either.
+    control: Option<(UnixStream, Lines)>,
     signals: Signals,
     /// Where further lanes are dialled, and how many there may be.
     more: Option<(SocketAddr, usize)>,
@@ -93,16 +93,14 @@ impl Crew {
     /// Over the connections of a wrapper that is ready.
     pub(super) fn new(
         shared: Arc<Shared>,
-        control: (UnixStream, Lines),
+        control: Option<(UnixStream, Lines)>,
         signals: Signals,
         more: Option<(SocketAddr, usize)>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
-        let (control, control_lines) = control;
         Self {
             shared,
             control,
-            control_lines,
             signals,
             more,
             lanes: JoinSet::new(),
@@ -179,6 +177,12 @@ impl Crew {
                 _ => std::future::pending().await,
             }
         };
+        let control = async {
+            match &mut self.control {
+                Some((socket, lines)) => poll_fn(|cx| lines.poll_fill(cx, socket)).await.unwrap_or(0),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             Some(end) = self.lanes.join_next_with_id() => match end {
                 Ok((id, end)) => Wake::Lane(id, end),
@@ -187,9 +191,7 @@ impl Crew {
                     Wake::Lane(id, Ok(LaneEnd { ended: Ended::Lost, waiting: Vec::new() }))
                 }
             },
-            read = poll_fn(|cx| self.control_lines.poll_fill(cx, &mut self.control)) => {
-                Wake::Control(read.unwrap_or(0))
-            }
+            read = control => Wake::Control(read),
             command = self.commands.recv() => Wake::Command(command),
             () = self.shared.none_idle.notified(), if self.more.is_some() && !self.closing => Wake::NoneIdle,
             () = quiet => Wake::Quiet,
@@ -246,8 +248,8 @@ impl Crew {
     }
 
     fn read_control(&mut self) -> Result<(), Ended> {
-        loop {
-            let message = match self.control_lines.next_line() {
+        while let Some((_, lines)) = &mut self.control {
+            let message = match lines.next_line() {
                 Ok(Some(line)) => read_control(line),
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(Ended::Protocol(error.to_string())),
@@ -270,6 +272,7 @@ impl Crew {
                 }
             }
         }
+        Ok(())
     }
 
     fn obey(&mut self, command: Option<Command>) -> Result<(), Ended> {
@@ -290,7 +293,7 @@ impl Crew {
             }
             Some(Command::Close) => {
                 self.close();
-                if self.more.is_some() {
+                if self.more.is_some() || !self.shared.wrapper.dialect.ends_with_connection {
                     self.signals.send(Signal::TERM); // This wrapper does not end by itself.
                 }
             }
@@ -313,6 +316,9 @@ impl Crew {
 
     /// No event is in work: the signal can neither lose one nor interrupt its handler.
     fn signal(&mut self) {
+        if !self.shared.wrapper.dialect.control {
+            return self.callback_done(); // There is nothing to call.
+        }
         self.shared.signal_seen.store(false, Ordering::Relaxed);
         self.shared.callback_ended.store(false, Ordering::Relaxed);
         self.shared.callback_begun.store(false, Ordering::Relaxed);

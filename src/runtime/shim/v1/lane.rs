@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::lines::Lines;
 use super::socket::Socket;
 use super::transit::Passage;
+use super::{Shared, Transport};
 use crate::event::{Event, EventBody, HandlerError, Response};
 use crate::fields;
 use crate::queue::{Job, Member, Reply, ReplySender};
@@ -107,6 +107,7 @@ pub(super) struct Lane {
     shut: bool,
     /// The trigger of the event in work wants it no more.
     taken_back: bool,
+    quick_ack: bool,
 }
 
 impl Lane {
@@ -117,6 +118,7 @@ impl Lane {
         lines: Lines,
         orders: mpsc::Receiver<Order>,
     ) -> Self {
+        let quick_ack = shared.wrapper.dialect.transport == Transport::Tcp;
         Self {
             shared,
             socket,
@@ -135,6 +137,7 @@ impl Lane {
             closing: false,
             shut: false,
             taken_back: false,
+            quick_ack,
         }
     }
 

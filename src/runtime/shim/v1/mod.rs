@@ -1,8 +1,8 @@
 //! Workers behind a wrapper of the Go processor, over shim protocol 1.
 //!
-//! A worker is a process with one connection for events (`lane`) or, in the wrapper's async mode, many, and one
-//! for everything else. Each connection has at most one event in work: it is what the queue lends. `crew` is the
-//! task that owns the process's connections; `start` makes them.
+//! A worker is a process with one connection for events (`lane`) or, in the wrapper's async mode, many, and, for
+//! Python, one for everything else. Each connection has at most one event in work: it is what the queue lends.
+//! `crew` is the task that owns the process's connections; `start` makes them. Languages differ by a [`Dialect`].
 
 mod crew;
 mod lane;
@@ -11,6 +11,7 @@ mod socket;
 pub(super) mod start;
 mod transit;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,8 +22,10 @@ use tokio::sync::Notify;
 use super::desk::Desk;
 use super::protocol::v1::event::Encoding;
 use super::protocol::v1::line::Log;
+use crate::config::Config;
 use crate::logging::{Logger, Origin};
 use crate::queue::Queue;
+use crate::runtime::StartError;
 use transit::Transit;
 
 /// What stands beside the Python wrapper since its second generation.
@@ -75,7 +78,11 @@ impl Wrapper {
 impl Wrapper {
     /// For the log: which releases had it.
     pub fn generation(&self) -> &'static str {
-        if self.newer { "1.15 and newer" } else { "up to 1.14" }
+        match (self.newer, self.dialect.control) {
+            (true, _) => "1.15 and newer",
+            (false, true) => "up to 1.14",
+            (false, false) => "any", // They have not changed.
+        }
     }
 }
 
@@ -84,17 +91,39 @@ impl Wrapper {
 pub struct Dialect {
     /// How events are written.
     pub encoding: Encoding,
-    /// Arguments after the wrapper's file.
-    pub arguments: fn(&Arguments<'_>) -> Vec<String>,
+    /// Options of the interpreter that the configuration asks for, or the wrapper needs.
+    pub options: fn(&Config) -> Result<Vec<OsString>, StartError>,
+    /// Arguments after those, with the wrapper's file among them.
+    pub arguments: fn(&Arguments<'_>) -> Result<Vec<OsString>, StartError>,
     /// Added to the child's environment.
     pub environment: &'static [(&'static str, &'static str)],
+    /// What the wrapper connects over.
+    pub transport: Transport,
+    /// It has a connection for control messages, and callbacks that signals ask for. Without: it is told nothing.
+    pub control: bool,
+    /// `None`: it says when it is ready. Else it is taken for ready this long after it connected, if it has not said
+    /// so before.
+    pub notice_within: Option<Duration>,
+    /// It ends by itself when its connection ends; else it takes a signal.
+    pub ends_with_connection: bool,
+}
+
+/// How a wrapper connects to the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A socket with a path.
+    Unix,
+    /// TCP over the loopback interface.
+    Tcp,
 }
 
 /// What a wrapper's arguments are made of.
 pub struct Arguments<'a> {
-    /// Path of the event socket, or address to listen on.
+    /// The wrapper.
+    pub file: &'a Path,
+    /// Path of the event socket, or address to connect to or listen on.
     pub event: &'a str,
-    /// Path of the control socket.
+    /// Path of the control socket; empty where there is none.
     pub control: &'a str,
     /// Settings by the names of INIT.
     pub setting: &'a dyn Fn(&str) -> String,

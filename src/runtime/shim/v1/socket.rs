@@ -1,11 +1,13 @@
 //! Connections to a wrapper, and where they come from: Unix sockets that we listen on, TCP where the wrapper listens.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 
-use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
 /// Where sockets go: the first folder that takes them. Some wrappers take no path above 91 bytes.
@@ -68,6 +70,97 @@ impl Drop for Listener {
     }
 }
 
+/// Ports that are tried until one is free on both loopback addresses.
+const PORTS_TRIED: usize = 20;
+
+/// One TCP port of both loopback addresses, that waits for one connection.
+#[derive(Debug)]
+pub(super) struct Loopback {
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+}
+
+impl Loopback {
+    /// Listens on a free port; wrappers connect to `localhost`, whichever of the two that is for them.
+    pub(super) fn bind() -> io::Result<Self> {
+        let mut tried = 0;
+        loop {
+            let first = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let address = first.local_addr()?;
+            let mut listeners = vec![first];
+            tried += 1;
+            match std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())) {
+                Ok(second) => listeners.push(second),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tried < PORTS_TRIED => continue,
+                Err(_) => {} // No IPv6 here.
+            }
+            for listener in &listeners {
+                listener.set_nonblocking(true)?;
+            }
+            return Ok(Self { listeners, address });
+        }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The first connection of our own user, as far as the system tells. Then nothing listens any more.
+    pub(super) async fn accept(self) -> io::Result<TcpStream> {
+        let listeners: Vec<TcpListener> =
+            self.listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+        let own = rustix::process::geteuid().as_raw();
+        loop {
+            let accept = poll_fn(|cx| {
+                let ready = listeners.iter().find_map(|listener| match listener.poll_accept(cx) {
+                    Poll::Ready(accepted) => Some(accepted),
+                    Poll::Pending => None,
+                });
+                ready.map_or(Poll::Pending, Poll::Ready)
+            });
+            let (stream, peer) = accept.await?;
+            if user_of(peer, stream.local_addr()?).is_none_or(|user| user == own || user == 0) {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+        }
+    }
+}
+
+/// Whose the other end of a connection within this machine is, by the kernel's tables. `None`: they do not say.
+fn user_of(peer: SocketAddr, local: SocketAddr) -> Option<u32> {
+    let ends = [kernel_form(peer, false), kernel_form(local, false)];
+    // Programs with one kind of socket for both reach IPv4 by way of IPv6.
+    let mapped = [kernel_form(peer, true), kernel_form(local, true)];
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().find_map(|table| {
+        let table = std::fs::read_to_string(table).ok()?;
+        table.lines().find_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().take(8).collect();
+            let [_, from, to, _, _, _, _, user] = words[..] else { return None };
+            let same = [&ends, &mapped].iter().any(|ends| ends[0] == from && ends[1] == to);
+            same.then(|| user.parse().ok()).flatten()
+        })
+    })
+}
+
+/// An address as the kernel's tables have it: words of 32 bits of the machine's own order, and the port.
+fn kernel_form(address: SocketAddr, mapped: bool) -> String {
+    let bytes = match address.ip() {
+        IpAddr::V4(ip) if mapped => ip.to_ipv6_mapped().octets().to_vec(),
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let word =
+        |bytes: &[u8]| bytes.iter().rev().fold(String::new(), |text, byte| format!("{text}{byte:02X}"));
+    let words: String = if cfg!(target_endian = "little") {
+        bytes.chunks(4).map(word).collect()
+    } else {
+        bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+    };
+    format!("{words}:{:04X}", address.port())
+}
+
 /// A TCP port of the loopback interface that a wrapper may listen on.
 #[derive(Debug)]
 pub(super) struct Port {
@@ -109,6 +202,24 @@ mod tests {
         let path = unused.path().to_owned();
         drop(unused);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_loopback_port_takes_one_connection_of_our_user_over_either_family() {
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let loopback = Loopback::bind().unwrap();
+            if ip.is_ipv6() && loopback.listeners.len() == 1 {
+                println!("skipped: no IPv6");
+                return;
+            }
+            let address = SocketAddr::new(ip, loopback.address().port());
+            let client = TcpStream::connect(address).await.unwrap();
+            let server = loopback.accept().await.unwrap();
+            let user = user_of(client.local_addr().unwrap(), address);
+            assert_eq!(user, Some(rustix::process::geteuid().as_raw()));
+            assert!(TcpStream::connect(address).await.is_err());
+            drop((client, server));
+        }
     }
 
     #[tokio::test]

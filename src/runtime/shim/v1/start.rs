@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::crew::Crew;
 use super::lines::Lines;
-use super::socket::{Listener, Port, Socket};
+use super::socket::{Listener, Loopback, Port, Socket};
 use super::transit::Transit;
-use super::{Arguments, Shared, Wrapper};
+use super::{Arguments, Shared, Transport, Wrapper};
 use crate::event::WorkerId;
 use crate::logging::{Logger, Origin};
 use crate::runtime::StartError;
@@ -41,6 +41,8 @@ const SHOWN_BYTES: usize = 120;
 enum Endpoint {
     /// The wrapper connects.
     Listener(Listener),
+    /// The same over TCP.
+    Loopback(Loopback),
     /// We connect, over at most so many connections.
     Port(Port, usize),
 }
@@ -49,7 +51,17 @@ impl Endpoint {
     fn text(&self) -> String {
         match self {
             Self::Listener(listener) => listener.path().display().to_string(),
+            Self::Loopback(loopback) => loopback.address().to_string(),
             Self::Port(port, _) => port.address().to_string(),
+        }
+    }
+
+    /// The wrapper's own connection.
+    async fn accept(self) -> io::Result<Socket> {
+        match self {
+            Self::Listener(listener) => listener.accept().await.map(Socket::Left),
+            Self::Loopback(loopback) => loopback.accept().await.map(Socket::Right),
+            Self::Port(..) => Err(io::ErrorKind::Unsupported.into()), // The wrapper listens.
         }
     }
 }
@@ -67,13 +79,14 @@ pub(in crate::runtime::shim) async fn start(
     let explain = |error: io::Error| {
         StartError::new("cannot make the sockets of a wrapper", format!("{error}; is /tmp writable?"))
     };
-    let control = Listener::bind().map_err(explain)?;
-    let events = if many {
-        Endpoint::Port(Port::reserve().map_err(explain)?, recipe.in_flight_max)
-    } else {
-        Endpoint::Listener(Listener::bind().map_err(explain)?)
+    let control = wrapper.dialect.control.then(Listener::bind).transpose().map_err(explain)?;
+    let events = match wrapper.dialect.transport {
+        _ if many => Port::reserve().map(|port| Endpoint::Port(port, recipe.in_flight_max)),
+        Transport::Unix => Listener::bind().map(Endpoint::Listener),
+        Transport::Tcp => Loopback::bind().map(Endpoint::Loopback),
     };
-    let arguments = arguments(recipe, wrapper, id, &events, &control);
+    let events = events.map_err(explain)?;
+    let arguments = arguments(recipe, wrapper, id, &events, control.as_ref())?;
     let mut process =
         Process::spawn_wrapper(&recipe.launch, &arguments, recipe.logger.writer(), &recipe.children)
             .map_err(|error| recipe.cannot_spawn(&error))?;
@@ -139,8 +152,8 @@ fn arguments(
     wrapper: &Wrapper,
     id: &WorkerId,
     events: &Endpoint,
-    control: &Listener,
-) -> Vec<OsString> {
+    control: Option<&Listener>,
+) -> Result<Vec<OsString>, StartError> {
     let setting = |name: &str| match name {
         "worker_id" => id.index.to_string(),
         "trigger_kind" => id.trigger_kind.clone(),
@@ -151,49 +164,55 @@ fn arguments(
             .find(|(key, _)| *key == name)
             .map_or_else(String::new, |(_, value)| value.clone()),
     };
-    let control = control.path().display().to_string();
-    let from = Arguments { event: &events.text(), control: &control, setting: &setting };
+    let control = control.map_or_else(String::new, |control| control.path().display().to_string());
     let file = match (events, &wrapper.async_path) {
         (Endpoint::Port(..), Some(path)) => path,
         _ => &wrapper.path,
     };
-    let mut arguments = vec![OsString::from(file)];
-    arguments.extend((wrapper.dialect.arguments)(&from).into_iter().map(OsString::from));
-    arguments
+    let from = Arguments { file, event: &events.text(), control: &control, setting: &setting };
+    (wrapper.dialect.arguments)(&from)
 }
 
 /// The connections of a wrapper that is ready.
 struct Hands {
     first: (Socket, Lines),
-    control: (UnixStream, Lines),
+    control: Option<(UnixStream, Lines)>,
     more: Option<(SocketAddr, usize)>,
 }
 
-async fn handshake(shared: &Shared, events: Endpoint, control: Listener) -> Result<Hands, HandshakeError> {
-    let control_lines = || Lines::new(SMALL_BUFFER_BYTES, shared.answer_bytes_max);
+async fn handshake(
+    shared: &Shared,
+    events: Endpoint,
+    control: Option<Listener>,
+) -> Result<Hands, HandshakeError> {
     let failed = |_: io::Error| HandshakeError::Ended;
-    match events {
-        Endpoint::Listener(events) => {
-            let (events, control) = tokio::try_join!(events.accept(), control.accept()).map_err(failed)?;
-            let (mut events, mut control) = (
-                (Socket::Left(events), Lines::new(BUFFER_BYTES, shared.answer_bytes_max)),
-                (control, control_lines()),
-            );
-            // Either says that it is ready; the other follows, and is taken for nothing more.
-            tokio::select! {
-                ready = wait_start(shared, &mut events) => ready?,
-                ready = wait_ready(shared, &mut control) => ready?,
-            }
-            Ok(Hands { first: events, control, more: None })
-        }
-        Endpoint::Port(port, lanes_max) => {
-            let mut control = (control.accept().await.map_err(failed)?, control_lines());
-            // It listens only after that.
-            wait_ready(shared, &mut control).await?;
-            let first = dial(port.address(), shared).await?;
-            Ok(Hands { first, control, more: Some((port.address(), lanes_max)) })
-        }
+    let control = async {
+        let Some(control) = control else { return Ok(None) };
+        let lines = Lines::new(SMALL_BUFFER_BYTES, shared.answer_bytes_max);
+        control.accept().await.map(|control| Some((control, lines)))
+    };
+    if let Endpoint::Port(port, lanes_max) = events {
+        let mut control = control.await.map_err(failed)?;
+        // It listens only after that.
+        wait_ready(shared, &mut control).await?;
+        let first = dial(port.address(), shared).await?;
+        return Ok(Hands { first, control, more: Some((port.address(), lanes_max)) });
     }
+    let (events, mut control) = tokio::try_join!(events.accept(), control).map_err(failed)?;
+    let mut events = (events, Lines::new(BUFFER_BYTES, shared.answer_bytes_max));
+    let long_enough = async {
+        match shared.wrapper.dialect.notice_within {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    // One of them says that it is ready; what the others say then is taken for nothing more.
+    tokio::select! {
+        ready = wait_start(shared, &mut events) => ready?,
+        ready = wait_ready(shared, &mut control) => ready?,
+        () = long_enough => {}
+    }
+    Ok(Hands { first: events, control, more: None })
 }
 
 impl Crew {
@@ -258,11 +277,12 @@ fn not_a_wrapper(line: &[u8]) -> HandshakeError {
     ))
 }
 
-/// Reads the control connection until the wrapper says that it is ready.
+/// Reads the control connection until the wrapper says that it is ready; for ever where there is none.
 async fn wait_ready(
     shared: &Shared,
-    (socket, lines): &mut (UnixStream, Lines),
+    control: &mut Option<(UnixStream, Lines)>,
 ) -> Result<(), HandshakeError> {
+    let Some((socket, lines)) = control else { return std::future::pending().await };
     loop {
         while let Some(line) =
             lines.next_line().map_err(|error| HandshakeError::Wrapper(error.to_string()))?

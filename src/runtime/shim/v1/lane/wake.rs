@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::AsyncWrite as _;
 
 use super::{GONE_GRACE, HELD_BYTES_MAX, Lane, Order};
 use crate::event::HandlerError;
+use crate::runtime::shim::v1::socket::Socket;
 use crate::runtime::shim::wake::{Post, Wakes};
 use crate::runtime::shim::worker::Ended;
 
@@ -46,6 +48,12 @@ impl Wakes for Lane {
         let stream = self.current.as_ref().and_then(|current| current.stream.as_ref());
         if stream.is_some_and(|stream| stream.held >= HELD_BYTES_MAX) {
             return Poll::Pending; // At the client's pace.
+        }
+        if let Socket::Right(socket) = &self.socket
+            && self.quick_ack
+        {
+            // A wrapper that writes twice for an event would wait for us in between. The kernel forgets what it was told.
+            set_tcp_quickack(socket, true).unwrap_or_default();
         }
         self.lines.poll_fill(cx, &mut self.socket)
     }

@@ -1,0 +1,3 @@
+def handler(context, event)
+  "Hello, #{event.fields['name'] || 'world'}"
+end

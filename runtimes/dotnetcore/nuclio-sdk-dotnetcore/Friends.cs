@@ -1,0 +1,4 @@
+using System.Runtime.CompilerServices;
+
+// The shim is the only one that looks inside.
+[assembly: InternalsVisibleTo("wrapper")]

@@ -1,0 +1,3 @@
+def handler(context, event)
+  event.body
+end

@@ -1,0 +1,4 @@
+def handler(context, event)
+  loop {} if event.path == '/hang'
+  'back'
+end

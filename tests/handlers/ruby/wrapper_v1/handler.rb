@@ -1,0 +1,3 @@
+def run(body, event)
+  "#{event['path']} #{body.bytesize}"
+end

@@ -1,0 +1,5 @@
+if [ "$NUCLIO_EVENT_METHOD" = PUT ]; then
+    wc -c
+else
+    cat
+fi

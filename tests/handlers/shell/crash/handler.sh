@@ -1,0 +1,5 @@
+case $NUCLIO_EVENT_PATH in
+/exit) exit 7 ;;
+/signal) kill -KILL $$ ;;
+esac
+echo alive

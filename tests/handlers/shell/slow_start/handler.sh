@@ -1,0 +1,3 @@
+# Nothing is started before the first event.
+sleep 0.3
+echo ready

@@ -1,0 +1,2 @@
+echo "as asked"
+exit "${NUCLIO_EVENT_PATH#/}"
