@@ -33,6 +33,7 @@ mod handlers;
 mod harness;
 mod headers;
 mod hostile;
+mod images;
 mod java;
 mod java_build;
 mod kills;
