@@ -36,8 +36,8 @@ class Answered(unittest.TestCase):
 
     def test_generators_whose_cleanup_ends_the_process(self):
         body = "try:\n            while True: yield 'x' * 1000\n        finally: raise SystemExit('in finally')\n"
-        source = "async def handler(c, e):\n    %sdef pieces():\n        " + body + "    return pieces()\n"
-        for source in (source % "", source % "async "):
+        handler = "async def handler(c, e):\n    %sdef pieces():\n        " + body + "    return pieces()\n"
+        for source in (handler % "", handler % "async "):
             for shim in both(source, credit=100):
                 with shim, self.subTest(source):
                     shim.send(event())
