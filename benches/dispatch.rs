@@ -99,6 +99,7 @@ fn settings() -> Settings {
         workers: WORKERS,
         event_timeout: Some(Duration::from_secs(30)),
         in_flight_per_worker: 1,
+        batches: false,
         ahead_max: 0,
         start_timeout: WAIT,
         waiting_max: 1024,

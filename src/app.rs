@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
-use crate::config::{self, Config, MetricSinkKind, PlatformKind, Timetable, TriggerKind};
+use crate::config::{self, Config, MetricSinkKind, PlatformKind, RuntimeKind, Timetable, TriggerKind};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
@@ -437,6 +437,7 @@ impl PoolPlan<'_> {
             workers: self.trigger.workers,
             event_timeout: function.event_timeout,
             in_flight_per_worker,
+            batches: matches!(&self.trigger.kind, TriggerKind::Http(http) if http.batch.is_some()),
             ahead_max: env.shim_prefetch.unwrap_or(if self.trigger.workers == 1 {
                 AHEAD_MAX_ALONE
             } else {
@@ -477,9 +478,13 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
     if let Some(language) = languages::of(function.runtime) {
         init.push(("handler_dir", language.handler_dir(env).display().to_string()));
     }
+    if function.runtime == RuntimeKind::Golang && !function.yaml.contains('\0') {
+        init.push(("config_yaml", function.yaml.clone())); // As a library gets it.
+    }
     for (index, trigger) in function.triggers.iter().enumerate() {
         // The names are few and last as long as the process.
         let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
+        init.push((name("class"), trigger.kind.class().to_owned()));
         init.push((name("kind"), trigger.kind.name().to_owned()));
         init.push((name("name"), trigger.name.clone()));
     }

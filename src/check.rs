@@ -15,7 +15,6 @@ use crate::config::{
     ConcurrencyPolicy, Config, CronTrigger, Env, EventTemplate, HttpTrigger, Level, LogEncoding, LogSink,
     Timetable, Trigger, TriggerKind,
 };
-use crate::runtime;
 use crate::trigger;
 
 /// Checks both files and writes errors, warnings and effective limits; answers whether a start would get past them.
@@ -76,9 +75,8 @@ fn write_config(config: &Config, findings: &[Finding], out: &mut dyn Write) -> i
 
 /// What this build cannot serve, as a start says it.
 fn refusals(config: &Config) -> Vec<String> {
-    let runtime = runtime::check(config.function.runtime).err().map(|error| error.to_string());
     let triggers = config.function.triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
-    runtime.into_iter().chain(triggers.map(|error| error.to_string())).collect()
+    triggers.map(|error| error.to_string()).collect()
 }
 
 fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -290,13 +288,13 @@ platform
     }
 
     #[test]
-    fn runtimes_and_settings_that_cannot_be_served_are_errors_too() {
+    fn triggers_that_cannot_be_served_are_errors_too() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("java.yaml");
-        std::fs::write(&file, "spec: {runtime: java}\n").unwrap();
+        let file = folder.path().join("kafka.yaml");
+        std::fs::write(&file, "spec: {runtime: python, triggers: {k: {kind: kafka-cluster}}}\n").unwrap();
         let (good, text) = run(file.to_str().unwrap(), "absent");
         assert!(!good);
-        assert!(text.contains("error: spec.runtime is java, which this build cannot serve yet"), "{text}");
+        assert!(text.contains("kafka-cluster") && text.contains("error: "), "{text}");
         let (good, text) = run("07-batching.yaml", "absent");
         assert!(good);
         assert!(text.contains("at most 16 events, 250ms"), "{text}");

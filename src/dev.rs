@@ -1,6 +1,8 @@
 //! `processor dev`: one handler file, no configuration files. It makes a [`Config`], runs it, and starts over when a
 //! source changes.
 
+mod go;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,7 +28,8 @@ const DOTNET_HANDLER: &str = "Handler:Handle";
 
 /// Runs the handler until it is told to stop.
 pub fn run(arguments: &Dev) -> ExitCode {
-    let outcome = config(arguments).and_then(|config| run::block_on(serve(arguments, config)));
+    let outcome =
+        prepare(arguments).and_then(|(config, build)| run::block_on(serve(arguments, config, build)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -36,9 +39,24 @@ pub fn run(arguments: &Dev) -> ExitCode {
     }
 }
 
-/// The configuration that a handler file amounts to.
-fn config(arguments: &Dev) -> anyhow::Result<Config> {
+/// The configuration that a handler file amounts to, and what must be built for it first.
+fn prepare(arguments: &Dev) -> anyhow::Result<(Config, Option<go::Build>)> {
     let mut env = Env::from_process().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let wanted = arguments.runtime.is_none_or(|runtime| runtime == RuntimeKind::Golang);
+    let source = arguments.file.as_deref().filter(|file| wanted && go::is_source(file) && file.exists());
+    let Some(source) = source else { return Ok((config(arguments, env)?, None)) };
+    let source = source.canonicalize()?;
+    let build = go::Build::new(&source, arguments.handler.as_deref(), &env)?;
+    env.golang_plugin = Some(build.program());
+    let handler = arguments.handler.as_deref().unwrap_or_default();
+    let mut config =
+        Config::for_handler(RuntimeKind::Golang, handler, &arguments.listen, arguments.workers, env);
+    config.function.name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((dress(config), Some(build)))
+}
+
+/// The configuration of a file that is run as it is.
+fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
     let Some(file) = &arguments.file else {
         return Ok(dress(Config::for_handler(
             RuntimeKind::Builtin,
@@ -77,6 +95,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
             }
             arguments.handler.clone().unwrap_or_else(|| DOTNET_HANDLER.to_owned())
         }
+        RuntimeKind::Java => {
+            env.handler_directory = Some(file.clone());
+            env.java_wrapper = env.java_wrapper.or_else(java_wrapper);
+            // A source file is named as its class. Of a jar the shim takes the only handler.
+            let source = file.extension().is_some_and(|ending| ending == "java");
+            arguments.handler.clone().unwrap_or_else(|| if source { stem.to_string() } else { String::new() })
+        }
         _ => {
             env.python_path.get_or_insert_with(|| folder.display().to_string());
             format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
@@ -85,6 +110,13 @@ fn config(arguments: &Dev) -> anyhow::Result<Config> {
     let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
     config.function.name = stem.into_owned();
     Ok(dress(config))
+}
+
+/// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
+fn java_wrapper() -> Option<PathBuf> {
+    let folder = std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_owned();
+    let places = ["nuclio-java-wrapper.jar", "../java/nuclio-java-wrapper.jar"];
+    places.iter().map(|place| folder.join(place)).find(|path| path.is_file())
 }
 
 /// Readable logs for people, JSON for pipes.
@@ -110,33 +142,36 @@ fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
         "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
         "rb" => Ok(RuntimeKind::Ruby),
         "sh" => Ok(RuntimeKind::Shell),
+        "java" | "jar" => Ok(RuntimeKind::Java),
         "so" => Ok(RuntimeKind::Golang),
         "dll" => Ok(RuntimeKind::DotNetCore),
         "cs" | "csproj" => anyhow::bail!(
             "{shown} is source of a .NET handler: build it into a handler.dll with runtimes/dotnetcore/build and give that file"
-        ),
-        "go" => anyhow::bail!(
-            "{shown} is source of a compiled handler: build it into a handler.so with runtimes/golang/build and give that file"
         ),
         "c" | "cc" | "cpp" | "cxx" | "rs" => {
             anyhow::bail!(
                 "{shown} is source of a compiled handler: build it into a handler.so and give that file"
             )
         }
-        "java" | "jar" => {
-            anyhow::bail!(
-                "{shown}: this build cannot serve .{ending} handlers yet; it serves .py, .js, .mjs, .cjs, .rb, .sh, .dll and .so"
-            )
-        }
         _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
     }
 }
 
-async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
+async fn serve(arguments: &Dev, config: Config, build: Option<go::Build>) -> anyhow::Result<()> {
     let mut stops = Stops::new()?;
+    let watched = Watched::new(arguments.file.as_deref());
+    if let Some(build) = &build {
+        say("Building");
+        let built = tokio::select! {
+            built = build.run() => built?,
+            _ = stops.next() => return Ok(()),
+        };
+        if !built {
+            return wait_for_change(&watched, &mut stops).await;
+        }
+    }
     let writer = Writer::start()?;
     let children = Children::default();
-    let watched = Watched::new(arguments.file.as_deref());
     let started = tokio::select! {
         started = App::start(config, writer, Purpose::Trial, &children) => started,
         _ = stops.next() => return Ok(()),
@@ -146,11 +181,7 @@ async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
         Err(error) if watched.file.is_none() => return Err(error),
         Err(error) => {
             run::print_error(&error);
-            say("The handler did not start; waiting for its source to change (Ctrl-C ends)");
-            tokio::select! {
-                _ = stops.next() => return Ok(()),
-                changed = watched.changed() => return restart(&changed),
-            }
+            return wait_for_change(&watched, &mut stops).await;
         }
     };
     greet(&app);
@@ -166,6 +197,15 @@ async fn serve(arguments: &Dev, config: Config) -> anyhow::Result<()> {
             run::drain(app, stops).await; // What still runs ends with the program.
             restart(&changed)
         }
+    }
+}
+
+/// What is there cannot be served.
+async fn wait_for_change(watched: &Watched, stops: &mut Stops) -> anyhow::Result<()> {
+    say("The handler did not start; waiting for its source to change (Ctrl-C ends)");
+    tokio::select! {
+        _ = stops.next() => Ok(()),
+        changed = watched.changed() => restart(&changed),
     }
 }
 
@@ -225,10 +265,17 @@ fn difference(before: &[(PathBuf, SystemTime)], now: &[(PathBuf, SystemTime)]) -
     added.or_else(removed).map(|(path, _)| path.clone())
 }
 
-/// The handler's file and its neighbours with the same ending, with the times they changed.
+/// The handler's file and its neighbours with the same ending, with the times they changed. Of a folder, and beside a
+/// Go file, all that Go builds of.
 fn sources(file: &Path) -> Vec<(PathBuf, SystemTime)> {
     let mut found = Vec::new();
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = || file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = if file.is_dir() { file } else { beside() };
+    let of_go = go::is_source(file);
+    let ours = |path: &Path| match path.extension() {
+        Some(ending) if of_go => ending == "go" || ending == "mod" || ending == "sum",
+        ending => ending == file.extension(),
+    };
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -240,7 +287,7 @@ fn sources(file: &Path) -> Vec<(PathBuf, SystemTime)> {
             let Ok(kind) = entry.metadata() else { continue };
             if kind.is_dir() {
                 folders.push(path);
-            } else if path.extension() == file.extension()
+            } else if ours(&path)
                 && let Ok(time) = kind.modified()
             {
                 found.push((path, time));
@@ -261,7 +308,7 @@ mod tests {
         assert_eq!(guess_runtime(Path::new("a.rb")).unwrap(), RuntimeKind::Ruby);
         assert_eq!(guess_runtime(Path::new("a.sh")).unwrap(), RuntimeKind::Shell);
         assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
-        for (file, expected) in [("a.c", "build it"), ("a.cs", "cannot serve .cs"), ("a", "say --runtime")] {
+        for (file, expected) in [("a.c", "build it"), ("a.cs", "dotnetcore/build"), ("a", "say --runtime")] {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

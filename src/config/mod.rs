@@ -356,6 +356,10 @@ pub struct Env {
     pub shell_handler_directory: Option<PathBuf>,
     /// `NUCLIO_GOLANG_HANDLER_PLUGIN_PATH`.
     pub golang_plugin: Option<PathBuf>,
+    /// `NUCLIO_GO_BUILD`: what builds Go sources, for `processor dev`.
+    pub go_build: Option<PathBuf>,
+    /// `TMPDIR`: where `processor dev` puts what it builds.
+    pub temporary_directory: PathBuf,
     /// `NUCLIO_FUNCTION_INSTANCE`.
     pub function_instance: Option<String>,
     /// `NUCLIO_SHIM_SOURCE`.

@@ -1,4 +1,5 @@
-//! How much of a record is kept: a handler that logs its whole input must not fill the disk or the queue.
+//! How much of a record is kept: a handler that logs its whole input must not fill the disk or the queue, and whoever
+//! reads our lines may end at one that is longer than 64 KiB. Sizes are those of the JSON that is written.
 
 use std::borrow::Cow;
 
@@ -7,9 +8,15 @@ use serde_json::Value;
 use super::Fields;
 
 /// Most bytes of a message; what is beyond is cut off, with a mark.
-pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
-/// Most bytes of a record's variables together, about; values beyond are cut short, with a mark.
-pub const FIELDS_BYTES_MAX: usize = 128 << 10;
+pub const MESSAGE_BYTES_MAX: usize = 28 << 10;
+/// Most bytes of a record's variables together; values beyond are cut short, with a mark.
+pub const FIELDS_BYTES_MAX: usize = 28 << 10;
+/// What JSON writes for a byte at most: `\u0001`.
+const ESCAPED_BYTES_MAX: usize = 6;
+/// A name's quotes and colon, and the comma before it.
+const AROUND_NAME: usize = 4;
+/// A number at most, with what is between it and the next.
+const NUMBER: usize = 28;
 /// Name of the variable that says how many others are missing.
 const LEFT_OUT: &str = "left_out";
 
@@ -19,12 +26,36 @@ pub(super) fn message(text: &str) -> Cow<'_, str> {
 }
 
 /// At most `bytes_max` bytes of a text, and a mark that says how many are missing.
-fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    if text.len() <= bytes_max {
-        return Cow::Borrowed(text);
-    }
-    let kept = text.floor_char_boundary(bytes_max);
+pub(super) fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    let Some(kept) = fitting(text, bytes_max) else { return Cow::Borrowed(text) };
     Cow::Owned(format!("{} … ({} bytes left out)", &text[..kept], text.len() - kept))
+}
+
+/// How many bytes of a text fit into that many bytes of JSON; `None`: all of them.
+fn fitting(text: &str, bytes_max: usize) -> Option<usize> {
+    if text.len() <= bytes_max / ESCAPED_BYTES_MAX {
+        return None;
+    }
+    let mut written = 0;
+    let fits = |byte: &u8| {
+        written += escaped(*byte);
+        written <= bytes_max
+    };
+    let kept = text.bytes().take_while(fits).count();
+    (kept < text.len()).then(|| text.floor_char_boundary(kept))
+}
+
+/// Bytes that JSON writes for one of a text.
+fn escaped(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => ESCAPED_BYTES_MAX,
+        _ => 1,
+    }
+}
+
+fn written(text: &str) -> usize {
+    text.bytes().map(escaped).sum()
 }
 
 /// The variables as they are, or cut short: those at the end first.
@@ -42,8 +73,8 @@ pub(super) fn fields(mut fields: Fields) -> Fields {
             kept.insert(name, value);
             continue;
         }
-        room = before.saturating_sub(name.len());
-        if room == 0 || name.len() > before {
+        room = before.saturating_sub(written(&name) + AROUND_NAME);
+        if room == 0 {
             left_out += 1;
             continue;
         }
@@ -63,7 +94,7 @@ pub(super) fn fields(mut fields: Fields) -> Fields {
 /// Takes the size of all of them from the room; false as soon as there is none left.
 fn fits<'a>(fields: impl Iterator<Item = (&'a String, &'a Value)>, room: &mut usize) -> bool {
     for (name, value) in fields {
-        if !take(room, name.len()) || !value_fits(value, room) {
+        if !take(room, written(name) + AROUND_NAME) || !value_fits(value, room) {
             return false;
         }
     }
@@ -72,10 +103,10 @@ fn fits<'a>(fields: impl Iterator<Item = (&'a String, &'a Value)>, room: &mut us
 
 fn value_fits(value: &Value, room: &mut usize) -> bool {
     match value {
-        Value::String(text) => take(room, text.len()),
-        Value::Array(items) => take(room, 2) && items.iter().all(|item| value_fits(item, room)),
-        Value::Object(members) => take(room, 2) && fits(members.iter(), room),
-        Value::Null | Value::Bool(_) | Value::Number(_) => take(room, 4),
+        Value::String(text) => take(room, written(text) + 3),
+        Value::Array(items) => take(room, 3) && items.iter().all(|item| value_fits(item, room)),
+        Value::Object(members) => take(room, 3) && fits(members.iter(), room),
+        Value::Null | Value::Bool(_) | Value::Number(_) => take(room, NUMBER),
     }
 }
 

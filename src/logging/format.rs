@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Zoned;
 use serde_json::Value;
 
-use super::Fields;
+use super::{Fields, bounds};
 use crate::config::{Level, LogEncoding};
 
 /// One line, with its line end, as `encoding` wants it.
@@ -48,7 +48,12 @@ fn write_variables(out: &mut String, fields: &Fields, group: &str, flattened: bo
     } else if flattened {
         let pairs: Vec<String> =
             fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
-        append(out, format_args!(",{}:{}", quote(group), quote(&pairs.join(" || "))));
+        // Values that are no texts are escaped twice, and may have become too long by that.
+        let pairs = pairs.join(" || ");
+        append(
+            out,
+            format_args!(",{}:{}", quote(group), quote(&bounds::cut(&pairs, bounds::FIELDS_BYTES_MAX))),
+        );
     } else {
         append(out, format_args!(",{}:{}", quote(group), Value::Object(fields.clone())));
     }
@@ -86,8 +91,7 @@ fn console_line(
     out
 }
 
-/// One entry of the array returned to a caller. Fit for a header: JSON escapes every control byte but DEL, which is
-/// escaped here.
+/// One entry of the array returned to a caller. Fit for a header: visible ASCII and blanks only.
 pub fn buffer_entry(level: Level, time: SystemTime, name: &str, message: &str, fields: &Fields) -> String {
     let mut out = format!(
         r#"{{"level":"{}","time":{},"name":{},"message":{}"#,
@@ -98,7 +102,23 @@ pub fn buffer_entry(level: Level, time: SystemTime, name: &str, message: &str, f
     );
     write_variables(&mut out, fields, "", false);
     out.push('}');
-    out.replace('\x7f', "\\u007f")
+    ascii(out)
+}
+
+/// JSON with everything escaped that is not visible ASCII. JSON itself leaves DEL and all beyond it as they are.
+fn ascii(json: String) -> String {
+    let plain = |byte: u8| byte < 0x7f;
+    if json.bytes().all(plain) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + json.len() / 2);
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if plain(byte) => out.push(char::from(byte)),
+            _ => append(&mut out, format_args!("\\u{unit:04x}")),
+        }
+    }
+    out
 }
 
 fn append(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -160,5 +180,41 @@ mod tests {
         assert!(long.ends_with(&format!("(W) {} m\n", "n".repeat(25))), "{long}");
         let short = console_line(false, Level::Debug, UNIX_EPOCH, "p", "m", &fields! {"a" => 1, "b" => [1]});
         assert!(short.ends_with(&format!("(D) {:>25} m {{\"a\": 1, \"b\": [1]}}\n", "p")), "{short}");
+    }
+
+    #[test]
+    fn entries_for_a_caller_are_visible_ascii_and_mean_the_same() {
+        let message = "é, 😀, \x7f, \u{80}, \n, \", \\";
+        let entry = buffer_entry(Level::Info, UNIX_EPOCH, "http", message, &fields! {"é" => "ü"});
+        assert!(entry.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{entry}");
+        let entry: Value = serde_json::from_str(&entry).unwrap();
+        assert_eq!((&entry["message"], &entry["é"]), (&Value::from(message), &Value::from("ü")));
+    }
+
+    #[test]
+    fn no_json_line_is_longer_than_60_kib_whatever_is_logged() {
+        let nasty = "\u{1}\"\\é".repeat(100_000);
+        let nested: Fields =
+            (0..5000).map(|n| (format!("k\"{n}"), serde_json::json!([nasty[..40], n, null]))).collect();
+        for (message, fields) in [
+            (nasty.clone(), fields! {"a" => nasty.clone(), "b" => 1}),
+            ("m".repeat(100_000), nested.clone()),
+            (nasty.clone(), fields! {"deep" => Value::Object(nested)}),
+        ] {
+            let (message, fields) = (bounds::message(&message), bounds::fields(fields));
+            for encoding in [json("", false, true), json("more", false, true), json("more", true, true)] {
+                let line = line(
+                    &encoding,
+                    false,
+                    Level::Info,
+                    UNIX_EPOCH,
+                    "processor.http.w0.python",
+                    &message,
+                    &fields,
+                );
+                assert!(line.len() <= 60 << 10, "{} bytes", line.len());
+                assert!(serde_json::from_str::<Value>(&line).is_ok());
+            }
+        }
     }
 }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub event_timeout: Option<Duration>,
     /// Events in work at once, per worker.
     pub in_flight_per_worker: usize,
+    /// The trigger gathers batches.
+    pub batches: bool,
     /// Events written ahead to a busy shim, at most.
     pub ahead_max: usize,
     /// Longest time until a shim is ready.
@@ -116,6 +118,7 @@ impl Pool {
                     init: settings.init.clone(),
                     event_timeout: settings.event_timeout,
                     in_flight_max: settings.in_flight_per_worker,
+                    batches: settings.batches,
                     ahead_max: settings.ahead_max,
                     start_timeout: settings.start_timeout,
                     runtime: events.clone(),

@@ -302,6 +302,11 @@ pub struct Container {
 }
 
 impl Container {
+    /// One that somebody else has just made, by its name or id.
+    pub fn of(name: String) -> Self {
+        Self { name, _directory: None, started: Instant::now() }
+    }
+
     pub fn inspect(&self, what: &str) -> String {
         docker(&["inspect", "-f", what, &self.name])
     }

@@ -9,13 +9,16 @@
 #![allow(unreachable_pub, reason = "one program: what modules share is public")]
 
 mod blueprints;
+mod compose;
 mod contract;
 mod docker;
 mod failures;
 mod figures;
 mod golang;
+mod habits;
 #[path = "../integration/harness.rs"]
 #[expect(dead_code, reason = "shared with the tests of the bare processor, which use the rest of it")]
 mod harness;
 mod libc;
+mod nuctl;
 mod process1;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::compiled::program;
 use crate::harness::{Answer, Client, Processor, Setup, wait_until};
 use crate::support::{c_library, plain_c_library};
 
@@ -434,6 +435,13 @@ fn library(size: usize) -> Option<Setup> {
     Some(Setup::library(path).trigger(batch))
 }
 
+/// The same handler as a library and as a program.
+fn both_forms(size: usize) -> Vec<Setup> {
+    let program = program("tests/handlers/c/handler.c", &["-DTEST_BATCHES"]);
+    let program = program.zip(library(size)).map(|(program, setup)| setup.go(&program));
+    library(size).into_iter().chain(program).collect()
+}
+
 /// Clients that have sent requests to these paths, with a number as body.
 fn clients_to(processor: &Processor, paths: &[&str]) -> Vec<Client> {
     let send = |(n, path): (usize, &&str)| {
@@ -455,8 +463,11 @@ fn answers(clients: &mut [Client]) -> Vec<(u16, String)> {
 }
 
 #[test]
-fn a_library_gets_batches_in_one_call() {
-    let Some(setup) = library(3) else { return };
+fn a_compiled_handler_gets_batches_in_one_call() {
+    both_forms(3).into_iter().for_each(gets_batches);
+}
+
+fn gets_batches(setup: Setup) {
     let processor = setup.start();
     for _ in 0..2 {
         let mut clients = clients_to(&processor, &["/", "/", "/"]);
@@ -474,7 +485,10 @@ fn a_library_gets_batches_in_one_call() {
 
 #[test]
 fn a_call_that_fails_fails_its_whole_batch() {
-    let Some(setup) = library(2) else { return };
+    both_forms(2).into_iter().for_each(fails_as_one);
+}
+
+fn fails_as_one(setup: Setup) {
     let processor = setup.start();
     for (path, status, text) in [
         ("/error", 422, "none of you"),
@@ -487,7 +501,7 @@ fn a_call_that_fails_fails_its_whole_batch() {
     }
     let found = answers(&mut clients_to(&processor, &["/broken/status", "/"]));
     assert_eq!(found[1], (200, String::new()), "the other answer of that batch is sound");
-    wait_until("broken workers are counted", || processor.restarts("protocol") == 2);
+    wait_until("broken workers are counted", || processor.all_restarts() == 2);
     assert_eq!(answers(&mut clients_to(&processor, &["/", "/"]))[1], (201, "1 of 2".to_owned()));
     processor.wait_in_flight(0);
 }
@@ -516,12 +530,16 @@ fn a_batch_in_a_library_ends_at_its_deadline() {
 }
 
 #[test]
-fn a_library_without_batches_is_warned_of_and_answers_501() {
-    let Some(path) = plain_c_library() else { return };
-    let batch = json!({"batch": {"mode": "enable", "batchSize": 1, "timeout": "1s"}});
-    let processor = Setup::library(&path).trigger(batch).start();
-    processor.stdout.wait_for("the warning", |line| line.contains("has no handle_batch"));
-    let answer = processor.get("/");
-    assert_eq!((answer.status, answer.text().as_str()), (501, "Not Implemented"));
-    processor.wait_in_flight(0);
+fn a_compiled_handler_without_batches_is_warned_of_and_answers_501() {
+    let program = program("tests/handlers/c/handler.c", &[]);
+    let warned = [(plain_c_library(), "has no handle_batch"), (program, "takes no batches")];
+    for (path, warning) in warned {
+        let Some(path) = path else { return };
+        let batch = json!({"batch": {"mode": "enable", "batchSize": 1, "timeout": "1s"}});
+        let processor = Setup::library(&path).trigger(batch).start();
+        processor.stdout.wait_for("the warning", |line| line.contains(warning));
+        let answer = processor.get("/");
+        assert_eq!((answer.status, answer.text().as_str()), (501, "Not Implemented"));
+        processor.wait_in_flight(0);
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::compiled::{program, rust_counting_program};
 use crate::harness::{Client, Processor, Setup, wait_until};
 use crate::support::{cpp_counter, rust_counter};
 
@@ -88,6 +89,10 @@ fn everywhere(check: impl Fn(Setup)) {
     }
     for library in [cpp_counter(), rust_counter()].into_iter().flatten() {
         check(Setup::library(&library));
+    }
+    let programs = [Some(rust_counting_program()), program("tests/handlers/cpp/count.cpp", &[])];
+    for program in programs.into_iter().flatten() {
+        check(Setup::library(&program));
     }
 }
 

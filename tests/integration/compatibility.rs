@@ -10,7 +10,7 @@ use serde_json::Value;
 const DIFFERENCE: [&str; 6] = ["id", "topic", "the reference", "here", "why", "shown by"];
 const NOT_SERVED: [&str; 4] = ["id", "what", "here", "shown by"];
 /// Languages whose handler cases are run.
-const SERVED: [&str; 6] = ["python", "nodejs", "dotnetcore", "ruby", "shell", "golang"];
+const SERVED: [&str; 7] = ["python", "nodejs", "java", "dotnetcore", "ruby", "shell", "golang"];
 /// Folders with tests.
 const TESTS: [&str; 4] = ["src", "tests", "runtimes", "benches"];
 
@@ -25,12 +25,12 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn cells(line: &str) -> Vec<String> {
+pub fn cells(line: &str) -> Vec<String> {
     line.trim().trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
 /// All words in backticks of a cell; anything else but commas between them is a mistake.
-fn words(cell: &str) -> Result<Vec<String>, String> {
+pub fn words(cell: &str) -> Result<Vec<String>, String> {
     let parts: Vec<&str> = cell.split('`').collect();
     let between = parts.iter().step_by(2).all(|text| text.trim().trim_matches(',').trim().is_empty());
     let words: Vec<String> = parts.iter().skip(1).step_by(2).map(|word| (*word).to_owned()).collect();
@@ -124,7 +124,7 @@ fn tests_in(text: &str) -> impl Iterator<Item = String> + '_ {
 }
 
 /// Names of all tests, and the cases of the vectors.
-fn known() -> BTreeSet<String> {
+pub fn known() -> BTreeSet<String> {
     let mut sources = Vec::new();
     TESTS.iter().for_each(|folder| files(&root().join(folder), &mut sources));
     let texts = sources.iter().map(|path| std::fs::read_to_string(path).unwrap());

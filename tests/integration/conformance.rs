@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::compiled::rust_program;
 use crate::harness::{Processor, Setup};
 use crate::library::rust_library;
 use exchange::{Observed, timed_out};
@@ -38,6 +39,11 @@ macro_rules! areas {
         #[test]
         fn library() {
             super::run($area, super::Runtime::Library);
+        }
+
+        #[test]
+        fn executable() {
+            super::run($area, super::Runtime::Executable);
         }
     })* };
 }
@@ -78,13 +84,15 @@ areas! {
 enum Runtime {
     Python,
     Library,
+    Executable,
 }
 
 impl Runtime {
     fn name(self) -> &'static str {
         match self {
             Self::Python => "python",
-            Self::Library => "library",
+            // What a vector says of libraries holds for the same handler as a program.
+            Self::Library | Self::Executable => "library",
         }
     }
 
@@ -96,6 +104,7 @@ impl Runtime {
                 Setup::new("python", "main:handler").python_environment().env("NUCLIO_PYTHON_PATH", folder)
             }
             Self::Library => Setup::library(rust_library()),
+            Self::Executable => Setup::library(&rust_program()),
         };
         let behaviour = setup.directory.path().join("behaviour.json").display().to_string();
         setup.env("BEHAVIOUR_FILE", &behaviour)

@@ -101,14 +101,53 @@ def handler(context, event):
 }
 
 #[test]
+fn dev_builds_go_sources_shows_what_the_compiler_says_and_builds_again() {
+    if !crate::golang_build::available() {
+        return;
+    }
+    let source = |text: &str| {
+        format!(
+            "package main\n\nimport \"github.com/nuclio/nuclio-sdk-go\"\n\n\
+             func Handler(context *nuclio.Context, event nuclio.Event) (interface{{}}, error) {{\n\
+             \treturn {text}, nil\n}}\n"
+        )
+    };
+    for file in ["main.go", ""] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("main.go"), source("missing")).unwrap();
+        let port = free_port();
+        let ports = Ports { http: port, health: free_port(), admin: 0, metrics: 0 };
+        let mut command = crate::golang_build::go(processor_bin());
+        command.env("NUCLIO_GO_BUILD", concat!(env!("CARGO_MANIFEST_DIR"), "/runtimes/golang/build"));
+        command.args(["dev", "--port", &port.to_string()]).arg(directory.path().join(file));
+        let mut processor = Processor::spawn(command, ports, directory);
+        processor.stderr.wait_for("the fault", |line| line.contains("main.go") && line.contains("missing"));
+        processor.stderr.wait_for("what to do", |line| line.contains("waiting for its source to change"));
+        change(&processor, "main.go", &source("\"first\""));
+        answers(&processor, "first");
+        change(&processor, "main.go", &source("\"second\""));
+        answers(&processor, "second");
+        processor.signal(2);
+        assert_eq!(processor.end().code(), Some(0));
+    }
+}
+
+#[test]
 fn dev_refuses_what_it_cannot_serve() {
     let folder = tempfile::tempdir().unwrap();
-    let go = folder.path().join("main.go");
-    std::fs::write(&go, "package main\n").unwrap();
-    for (file, text) in
-        [("/nowhere/a.py", "/nowhere/a.py is not a file"), (go.to_str().unwrap(), "build it into")]
-    {
-        let output = Command::new(processor_bin()).args(["dev", file]).output().unwrap();
+    let write = |name: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, "package main\n").unwrap();
+        file.display().to_string()
+    };
+    for (file, text) in [
+        ("/nowhere/a.py".to_owned(), "/nowhere/a.py is not a file"),
+        (write("main.c"), "build it into"),
+        (write("main.go"), "NUCLIO_GO_BUILD names /nowhere/build, which is no file"),
+    ] {
+        let mut command = Command::new(processor_bin());
+        command.env("NUCLIO_GO_BUILD", "/nowhere/build").args(["dev", &file]);
+        let output = command.output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && err.contains(text), "{err}");
     }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::dotnet_build::dotnet_function;
 use crate::golang_build::{FORMS, Form, go_function, renamed};
 use crate::harness::{Answer, Client, Processor, Setup, python};
+use crate::java_build;
 use crate::languages::{nodejs, ruby};
 use crate::packages::python_with;
 
@@ -78,6 +79,36 @@ fn nodejs_cases_hold() {
     if let Some(node) = nodejs() {
         run("nodejs", node);
     }
+}
+
+#[test]
+fn java_cases_hold_over_both_protocols() {
+    let file: Value = serde_json::from_str(include_str!("../vectors/handlers.json")).unwrap();
+    let cases: Vec<&Value> =
+        file["cases"].as_array().unwrap().iter().filter(|case| case["language"] == "java").collect();
+    let text = |case: &Value, key: &str| case[key].as_str().unwrap().to_owned();
+    let package = |case: &Value| format!("case_{}", text(case, "name").replace('-', "_"));
+    let sources: Vec<(String, String)> =
+        cases.iter().map(|case| (package(case), text(case, "handler"))).collect();
+    let Some(classes) = java_build::packaged("cases", &sources) else { return };
+    let mut failed = Vec::new();
+    for protocol in ["2", "1"] {
+        for case in &cases {
+            let mut setup = setup(case).env("NUCLIO_SHIM_PROTOCOL", protocol);
+            setup.function["spec"]["handler"] =
+                format!("{}.{}", package(case), text(case, "handler_spec")).into();
+            let differences = play(case, setup.java_environment(&classes).unwrap().start());
+            if !differences.is_empty() {
+                failed.push(format!(
+                    "{}, protocol {protocol}:\n    {}",
+                    case["name"],
+                    differences.join("\n    ")
+                ));
+            }
+        }
+    }
+    println!("{} handler cases pass", 2 * cases.len() - failed.len());
+    assert!(cases.len() >= 20 && failed.is_empty(), "{} fail:\n{}", failed.len(), failed.join("\n"));
 }
 
 #[test]

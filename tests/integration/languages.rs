@@ -11,9 +11,11 @@ use serde_json::json;
 use crate::dotnet_build::fixtures;
 use crate::golang_build::{Form, fixture};
 use crate::harness::{Client, Processor, Setup, python, wait_until};
+use crate::java_build;
 
 /// One language.
 struct Language {
+    /// The folder of its handlers, and after a comma in which form they run.
     name: &'static str,
     runtime: &'static str,
     handler: &'static str,
@@ -62,6 +64,16 @@ const LANGUAGES: &[Language] = &[
         trace: ".cs:line ",
     },
     Language {
+        name: "java",
+        runtime: "java",
+        handler: "",
+        prepare: |mut setup, folder| {
+            setup.function["spec"]["handler"] = format!("{}.Handler", folder.file_name()?.to_str()?).into();
+            setup.java_environment(java_build::fixtures()?)
+        },
+        trace: "Handler.java",
+    },
+    Language {
         name: "golang",
         runtime: "golang",
         handler: "",
@@ -75,10 +87,47 @@ const LANGUAGES: &[Language] = &[
         prepare: |setup, folder| go_setup(setup, folder, Form::Library),
         trace: "main.go",
     },
+    Language { name: "c", prepare: |setup, folder| compiled(setup, folder, Form::Executable), ..COMPILED },
+    Language {
+        name: "c, in process",
+        prepare: |setup, folder| compiled(setup, folder, Form::Library),
+        ..COMPILED
+    },
+    Language { name: "cpp", prepare: |setup, folder| compiled(setup, folder, Form::Executable), ..COMPILED },
+    Language {
+        name: "cpp, in process",
+        prepare: |setup, folder| compiled(setup, folder, Form::Library),
+        ..COMPILED
+    },
+    Language { name: "rust", prepare: |setup, folder| compiled(setup, folder, Form::Executable), ..COMPILED },
+    Language {
+        name: "rust, in process",
+        prepare: |setup, folder| compiled(setup, folder, Form::Library),
+        ..COMPILED
+    },
 ];
+
+/// What handlers in C, C++ and Rust have in common.
+const COMPILED: Language = Language {
+    name: "",
+    runtime: "golang",
+    handler: "main:Handler",
+    prepare: |_, _| None,
+    trace: "Caught panic",
+};
 
 /// What a handler in our own process cannot do without ending us, or keeps its thread for ever.
 const OUT_OF_PROCESS: &[&str] = &["crash", "hang"];
+
+/// The cases, each a folder of every language.
+const CASES: &[&str] =
+    &["big_body", "crash", "echo", "garbage", "hang", "headers", "log", "slow_start", "status", "stream"];
+
+fn compiled(setup: Setup, folder: &Path, form: Form) -> Option<Setup> {
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let file = crate::compiled::fixture(&name(folder.parent()?), &name(folder), form)?;
+    Some(setup.go(&file))
+}
 
 fn go_setup(mut setup: Setup, folder: &Path, form: Form) -> Option<Setup> {
     let (file, handler) = fixture(folder.file_name()?.to_str()?, form)?;
@@ -150,15 +199,69 @@ impl Setup {
     }
 }
 
+impl Language {
+    fn folder(&self) -> PathBuf {
+        let (folder, _) = self.name.split_once(',').unwrap_or((self.name, ""));
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/handlers").join(folder)
+    }
+
+    fn in_process(&self) -> bool {
+        self.name.ends_with("in process")
+    }
+}
+
+#[test]
+fn every_language_has_a_handler_for_every_case() {
+    for language in LANGUAGES {
+        for case in CASES {
+            let folder = language.folder().join(case);
+            assert!(folder.is_dir(), "{} is missing", folder.display());
+        }
+    }
+}
+
+/// The cells of a language's row in the table of what shims offer.
+fn row_of_capabilities(language: &str) -> Vec<(&'static str, &'static str)> {
+    let page = include_str!("../../runtimes/README.md");
+    let mut lines = page.lines().skip_while(|line| !line.starts_with("| shim |"));
+    let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>();
+    let names = cells(lines.next().expect("the table of capabilities"));
+    let mut rows = lines.skip(1).take_while(|line| line.starts_with('|')).map(cells);
+    let row = rows.find(|row| row[0].split(", ").any(|name| name == language));
+    let row = row.unwrap_or_else(|| panic!("{language} has no row in the table of runtimes/README.md"));
+    names.into_iter().zip(row).skip(1).collect()
+}
+
+#[test]
+fn shims_offer_what_the_table_in_runtimes_readme_says() {
+    each("echo", |language, setup| {
+        if language.in_process() {
+            return;
+        }
+        let processor = setup.start();
+        let record = processor.stdout.wait_for_record("Worker is ready");
+        let offered = record["more"]["capabilities"].as_str().unwrap().to_owned();
+        for (capability, cell) in row_of_capabilities(language.name) {
+            let offers = offered.split(',').any(|name| name == capability);
+            let right = match cell {
+                "yes" => offers,
+                "no" => !offers,
+                // `echo` has none of it.
+                depends => depends.starts_with("where the handler") && !offers,
+            };
+            assert!(right, "{}: {capability} is {cell:?} in the table, offered is {offered}", language.name);
+        }
+    });
+}
+
 /// Runs a test with the handler of that name in every language.
 fn each(case: &str, test: impl Fn(&Language, Setup)) {
+    assert!(CASES.contains(&case), "{case} is not in the list of cases");
     for language in LANGUAGES {
-        if language.name.ends_with("in process") && OUT_OF_PROCESS.contains(&case) {
+        if language.in_process() && OUT_OF_PROCESS.contains(&case) {
             continue;
         }
-        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/handlers"));
-        let folder = folder.join(language.runtime).join(case);
-        assert!(folder.is_dir(), "{} is missing", folder.display());
+        let folder = language.folder().join(case);
         if let Some(setup) = (language.prepare)(Setup::new(language.runtime, language.handler), &folder) {
             println!("{} {case}", language.name);
             test(language, setup);
@@ -243,6 +346,21 @@ fn a_crash_fails_its_own_event_and_the_worker_is_replaced() {
         assert_eq!(processor.get("/").text(), "alive");
         assert_eq!((processor.restarts("exit"), processor.restarts("signal")), (1, 1));
     });
+}
+
+#[test]
+fn a_memory_fault_in_a_program_fails_its_own_event() {
+    for language in ["c", "cpp", "rust"] {
+        let setup = Setup::new("golang", "main:Handler");
+        let folder = Path::new("tests/handlers").join(language).join("crash");
+        let Some(setup) = compiled(setup, &folder, Form::Executable) else { return };
+        let processor = setup.trigger(json!({"numWorkers": 2})).start();
+        let answer = processor.get("/fault");
+        assert!(answer.status == 500 && answer.text().contains("SIGSEGV"), "{language}: {}", answer.text());
+        assert_eq!(processor.get("/").text(), "alive");
+        processor.wait_ready();
+        assert_eq!((processor.restarts("signal"), processor.all_restarts()), (1, 1));
+    }
 }
 
 #[test]
@@ -335,7 +453,7 @@ fn a_stream_waits_for_its_client_and_ends_when_it_leaves() {
             client.read_chunk().unwrap().unwrap();
         }
         drop(client);
-        processor.stdout.wait_for_record("stream closed");
+        processor.stdout.wait_for("its end", |line| line.contains("stream closed"));
         processor.wait_in_flight(0);
         assert_eq!(processor.get("/five").status, 201);
         assert_eq!(processor.all_restarts(), 0);

@@ -33,8 +33,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["config"]),
+    ("check", &["config", "trigger"]),
     ("blueprint", &["cli", "config"]),
-    ("check", &["config", "runtime", "trigger"]),
     ("run", &["app", "config", "logging", "reaper"]),
     ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),
 ];

@@ -205,7 +205,7 @@ fn a_record_of_ten_mebibytes_is_cut_with_a_mark() {
     assert_eq!(processor.get("/long").text(), "ok");
     processor.stdout.wait_for_record("done /long");
     let mib = 1 << 20;
-    let kept = 128 << 10;
+    let kept = 28 << 10;
     let line = processor.stdout.wait_for("the long message", |line| line.contains("mmmm"));
     let record: Value = serde_json::from_str(&line).unwrap();
     assert!(line.len() < 2 * kept);

@@ -51,6 +51,7 @@ impl Bench {
             wrapper: Some(Wrapper::find(&folder.path().join(file), dialect)),
             answer_bytes_max: 1 << 20,
             files: Vec::new(),
+            socket_fd: 3,
             errors_to: Stream::Err,
         };
         let handler_dir = folder.path().display().to_string();
@@ -60,6 +61,7 @@ impl Bench {
             init: vec![("handler", handler.to_owned()), ("handler_dir", handler_dir)],
             event_timeout: None,
             in_flight_max: 1,
+            batches: false,
             ahead_max: 0,
             start_timeout: PATIENCE,
             runtime: tokio::runtime::Handle::current(),

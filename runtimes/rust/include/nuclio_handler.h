@@ -127,6 +127,10 @@ typedef struct nh_plugin {
 NH_EXPORT extern const uint32_t nh_abi_version;
 NH_EXPORT const nh_plugin *nh_plugin_v1(void);
 
+/* Not for libraries: serves the processor with this table until it is enough, and returns the exit code of the program.
+ * In the static library libnuclio_handler.a. */
+int nh_main(const nh_plugin *table, int argc, char **argv);
+
 /* ---- layout: the numbers every side relies on ----------------------------------------------------------- */
 #ifdef __cplusplus
 #define NH_STATIC_ASSERT(condition) static_assert(condition, #condition)

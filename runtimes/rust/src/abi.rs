@@ -249,6 +249,35 @@ pub struct Event {
     pub host: *mut c_void,
 }
 
+impl Event {
+    /// Nothing happened: no texts, no body, no shard.
+    pub const EMPTY: Self = Self {
+        size: size_of::<Self>() as u32,
+        flags: 0,
+        id: Str::EMPTY,
+        method: Str::EMPTY,
+        path: Str::EMPTY,
+        query: Str::EMPTY,
+        url: Str::EMPTY,
+        content_type: Str::EMPTY,
+        trigger_class: Str::EMPTY,
+        trigger_kind: Str::EMPTY,
+        trigger_name: Str::EMPTY,
+        type_: Str::EMPTY,
+        type_version: Str::EMPTY,
+        version: Str::EMPTY,
+        topic: Str::EMPTY,
+        body: Str::EMPTY,
+        headers: Pairs::EMPTY,
+        timestamp_ns: 0,
+        deadline_ns: 0,
+        offset: 0,
+        shard_id: -1,
+        num_shards: 0,
+        host: ptr::null_mut(),
+    };
+}
+
 /// `nh_response`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -424,6 +453,22 @@ pub struct Plugin {
     pub control: Option<unsafe extern "C" fn(worker: *mut c_void, what: u32) -> CallResult>,
     pub worker_stop: Option<unsafe extern "C" fn(worker: *mut c_void)>,
     pub stop: Option<unsafe extern "C" fn(plugin: *mut c_void)>,
+}
+
+/// Copies a struct of the other side, which may be shorter or longer than the one we know.
+///
+/// # Safety
+/// `from` points to a struct that starts with its size, as many bytes of which are readable; all-zero bytes are a
+/// valid `T`.
+#[expect(unsafe_code, reason = "reads a struct of the other side")]
+pub unsafe fn copy_sized<T: Copy>(from: *const T) -> T {
+    // SAFETY: every struct of the ABI starts with its size, and the caller vouches for the rest.
+    unsafe {
+        let mut copy = std::mem::zeroed::<T>();
+        let size = (from.cast::<u32>().read() as usize).min(size_of::<T>());
+        ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut copy).cast::<u8>(), size);
+        copy
+    }
 }
 
 /// Fails the build when a struct is not laid out as the header says.

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::abi;
+use crate::abi::{self, copy_sized};
 use crate::context::{Context, Value};
 use crate::event::Event;
 use crate::response::{Body, Chunks, Response};
@@ -235,21 +235,6 @@ impl Owner {
         let message = abi::Str::new(message.as_bytes());
         // SAFETY: streams are pulled before `worker_stop`; without an event any thread may log.
         unsafe { log(self.worker_ref, ptr::null(), abi::LOG_ERROR, message, ptr::null(), 0) }
-    }
-}
-
-/// Copies a struct of the other side, which may be shorter or longer than the one we know.
-///
-/// # Safety
-/// `from` points to a struct that starts with its size, as many bytes of which are readable; all-zero bytes are a
-/// valid `T`.
-unsafe fn copy_sized<T: Copy>(from: *const T) -> T {
-    // SAFETY: every struct of the ABI starts with its size, and the caller vouches for the rest.
-    unsafe {
-        let mut copy = std::mem::zeroed::<T>();
-        let size = (from.cast::<u32>().read() as usize).min(size_of::<T>());
-        ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut copy).cast::<u8>(), size);
-        copy
     }
 }
 

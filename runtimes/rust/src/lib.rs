@@ -20,13 +20,18 @@
 //! ```
 //!
 //! Modules in reading order: what an event is, what an answer is, what a handler may ask for, how it all crosses the
-//! boundary ([`export`]), and the boundary itself ([`abi`], which the processor shares). Only the last two hold
-//! unsafe code.
+//! boundary ([`export`]), and the boundary itself ([`abi`], which the processor shares). With the feature `exec` a handler
+//! can be a program, too: see `main!`. Only what is beyond the boundary holds unsafe code.
 
 pub mod abi;
 mod context;
 mod event;
+#[cfg(feature = "exec")]
+pub mod exec;
 pub mod export;
+#[cfg(feature = "host")]
+#[doc(hidden)]
+pub mod host;
 mod response;
 
 pub use context::{Context, Level, Value};

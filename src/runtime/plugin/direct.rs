@@ -47,7 +47,7 @@ impl Direct {
         let _inside = crash::inside();
         let plugin = library.instance.worker_start(index, trigger, &home).map_err(|(code, answer)| {
             let found = format!("worker {index} of {} failed to start", library.path.display());
-            StartError::new(found, failure_text(code, &answer))
+            StartError::new(found, answer.failure_text(code))
         })?;
         Ok(Self { plugin, frame: None, home, clock: Clock::now(), library })
     }
@@ -184,14 +184,6 @@ fn checked_status(answer: &Answer) -> Result<u16, HandlerError> {
     }
 }
 
-/// What a plugin said about its failure to start.
-pub(super) fn failure_text(code: abi::CallResult, answer: &Answer) -> String {
-    match (answer.fault(), answer.body()) {
-        (None, text @ [_, ..]) => String::from_utf8_lossy(text).into_owned(),
-        _ => format!("it returned {code} and no text"),
-    }
-}
-
 /// Bytes of an answer and what they live in. Released in the order of the fields.
 struct Kept {
     answer: Answer,
@@ -221,7 +213,7 @@ impl Pulled {
             return Ok(None);
         }
         let inside = crash::inside();
-        let (code, chunk) = self.answer.next();
+        let (code, chunk) = self.answer.pull();
         drop(inside);
         match (code, chunk) {
             (abi::OK, Some(chunk)) => return Ok(Some(Bytes::copy_from_slice(chunk))),

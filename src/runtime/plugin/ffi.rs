@@ -7,12 +7,13 @@
 mod host;
 
 use std::ffi::{CStr, c_char, c_void};
-use std::mem::size_of;
+use std::mem::{ManuallyDrop, size_of};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::ptr;
 
 use libloading::os::unix;
-use nuclio_handler::abi;
+use nuclio_handler::{abi, host as host_side};
 
 pub(super) use host::Home;
 
@@ -51,20 +52,8 @@ impl Module {
         // SAFETY: a symbol of this name is a function of this type, returning a static table or NULL.
         unsafe {
             let table = self.library.get::<Entry>(abi::ENTRY_SYMBOL)?();
-            Ok((!table.is_null()).then(|| copy_table(table)))
+            Ok((!table.is_null()).then(|| abi::copy_sized(table)))
         }
-    }
-}
-
-/// # Safety
-/// `table` points to a table that starts with its size, and as many bytes are readable.
-unsafe fn copy_table(table: *const abi::Plugin) -> abi::Plugin {
-    // SAFETY: all-zero bytes are a valid table (no functions, NULL texts); the rest is the caller's word.
-    unsafe {
-        let mut copy = std::mem::zeroed::<abi::Plugin>();
-        let size = (table.cast::<u32>().read() as usize).min(size_of::<abi::Plugin>());
-        ptr::copy_nonoverlapping(table.cast::<u8>(), (&raw mut copy).cast::<u8>(), size);
-        copy
     }
 }
 
@@ -100,7 +89,7 @@ impl Instance {
         let result = match table.start {
             // SAFETY: the table is static and so is the code; host and config live as long as the instance.
             Some(start) => unsafe {
-                start(&raw const host::HOST, &raw const *raw_config, &mut plugin, &mut error.raw)
+                start(&raw const host::HOST, &raw const *raw_config, &mut plugin, error.raw_mut())
             },
             None => abi::OK,
         };
@@ -132,7 +121,7 @@ impl Instance {
         let (mut worker, mut error) = (ptr::null_mut(), Answer::new());
         let result = match self.table.worker_start {
             // SAFETY: `plugin` is started and not stopped; config and out parameters live during the call.
-            Some(worker_start) => unsafe { worker_start(self.plugin, &config, &mut worker, &mut error.raw) },
+            Some(worker_start) => unsafe { worker_start(self.plugin, &config, &mut worker, error.raw_mut()) },
             None => abi::OK,
         };
         if result != abi::OK {
@@ -184,7 +173,7 @@ impl RawWorker {
         let Some(handle) = self.table.handle else { return (abi::UNSUPPORTED, answer) };
         // SAFETY: `worker` is started and not stopped; event and answer live during the call, and the frame around
         // the event stays until the answer is released.
-        let result = unsafe { handle(self.worker, event, &mut answer.raw) };
+        let result = unsafe { handle(self.worker, event, answer.raw_mut()) };
         (result, answer)
     }
 
@@ -194,7 +183,7 @@ impl RawWorker {
         let Some(handle_batch) = self.table.handle_batch else { return (abi::UNSUPPORTED, answers) };
         let events: Vec<*const abi::Event> = frames.iter().map(|frame| ptr::from_ref(frame.raw())).collect();
         let responses: Vec<*mut abi::Response> =
-            answers.iter_mut().map(|answer| &raw mut answer.raw).collect();
+            answers.iter_mut().map(|answer| ptr::from_mut(answer.raw_mut())).collect();
         // SAFETY: as in `handle`, for each event and each answer; both lists live during the call.
         let result = unsafe { handle_batch(self.worker, events.as_ptr(), events.len(), responses.as_ptr()) };
         (result, answers)
@@ -221,93 +210,33 @@ impl Drop for RawWorker {
 }
 
 /// What a plugin wrote into a response; released exactly once, when it is dropped.
-pub(super) struct Answer {
-    raw: abi::Response,
-}
-
-// SAFETY: the ABI lets `release` come from any thread, and what the response points to stays unchanged until then.
-unsafe impl Send for Answer {}
-// SAFETY: as above; shared references only read.
-unsafe impl Sync for Answer {}
+pub(super) struct Answer(ManuallyDrop<host_side::Answer>);
 
 impl Answer {
     fn new() -> Self {
-        Self { raw: abi::Response::EMPTY }
+        Self(ManuallyDrop::new(host_side::Answer::new()))
     }
+}
 
-    /// Status as the plugin set it.
-    pub(super) fn status(&self) -> u16 {
-        self.raw.status
+impl Deref for Answer {
+    type Target = host_side::Answer;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
+}
 
-    /// Whether a flag is set.
-    pub(super) fn has(&self, flag: u16) -> bool {
-        self.raw.flags & flag != 0
-    }
-
-    /// Whether something waits for release: it may point anywhere, the event included.
-    pub(super) fn is_owned(&self) -> bool {
-        self.raw.release.is_some()
-    }
-
-    /// What is impossible about it, if anything.
-    pub(super) fn fault(&self) -> Option<&'static str> {
-        if self.raw.body.is_broken() {
-            return Some("a body at address 0");
-        }
-        if self.raw.content_type.is_broken() || self.raw.headers.is_broken() {
-            return Some("headers at address 0");
-        }
-        if self.raw_headers().iter().any(|pair| pair.name.is_broken() || pair.value.is_broken()) {
-            return Some("a header at address 0");
-        }
-        (self.has(abi::RESPONSE_STREAM) && self.raw.next.is_none()).then_some("a stream without `next`")
-    }
-
-    /// Content type, or empty.
-    pub(super) fn content_type(&self) -> &[u8] {
-        // SAFETY: the plugin keeps what it points to until release, and `self` has not released it.
-        unsafe { self.raw.content_type.bytes() }
-    }
-
-    /// Names and values.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        // SAFETY: as in `content_type`, for each text.
-        self.raw_headers().iter().map(|pair| unsafe { (pair.name.bytes(), pair.value.bytes()) })
-    }
-
-    /// Body, or the text of an error.
-    pub(super) fn body(&self) -> &[u8] {
-        // SAFETY: as in `content_type`.
-        unsafe { self.raw.body.bytes() }
-    }
-
-    /// Pulls a piece of a stream: the code, and the bytes until the next pull.
-    pub(super) fn next(&mut self) -> (abi::CallResult, Option<&[u8]>) {
-        let mut chunk = abi::Str::EMPTY;
-        let Some(next) = self.raw.next else { return (abi::END, None) };
-        // SAFETY: not released yet; `&mut self` makes pulls come one at a time.
-        let result = unsafe { next(self.raw.owner, &mut chunk) };
-        if result != abi::OK || chunk.is_broken() {
-            return (result, None);
-        }
-        // SAFETY: valid until the next pull or release, both of which need `&mut self`.
-        (result, Some(unsafe { chunk.bytes() }))
-    }
-
-    fn raw_headers(&self) -> &[abi::Pair] {
-        // SAFETY: as in `content_type`.
-        unsafe { self.raw.headers.pairs() }
+impl DerefMut for Answer {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
         let _inside = crash::inside();
-        if let Some(release) = self.raw.release {
-            // SAFETY: called once, and nothing reads the answer afterwards.
-            unsafe { release(self.raw.owner) }
-        }
+        // SAFETY: dropped here and nowhere else.
+        unsafe { ManuallyDrop::drop(&mut self.0) }
     }
 }
 

@@ -4,20 +4,16 @@
 //! stays at one address (boxed) and untouched from the call until the answer is released. Buffers are kept for the
 //! next event. Knows nothing of plugins.
 
-use std::mem::size_of;
 use std::ptr;
 use std::sync::atomic::AtomicU8;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use nuclio_handler::abi;
+use nuclio_handler::{abi, host::Scratch};
 
 use super::reader::Reader;
 use crate::event::{BodyFault, Event, Extra, write_canonical};
-
-/// Most bytes a handler may ask for per event.
-const SCRATCH_BYTES_MAX: usize = 64 << 20;
 
 /// An event in the shape of the ABI.
 pub(super) struct Frame {
@@ -39,18 +35,10 @@ struct Fields {
     pairs: Vec<abi::Pair>,
 }
 
-/// Memory handed out by `alloc`.
-#[derive(Default)]
-struct Scratch {
-    // Never resized, so the memory stays where it is.
-    blocks: Vec<Vec<u128>>,
-    bytes: usize,
-}
-
 impl Default for Frame {
     fn default() -> Self {
         Self {
-            raw: EMPTY_EVENT,
+            raw: abi::Event::EMPTY,
             event: None,
             pairs: Vec::new(),
             names: Vec::new(),
@@ -92,7 +80,7 @@ impl Frame {
             headers: abi::Pairs::new(&self.pairs),
             timestamp_ns: nanoseconds(event),
             deadline_ns,
-            ..EMPTY_EVENT
+            ..abi::Event::EMPTY
         };
         if let Some(extra) = event.extra.as_deref() {
             write_extra(extra, &mut self.raw);
@@ -153,18 +141,7 @@ impl Frame {
 
     /// Scratch memory that lives as long as the event; NULL past the limit and for an impossible alignment.
     pub(super) fn alloc(&self, size: usize, align: usize) -> *mut u8 {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        // Room to move the start to the alignment asked for.
-        let spare = align.saturating_sub(align_of::<u128>());
-        let Some(bytes) = size.checked_add(spare).map(|bytes| bytes.max(1)) else { return ptr::null_mut() };
-        if !align.is_power_of_two() || bytes > SCRATCH_BYTES_MAX - scratch.bytes {
-            return ptr::null_mut();
-        }
-        let mut block = Vec::<u128>::with_capacity(bytes.div_ceil(size_of::<u128>()));
-        let start = block.as_mut_ptr().cast::<u8>();
-        scratch.bytes += bytes;
-        scratch.blocks.push(block);
-        start.wrapping_add(start.align_offset(align))
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).take(size, align)
     }
 
     /// Whether `bytes` lie in memory of this event.
@@ -179,10 +156,7 @@ impl Frame {
                 .iter()
                 .any(inside)
             || self.pairs.iter().any(|pair| inside(&pair.name) || inside(&pair.value))
-            || scratch
-                .blocks
-                .iter()
-                .any(|block| within(block.as_ptr().addr(), block.capacity() * size_of::<u128>()))
+            || scratch.blocks().any(|(start, len)| within(start, len))
             || self
                 .fields
                 .get()
@@ -192,43 +166,15 @@ impl Frame {
     /// Gives the event and its memory back; the buffers stay.
     pub(super) fn clear(&mut self) {
         self.cancelled = ptr::null();
-        self.raw = EMPTY_EVENT;
+        self.raw = abi::Event::EMPTY;
         self.event = None;
         if self.fields.get().is_some() {
             self.fields = OnceLock::new();
         }
         let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if scratch.bytes != 0 {
-            *scratch = Scratch::default();
-        }
+        scratch.clear();
     }
 }
-
-const EMPTY_EVENT: abi::Event = abi::Event {
-    size: size_of::<abi::Event>() as u32,
-    flags: 0,
-    id: abi::Str::EMPTY,
-    method: abi::Str::EMPTY,
-    path: abi::Str::EMPTY,
-    query: abi::Str::EMPTY,
-    url: abi::Str::EMPTY,
-    content_type: abi::Str::EMPTY,
-    trigger_class: abi::Str::EMPTY,
-    trigger_kind: abi::Str::EMPTY,
-    trigger_name: abi::Str::EMPTY,
-    type_: abi::Str::EMPTY,
-    type_version: abi::Str::EMPTY,
-    version: abi::Str::EMPTY,
-    topic: abi::Str::EMPTY,
-    body: abi::Str::EMPTY,
-    headers: abi::Pairs::EMPTY,
-    timestamp_ns: 0,
-    deadline_ns: 0,
-    offset: 0,
-    shard_id: -1,
-    num_shards: 0,
-    host: ptr::null_mut(),
-};
 
 fn text(text: &str) -> abi::Str {
     abi::Str::new(text.as_bytes())

@@ -135,7 +135,7 @@ impl Library {
         let (table, features) = open(&path)?;
         let instance = ffi::Instance::start(table, config.clone()).map_err(|(code, answer)| {
             let found = format!("the handler library {} failed to start", path.display());
-            StartError::new(found, direct::failure_text(code, &answer))
+            StartError::new(found, answer.failure_text(code))
         })?;
         drop(inside);
         Ok(Arc::new(Self {

@@ -50,7 +50,11 @@ pub static NODEJS: Dialect = Dialect {
 /// The Java wrapper, which connects over TCP.
 pub static JAVA: Dialect = Dialect {
     encoding: Encoding::Json,
-    options: jvm_options,
+    options: |config| {
+        let mut options = vec![OsString::from(JAVA_OPENS)];
+        options.extend(jvm_options(config)?);
+        Ok(options)
+    },
     arguments: java_arguments,
     environment: &[],
     transport: Transport::Tcp,
@@ -83,7 +87,8 @@ pub static RUBY: Dialect = Dialect {
     ends_with_connection: true,
 };
 
-fn no_options(_: &Config) -> Result<Vec<OsString>, StartError> {
+/// For a language whose options are always the same.
+pub(super) fn no_options(_: &Config) -> Result<Vec<OsString>, StartError> {
     Ok(Vec::new())
 }
 
@@ -147,12 +152,12 @@ fn ruby_arguments(from: &Arguments<'_>) -> Result<Vec<OsString>, StartError> {
     ])
 }
 
-/// What `spec.runtimeAttributes.jvmOptions` asks for, behind what the wrapper needs.
-fn jvm_options(config: &Config) -> Result<Vec<OsString>, StartError> {
+/// What `spec.runtimeAttributes.jvmOptions` asks for.
+pub(super) fn jvm_options(config: &Config) -> Result<Vec<OsString>, StartError> {
     let wrong = |what: String| {
         StartError::new(what, "spec.runtimeAttributes.jvmOptions is a list of texts, such as [\"-Xmx256m\"]")
     };
-    let mut options = vec![OsString::from(JAVA_OPENS)];
+    let mut options = Vec::new();
     let Some(given) = config.function.runtime_attributes.get("jvmOptions") else { return Ok(options) };
     let given = given.as_array().ok_or_else(|| wrong(format!("jvmOptions is not a list ({given})")))?;
     for (index, option) in given.iter().enumerate() {

@@ -14,6 +14,8 @@ use crate::logging::{Logger, Origin};
 pub struct Hello {
     /// Language, version and SDK, for the log.
     pub about: String,
+    /// What it offers, in its own words.
+    pub capabilities: String,
     /// `cancel` offered: the shim reads while a handler runs.
     pub cancel: bool,
     /// `batch` offered: its handler takes several events at once.
@@ -129,6 +131,7 @@ impl Link {
         let offers = |name: &str| text("capabilities").split(',').any(|offered| offered.trim() == name);
         Ok(Hello {
             about: format!("{} {}, SDK {}", text("language"), text("version"), text("sdk")),
+            capabilities: text("capabilities").to_owned(),
             cancel: offers("cancel"),
             batch: offers("batch"),
             deadline: offers("cancel") && offers("deadline"),

@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::dialects;
-use super::process::{Launch, PROGRAM_PATH, anonymous_file, compile_ahead};
+use super::dialects::{self, jvm_options, no_options};
+use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
 use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
 use crate::fields;
@@ -17,6 +17,10 @@ use crate::runtime::StartError;
 const MARKER: &str = "nuclio-shim-protocol: 2";
 /// The marker is looked for in this many bytes.
 const MARKER_BYTES: usize = 4096;
+/// First bytes of a jar.
+const JAR: &[u8] = b"PK\x03\x04";
+/// Name of an entry that marks a jar as one of our shims, wherever it stands: jars are merged with those of functions.
+const JAR_MARKER: &str = "META-INF/nuclio-shim-protocol-2";
 /// Where handlers are unless the environment says otherwise.
 const HANDLER_DIR: &str = "/opt/nuclio";
 /// Where the assembly of a .NET handler is.
@@ -46,6 +50,10 @@ pub struct Language {
     interpreter_variable: &'static str,
     /// Arguments before the shim's file.
     options: &'static [&'static str],
+    /// What the function's configuration makes of them, where our shim is a file.
+    configured: fn(&Config) -> Result<Vec<OsString>, StartError>,
+    /// Where our shim finds its socket: the descriptor.
+    socket_fd: i32,
     /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into the last of its files.
     /// `None`: it is not compiled.
     compile_options: Option<&'static [&'static str]>,
@@ -77,6 +85,8 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |env| env.python_exe.as_deref(),
         interpreter_variable: "NUCLIO_PYTHON_EXE_PATH",
         options: &["-u"],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: Some(&["-I", "-S"]),
         environment: python_environment,
         handler_dir: |env| env.python_path.as_deref().unwrap_or(HANDLER_DIR).into(),
@@ -100,6 +110,8 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |env| env.nodejs_exe.as_deref(),
         interpreter_variable: "NUCLIO_NODEJS_EXE",
         options: &[],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: None,
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
@@ -118,6 +130,8 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |env| env.ruby_exe.as_deref(),
         interpreter_variable: "NUCLIO_RUBY_EXE",
         options: &[],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: None,
         environment: |_| Vec::new(),
         handler_dir: ruby_handler_dir,
@@ -137,11 +151,38 @@ pub static LANGUAGES: &[Language] = &[
         interpreter: |_| None,
         interpreter_variable: "",
         options: &[],
+        configured: no_options,
+        socket_fd: SOCKET_FD,
         compile_options: None,
         environment: |_| Vec::new(),
         handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| DOTNET_HANDLER_DIR.into()),
         errors_to: Stream::Out,
         dialect: Some(&dialects::DOTNETCORE),
+    },
+    Language {
+        name: "java",
+        runtime: RuntimeKind::Java,
+        embedded: &[],
+        embedded_arguments: &[],
+        image_path: "/opt/nuclio/nuclio-java-wrapper.jar",
+        wrapper: |env| env.java_wrapper.as_deref(),
+        wrapper_variable: "NUCLIO_WRAPPER_JAR",
+        interpreters: &["java"],
+        interpreter: |_| None,
+        interpreter_variable: "",
+        options: &[],
+        configured: |config| {
+            let mut options = jvm_options(config)?;
+            options.push("-jar".into());
+            Ok(options)
+        },
+        // Java has no public way to adopt another one.
+        socket_fd: 0,
+        compile_options: None,
+        environment: |_| Vec::new(),
+        handler_dir: |env| env.handler_directory.clone().unwrap_or_else(|| HANDLER_DIR.into()),
+        errors_to: Stream::Err,
+        dialect: Some(&dialects::JAVA),
     },
 ];
 
@@ -158,6 +199,8 @@ pub static EXECUTABLE: Language = Language {
     interpreter: |_| None,
     interpreter_variable: "",
     options: &[],
+    configured: no_options,
+    socket_fd: SOCKET_FD,
     compile_options: None,
     environment: |_| Vec::new(),
     handler_dir: |_| HANDLER_DIR.into(),
@@ -221,6 +264,7 @@ impl Language {
                 let fields =
                     fields! {"language" => self.name, "path" => path.display().to_string(), "protocol" => 2};
                 logger.debug("Using the shim in the image", fields);
+                arguments.extend((self.configured)(config)?);
                 arguments.push(path.into());
             }
             None if config.env.shim_protocol == Some(1) => {
@@ -262,6 +306,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
     }
@@ -282,6 +327,7 @@ impl Language {
             wrapper: None,
             answer_bytes_max: config.env.answer_bytes_max,
             files: Vec::new(),
+            socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
     }
@@ -327,11 +373,18 @@ impl Language {
 
     /// `None`: the embedded one.
     fn find_shim(&self, env: &Env) -> Result<Option<PathBuf>, StartError> {
-        let embedded = !self.embedded.is_empty();
-        if env.shim_source == ShimSource::Embedded {
-            let found =
-                || format!("NUCLIO_SHIM_SOURCE=embedded, but there is no shim for {} inside", self.name);
-            return if embedded { Ok(None) } else { Err(StartError::new(found(), "unset it")) };
+        let carried = !self.embedded.is_empty();
+        match (env.shim_source, carried) {
+            (ShimSource::Embedded, true) => return Ok(None),
+            (ShimSource::Embedded, false) => {
+                let found =
+                    format!("NUCLIO_SHIM_SOURCE is embedded, and this binary carries no {} shim", self.name);
+                return Err(StartError::new(
+                    found,
+                    format!("unset it; {} names the file", self.wrapper_variable),
+                ));
+            }
+            _ => {}
         }
         let missing = |path: &Path, remedy: &str| {
             StartError::new(
@@ -346,12 +399,13 @@ impl Language {
         let path = Path::new(self.image_path);
         match (path.is_file(), env.shim_source) {
             (true, _) => Ok(Some(path.to_owned())),
-            (false, ShimSource::Image) => {
+            (false, ShimSource::Image) if carried => {
                 Err(missing(path, "NUCLIO_SHIM_SOURCE=image asks for it; auto takes the embedded shim"))
             }
-            (false, _) if embedded => Ok(None),
+            (false, _) if carried => Ok(None),
             (false, _) => {
-                Err(missing(path, &format!("images bring it; {} names another place", self.wrapper_variable)))
+                let remedy = format!("images have it there; {} names another place", self.wrapper_variable);
+                Err(missing(path, &remedy))
             }
         }
     }
@@ -363,11 +417,14 @@ fn protocol(path: &Path, wanted: Option<u8>) -> Result<u8, StartError> {
         StartError::new(format!("cannot read the wrapper {}", path.display()), error.to_string())
     };
     let mut text = std::fs::read(path).map_err(explain)?;
-    text.truncate(MARKER_BYTES);
+    let marker = if text.starts_with(JAR) { JAR_MARKER } else { MARKER };
+    if marker == MARKER {
+        text.truncate(MARKER_BYTES);
+    }
     let mut beside = path.as_os_str().to_owned();
     beside.push(MARKER_ENDING);
     text.extend(std::fs::read(beside).unwrap_or_default()); // Scripts have none.
-    let ours = memchr::memmem::find(&text, MARKER.as_bytes()).is_some();
+    let ours = memchr::memmem::find(&text, marker.as_bytes()).is_some();
     Ok(wanted.unwrap_or(if ours { 2 } else { 1 }))
 }
 
@@ -380,4 +437,28 @@ pub(in crate::runtime) fn find_program(name: &str, path: &str) -> Option<PathBuf
         return Some(PathBuf::from(name)).filter(|candidate| executable(candidate));
     }
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|candidate| executable(candidate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jar_is_ours_by_the_name_of_an_entry_wherever_it_stands_and_a_script_by_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let spoken = |bytes: &[u8], wanted| {
+            let path = folder.path().join("wrapper");
+            std::fs::write(&path, bytes).unwrap();
+            protocol(&path, wanted).unwrap()
+        };
+        let far = vec![b'x'; 2 * MARKER_BYTES];
+        assert_eq!(spoken(&[JAR, &far, JAR_MARKER.as_bytes(), &far].concat(), None), 2);
+        assert_eq!(spoken(&[JAR, &far].concat(), None), 1);
+        // The text alone says nothing in a jar, nor the entry's name elsewhere.
+        assert_eq!(spoken(&[JAR, MARKER.as_bytes()].concat(), None), 1);
+        assert_eq!(spoken(JAR_MARKER.as_bytes(), None), 1);
+        assert_eq!(spoken(format!("# {MARKER}").as_bytes(), None), 2);
+        assert_eq!(spoken(&[&far, MARKER.as_bytes()].concat(), None), 1);
+        assert_eq!(spoken(format!("# {MARKER}").as_bytes(), Some(1)), 1);
+    }
 }

@@ -24,8 +24,8 @@ use crate::metrics::RestartReason;
 use crate::reaper::Children;
 use crate::runtime::shim::v1::Wrapper;
 
-/// Where the shim finds its socket.
-const SOCKET_FD: i32 = 3;
+/// Where a shim finds its socket, unless its language cannot adopt that.
+pub const SOCKET_FD: i32 = 3;
 /// Where the files of an embedded shim begin.
 const FIRST_FILE_FD: i32 = 4;
 /// Path under which a child opens the first of them.
@@ -56,6 +56,8 @@ pub struct Launch {
     pub answer_bytes_max: usize,
     /// Files of an embedded shim, given as descriptors from 4 on.
     pub files: Vec<Arc<OwnedFd>>,
+    /// The descriptor that its socket is given as.
+    pub socket_fd: i32,
     /// Where its standard error goes.
     pub errors_to: Stream,
 }
@@ -130,8 +132,8 @@ impl Process {
         let dup = |file: &Arc<OwnedFd>| rustix::io::fcntl_dupfd_cloexec(file.as_fd(), FIRST_FREE_FD);
         let files = launch.files.iter().map(dup).collect::<Result<Vec<OwnedFd>, _>>()?;
         let mut command = launch.command();
-        command.env("NUCLIO_SHIM_FD", SOCKET_FD.to_string());
-        let targets = [(socket.as_raw_fd(), SOCKET_FD)].into_iter();
+        command.env("NUCLIO_SHIM_FD", launch.socket_fd.to_string());
+        let targets = [(socket.as_raw_fd(), launch.socket_fd)].into_iter();
         let targets =
             targets.chain(files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD)).collect();
         let output = (output.clone(), launch.errors_to);

@@ -40,6 +40,8 @@ pub struct Recipe {
     pub event_timeout: Option<Duration>,
     /// Events in work at once that the function asks for.
     pub in_flight_max: usize,
+    /// The trigger gathers batches.
+    pub batches: bool,
     /// Events written ahead at most.
     pub ahead_max: usize,
     /// Longest time until a shim is ready.
@@ -110,13 +112,20 @@ impl Recipe {
     ) -> Result<(), StartError> {
         match self.wait_hello(process, readied, logger).await {
             Ok(hello) => {
-                let fields = fields! {"pid" => process.pid(), "shim" => hello.about};
+                let fields = fields! {
+                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities
+                };
                 logger.debug("Worker is ready", fields);
                 // Where only handlers that are async by themselves get several, nobody has asked for them.
                 let asked = !self.init.contains(&("max_inflight_for", "async".to_owned()));
                 if asked && self.in_flight_max > hello.in_flight_max && id.index == 0 {
                     let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};
                     logger.warn("Fewer events in work per worker than mode: async asks for", fields);
+                }
+                if self.batches && !hello.batch && id.index == 0 {
+                    let advice = "The handler takes no batches, so every event of this trigger is answered with 501; \
+                                  remove batch from the trigger, or take a handler that does";
+                    logger.warn(advice, fields! {"trigger" => id.trigger_name});
                 }
                 Ok(())
             }

@@ -215,6 +215,13 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
         while (access(name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         return NH_OK;
     }
+    if (is(path, "/until-cancelled")) {
+        int why;
+        self->host->log(self->ref, event, NH_LOG_WARN, text("waiting"), NULL, 0);
+        while (!(why = self->host->cancelled(event))) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        dprintf(2, "told: %s\n", why == 2 ? "client gone" : "deadline"); /* nobody reads records past the deadline */
+        return NH_OK;
+    }
     if (is(path, "/child")) { /* that ends a while before it is waited for, having left one of its own */
         int status = 0;
         pid_t child = fork();

@@ -3,7 +3,8 @@
 
 use nuclio_handler::{Context, Error, Event, Handler, Response, export_handler};
 
-struct Hello {
+/// The function.
+pub struct Hello {
     greeted: u64,
 }
 

@@ -30,7 +30,7 @@ impl Direct {
         let inside = crash::inside();
         let (code, answers) = self.plugin.handle_batch(&frames);
         drop(inside);
-        let outcome = match answers.iter().find_map(Answer::fault) {
+        let outcome = match answers.iter().find_map(|answer| answer.fault()) {
             Some(fault) => Err(self.fault(&format!("the handler answered with {fault}"))),
             None => match code {
                 abi::OK => Ok(answers.iter().map(|answer| self.whole(answer)).collect()),
@@ -65,8 +65,7 @@ impl Direct {
             self.home.logger().record(Level::Error, &first, Fields::new(), None);
         }
         let error = |answer: &Answer| {
-            let own = answer.status() != 0 || !answer.body().is_empty();
-            let answer = if own { answer } else { answers.first().unwrap_or(answer) };
+            let answer = if answer.is_empty() { answers.first().unwrap_or(answer) } else { answer };
             let status = match code {
                 abi::ERROR => checked_status(answer).unwrap_or(500),
                 _ => 500,

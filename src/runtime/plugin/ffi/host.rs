@@ -6,15 +6,13 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use nuclio_handler::abi;
-use serde_json::Value;
+use nuclio_handler::host::{ack, call_function, fields_json};
 
 use crate::config::Level;
 use crate::event::Event;
-use crate::logging::{Fields, Logger, Origin};
+use crate::logging::{Logger, Origin};
 use crate::runtime::plugin::frame::Frame;
 
 /// The table handed to every plugin.
@@ -102,43 +100,9 @@ unsafe extern "C" fn log(
     if !logger.wants(level, origin.buffer) {
         return;
     }
-    let mut record = Fields::new();
-    if !fields.is_null() {
-        // SAFETY: `n` fields are readable during this call.
-        for field in unsafe { std::slice::from_raw_parts(fields, n) } {
-            // SAFETY: as above, for the texts.
-            let name = String::from_utf8_lossy(unsafe { field.name.bytes() }).into_owned();
-            // SAFETY: as above.
-            record.insert(name, unsafe { json(&field.value) });
-        }
-    }
+    // SAFETY: the plugin's fields are readable during this call.
+    let record = unsafe { fields_json(fields, n) }.collect();
     logger.record_of(origin, level, &String::from_utf8_lossy(message), record);
-}
-
-/// A field's value. A JSON text that is none becomes a text, bytes that are no text become base64, and a number JSON
-/// does not know becomes its name.
-///
-/// # Safety
-/// The member that `kind` names is set, and its text is readable.
-unsafe fn json(value: &abi::Value) -> Value {
-    // SAFETY: passed on to the caller. Every member may be read as bytes of that size; only `text` is followed.
-    unsafe {
-        let value_as = value.value;
-        match value.kind {
-            abi::TEXT => Value::from(String::from_utf8_lossy(value_as.text.bytes())),
-            abi::INT => Value::from(value_as.integer),
-            abi::BOOL => Value::from(value_as.integer != 0),
-            abi::FLOAT => serde_json::Number::from_f64(value_as.real)
-                .map_or_else(|| Value::from(value_as.real.to_string()), Value::Number),
-            abi::JSON => serde_json::from_slice(value_as.text.bytes())
-                .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(value_as.text.bytes()))),
-            abi::BYTES => match std::str::from_utf8(value_as.text.bytes()) {
-                Ok(text) => Value::from(text),
-                Err(_) => Value::from(STANDARD.encode(value_as.text.bytes())),
-            },
-            _ => Value::Null,
-        }
-    }
 }
 
 unsafe extern "C" fn alloc(event: *const abi::Event, size: usize, align: usize) -> *mut c_void {
@@ -185,16 +149,4 @@ unsafe extern "C" fn read(
         n.write(piece.len());
     }
     end
-}
-
-unsafe extern "C" fn ack(_: *mut c_void, _topic: abi::Str, _partition: i32, _offset: i64) -> abi::CallResult {
-    abi::UNSUPPORTED
-}
-
-unsafe extern "C" fn call_function(
-    _: *mut c_void,
-    _call: *const abi::Call,
-    _answer: *mut abi::Response,
-) -> abi::CallResult {
-    abi::UNSUPPORTED
 }

@@ -122,7 +122,7 @@ pub(in crate::runtime::shim) async fn start(
 
 fn hello(wrapper: &Wrapper, in_flight_max: usize) -> Hello {
     let about = format!("wrapper of the Go processor, {}, protocol 1", wrapper.generation());
-    Hello { about, in_flight_max, ..Hello::default() }
+    Hello { about, in_flight_max, batch: true, ..Hello::default() }
 }
 
 fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger: Logger) -> Arc<Shared> {

@@ -18,3 +18,4 @@ impl Handler for Counter {
 }
 
 export_handler!(Counter);
+nuclio_handler::main!(Counter);

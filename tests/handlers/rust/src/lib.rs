@@ -235,3 +235,4 @@ fn seconds(timestamp_ns: i64) -> i64 {
 }
 
 export_handler!(TestHandler);
+nuclio_handler::main!(TestHandler);

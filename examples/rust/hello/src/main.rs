@@ -1,0 +1,3 @@
+//! The same handler as a program, one process per worker.
+
+nuclio_handler::main!(hello::Hello);
