@@ -353,7 +353,7 @@ module NuclioShim
 
   # What both protocols have in common: one event through the handler.
   class Shim
-    attr_reader :context
+    attr_reader :context, :stopping
 
     def initialize
       @lock = Mutex.new
@@ -399,8 +399,9 @@ module NuclioShim
       if TELLS_OF_FORKS
         hook = Module.new do
           define_method(:_fork) do
+            before = shim.stopping
             pid = super()
-            shim.forked if pid.zero?
+            shim.forked(before) if pid.zero?
             pid
           end
         end
@@ -408,8 +409,9 @@ module NuclioShim
       end
       hook = Module.new do
         define_method(:fork) do |&block|
-          pid = block ? super() { shim.forked || block.call } : super()
-          shim.forked if pid.nil?
+          before = shim.stopping
+          pid = block ? super() { shim.forked(before) || block.call } : super()
+          shim.forked(before) if pid.nil?
           pid
         end
       end
@@ -418,7 +420,7 @@ module NuclioShim
     end
 
     # In a process that has just been forked: it has no part in the connection, and signals mean what they mean to others.
-    def forked
+    def forked(was_stopping)
       return if @forked
 
       @forked = true
@@ -427,6 +429,8 @@ module NuclioShim
         now = trap(name, 'DEFAULT')
         trap(name, now) unless now.equal?(ours) # The handler's own.
       end
+      # It was sent to this process, before it could mean anything here.
+      Process.kill('TERM', Process.pid) if @stopping && !was_stopping
       nil
     end
 
