@@ -13,7 +13,7 @@ mod input;
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::size_of;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::Mutex;
@@ -85,6 +85,7 @@ pub fn run(table: &abi::Plugin) -> i32 {
         return 2;
     };
     let Ok(other) = socket.try_clone() else { return 1 };
+    watch_forks([&socket, &other]);
     listen_to_signals();
     let (mut reader, mut writer) = (Reader::new(socket), Writer::new(other));
     hello(&mut writer, table);
@@ -140,13 +141,67 @@ extern "C" fn on_term(_: libc::c_int) {
     }
 }
 
+extern "C" fn on_other(_: libc::c_int) {}
+
 /// A terminal's SIGINT is for the processor; SIGTERM ends after the event in work; a closed socket is seen by who reads.
+/// None of them is ignored, because programs that the handler starts would ignore it, too.
 fn listen_to_signals() {
-    // SAFETY: `on_term` does nothing that a handler of signals must not do.
+    // SAFETY: `on_term` and `on_other` do nothing that a handler of signals must not do.
     unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGTERM, on_term as extern "C" fn(libc::c_int) as libc::sighandler_t);
+        for (signal, ours) in OURS {
+            libc::signal(signal, ours as libc::sighandler_t);
+        }
+    }
+}
+
+/// What we do about signals.
+const OURS: [(libc::c_int, extern "C" fn(libc::c_int)); 3] =
+    [(libc::SIGINT, on_other), (libc::SIGPIPE, on_other), (libc::SIGTERM, on_term)];
+/// This is a process that a handler has forked.
+static FORKED: AtomicBool = AtomicBool::new(false);
+/// What `ENDING` was before the last fork.
+static ENDING_BEFORE: AtomicBool = AtomicBool::new(false);
+/// Descriptors of the connection.
+static CONNECTION: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
+
+/// Keeps what a handler forks away from the connection, which has one reader and one writer.
+fn watch_forks(connection: [&UnixStream; 2]) {
+    for (place, socket) in CONNECTION.iter().zip(connection) {
+        place.store(socket.as_raw_fd(), Ordering::SeqCst);
+    }
+    // SAFETY: both may run around the fork of a process with threads.
+    unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_fork)) };
+}
+
+unsafe extern "C" fn before_fork() {
+    ENDING_BEFORE.store(ENDING.load(Ordering::SeqCst), Ordering::SeqCst);
+}
+
+/// The connection ends for the new process, and signals mean to it what they mean to others.
+unsafe extern "C" fn in_fork() {
+    FORKED.store(true, Ordering::SeqCst);
+    // SAFETY: only functions that are async-signal-safe; the descriptors keep their numbers, so that nothing else the
+    // process opens is taken for them.
+    unsafe {
+        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        for place in &CONNECTION {
+            let descriptor = place.load(Ordering::SeqCst);
+            if nothing < 0 {
+                libc::close(descriptor);
+            } else {
+                libc::dup3(nothing, descriptor, libc::O_CLOEXEC);
+            }
+        }
+        libc::close(nothing);
+        for (signal, ours) in OURS {
+            let now = libc::signal(signal, libc::SIG_DFL);
+            if now != ours as libc::sighandler_t {
+                libc::signal(signal, now); // The handler's own.
+            }
+        }
+        if ENDING.load(Ordering::SeqCst) && !ENDING_BEFORE.load(Ordering::SeqCst) {
+            libc::raise(libc::SIGTERM); // It was sent to this process, before it could mean anything here.
+        }
     }
 }
 
@@ -302,6 +357,11 @@ impl<'a> Program<'a> {
             let work = self.shared.work();
             BUSY.store(true, Ordering::SeqCst);
             let served = work.and_then(|(frame, cancelled)| self.frame(frame, cancelled));
+            if FORKED.load(Ordering::SeqCst) {
+                // It came back from the handler as if the event were its own. There is nobody to answer.
+                // SAFETY: ends the process, whatever its state is.
+                unsafe { libc::_exit(0) }
+            }
             match served {
                 Ok(Ok(())) => {}
                 Ok(Err(code)) => break code,
