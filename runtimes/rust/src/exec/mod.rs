@@ -2,22 +2,24 @@
 //!
 //! [`run`] is the whole program. It reads an event, calls the table as the processor does with a library, and writes the
 //! answer with one call, all on the main thread. `frames` has the bytes, `event` shows a frame to the handler, `input`
-//! is what comes while a handler runs, `host` what the handler may call. The protocol is in `runtimes/README.md`.
+//! is what comes while a handler runs, `host` what the handler may call, `process` what signals and forks mean.
+//! The protocol is in `runtimes/README.md`.
 #![expect(unsafe_code, reason = "the C boundary: calls the handler's table; signals and descriptors")]
 
 mod event;
 mod frames;
 mod host;
 mod input;
+mod process;
 
 use std::ffi::CStr;
 use std::io::Write as _;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::abi;
@@ -25,6 +27,7 @@ use crate::host::Answer;
 use event::{BATCH, BATCH_END, Slot, Trigger};
 use frames::{ABORT, END, Fault, Frame, Reader, Writer, kind, pairs};
 use input::{Input, Shared, lock};
+use process::{BUSY, ENDING, FORKED, listen_to_signals, watch_forks};
 
 /// Version of the protocol.
 const VERSION: u16 = 2;
@@ -126,83 +129,6 @@ fn connect() -> Option<UnixStream> {
         };
     }
     UnixStream::connect(std::env::var_os("NUCLIO_SHIM_SOCKET")?).ok()
-}
-
-/// SIGTERM has come.
-static ENDING: AtomicBool = AtomicBool::new(false);
-/// An event is in work.
-static BUSY: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn on_term(_: libc::c_int) {
-    ENDING.store(true, Ordering::SeqCst);
-    if !BUSY.load(Ordering::SeqCst) {
-        // SAFETY: may be called by a handler of signals.
-        unsafe { libc::_exit(0) }
-    }
-}
-
-extern "C" fn on_other(_: libc::c_int) {}
-
-/// A terminal's SIGINT is for the processor; SIGTERM ends after the event in work; a closed socket is seen by who reads.
-/// None of them is ignored, because programs that the handler starts would ignore it, too.
-fn listen_to_signals() {
-    // SAFETY: `on_term` and `on_other` do nothing that a handler of signals must not do.
-    unsafe {
-        for (signal, ours) in OURS {
-            libc::signal(signal, ours as libc::sighandler_t);
-        }
-    }
-}
-
-/// What we do about signals.
-const OURS: [(libc::c_int, extern "C" fn(libc::c_int)); 3] =
-    [(libc::SIGINT, on_other), (libc::SIGPIPE, on_other), (libc::SIGTERM, on_term)];
-/// This is a process that a handler has forked.
-static FORKED: AtomicBool = AtomicBool::new(false);
-/// What `ENDING` was before the last fork.
-static ENDING_BEFORE: AtomicBool = AtomicBool::new(false);
-/// Descriptors of the connection.
-static CONNECTION: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
-
-/// Keeps what a handler forks away from the connection, which has one reader and one writer.
-fn watch_forks(connection: [&UnixStream; 2]) {
-    for (place, socket) in CONNECTION.iter().zip(connection) {
-        place.store(socket.as_raw_fd(), Ordering::SeqCst);
-    }
-    // SAFETY: both may run around the fork of a process with threads.
-    unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_fork)) };
-}
-
-unsafe extern "C" fn before_fork() {
-    ENDING_BEFORE.store(ENDING.load(Ordering::SeqCst), Ordering::SeqCst);
-}
-
-/// The connection ends for the new process, and signals mean to it what they mean to others.
-unsafe extern "C" fn in_fork() {
-    FORKED.store(true, Ordering::SeqCst);
-    // SAFETY: only functions that are async-signal-safe; the descriptors keep their numbers, so that nothing else the
-    // process opens is taken for them.
-    unsafe {
-        let nothing = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        for place in &CONNECTION {
-            let descriptor = place.load(Ordering::SeqCst);
-            if nothing < 0 {
-                libc::close(descriptor);
-            } else {
-                libc::dup3(nothing, descriptor, libc::O_CLOEXEC);
-            }
-        }
-        libc::close(nothing);
-        for (signal, ours) in OURS {
-            let now = libc::signal(signal, libc::SIG_DFL);
-            if now != ours as libc::sighandler_t {
-                libc::signal(signal, now); // The handler's own.
-            }
-        }
-        if ENDING.load(Ordering::SeqCst) && !ENDING_BEFORE.load(Ordering::SeqCst) {
-            libc::raise(libc::SIGTERM); // It was sent to this process, before it could mean anything here.
-        }
-    }
 }
 
 /// Nanoseconds of the clock that handlers know deadlines by.
