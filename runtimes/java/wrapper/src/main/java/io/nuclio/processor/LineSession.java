@@ -19,6 +19,8 @@ import java.util.Map;
 final class LineSession implements ShimLogger.Sink, Context {
     private static final String[] LEVELS = {"debug", "info", "warning", "error"};
     private static final int READ_BYTES = 64 * 1024;
+    /** Records that are held for an answer. */
+    private static final int HELD_BYTES_MAX = 64 * 1024;
 
     private final InputStream in;
     private final OutputStream out;
@@ -150,7 +152,7 @@ final class LineSession implements ShimLogger.Sink, Context {
         Json.quote(text, message);
         text.append(",\"with\":").append(fields).append("}\n");
         held.writeBytes(text.toString().getBytes(StandardCharsets.UTF_8));
-        if (level >= ShimLogger.WARN || !busy) {
+        if (level >= ShimLogger.WARN || !busy || held.size() > HELD_BYTES_MAX) {
             try {
                 flush();
             } catch (IOException gone) {
