@@ -38,6 +38,35 @@ fn a_dotnet_handler_may_give_request_headers_back() {
 }
 
 #[test]
+fn exceptions_that_cannot_even_be_shown_and_impossible_answers_fail_their_event_alone() {
+    let Some(processor) = start("Odd") else { return };
+    for (path, text) in
+        [("/throw", "Odd"), ("/return", "Odd"), ("/task", "Odd"), ("/many", "has 70000 headers")]
+    {
+        let answer = processor.get(path);
+        assert!(answer.status == 500 && answer.text().contains(text), "{path}: {}", answer.text());
+    }
+    let answer = processor.get("/values");
+    assert_eq!((answer.values("X-Bytes"), answer.values("X-Map")), (vec!["bytes"], vec![]));
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn a_body_that_dotnet_has_no_memory_for_fails_its_event_alone() {
+    let Some(setup) = setup("Odd") else { return };
+    // 64 MiB; both names, for old and new releases.
+    let setup = setup.env("COMPlus_GCHeapHardLimit", "4000000").env("DOTNET_GCHeapHardLimit", "4000000");
+    let processor = setup.trigger(json!({"attributes": {"maxRequestBodySize": 200 << 20}})).start();
+    for (size, status) in [(16 << 20, 200), (100 << 20, 500), (4, 200)] {
+        let answer = processor.post("/", &"x".repeat(size));
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let text = if status == 200 { size.to_string() } else { "OutOfMemoryException".to_owned() };
+        assert!(answer.text().contains(&text), "{}", answer.text());
+    }
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
 fn a_dotnet_handler_changes_the_body_and_logs_text_that_is_not_ascii() {
     let Some(processor) = start("Reverse") else { return };
     assert_eq!(processor.post("/", "grüß").text(), "ßürg");
