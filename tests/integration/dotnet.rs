@@ -324,9 +324,27 @@ fn what_is_missing_of_a_dotnet_function_is_named() {
     says_at_the_start(with("NUCLIO_HANDLER_DIR", &path), &["handler.dll is no assembly of .NET"]);
     let missing = ["Can't find wrapper at \"/nowhere/wrapper.dll\"", "NUCLIO_DOTNETCORE_WRAPPER_PATH"];
     says_at_the_start(with("NUCLIO_DOTNETCORE_WRAPPER_PATH", "/nowhere/wrapper.dll"), &missing);
-    says_at_the_start(with("NUCLIO_SHIM_SOURCE", "embedded"), &["no shim for dotnetcore inside"]);
+    says_at_the_start(with("NUCLIO_SHIM_SOURCE", "embedded"), &["this binary carries no dotnetcore shim"]);
     let nothing = ["Can't find dotnetcore executable", "no dotnet in PATH", "install it"];
     says_at_the_start(with("PATH", &path), &nothing);
+}
+
+/// Built as for a framework that does not exist yet: the version of `System.Runtime` is changed in what it refers to.
+#[test]
+fn a_dotnet_handler_for_a_newer_framework_is_told_so() {
+    let Some(built) = fixtures() else { return };
+    let mut assembly = std::fs::read(built.join("handler/handler.dll")).unwrap();
+    let version = [4, 0, 2, 0, 2, 0, 0, 0]; // of .NET Core 3.1: 4.2.2.0
+    let Some(at) = assembly.windows(version.len()).position(|bytes| bytes == version) else {
+        println!("skipped: the handlers are not built for .NET Core 3.1");
+        return;
+    };
+    assembly[at] = 99;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("handler.dll"), assembly).unwrap();
+    let setup = Setup::new("dotnetcore", "More:Url").dotnet_environment(&built);
+    let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.path().display().to_string());
+    says_at_the_start(setup, &["built for a newer .NET", "System.Runtime, Version=99", "TargetFramework"]);
 }
 
 #[test]
