@@ -16,7 +16,7 @@ final class Answer {
     static final byte[] EMPTY = {};
     /** As many as their count in a frame can say. */
     private static final int HEADERS_MAX = 0xffff;
-    private static final String NO_ACK_HEADER = "X-Nuclio-Stream-No-Ack";
+    static final String NO_ACK_HEADER = "X-Nuclio-Stream-No-Ack";
 
     final int status;
     final String contentType;

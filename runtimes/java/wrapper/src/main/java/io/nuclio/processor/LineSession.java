@@ -92,6 +92,9 @@ final class LineSession implements ShimLogger.Sink, Context {
         for (int at = 0; at < answer.pairs.size(); at += 2) {
             headers.put(answer.pairs.get(at), answer.pairs.get(at + 1)); // Of a repeated one the last.
         }
+        if ((answer.flags & Answer.NO_ACK) != 0) {
+            headers.put(Answer.NO_ACK_HEADER, true); // compat: looked for by this name and this type.
+        }
         Map<String, Object> members = new LinkedHashMap<>();
         members.put("body", Base64.getEncoder().encodeToString(answer.body));
         members.put("body_encoding", "base64");
