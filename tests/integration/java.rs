@@ -314,12 +314,32 @@ fn a_stop_lets_java_events_finish_and_closes_the_handler() {
     processor.stdout.wait_for_record("closed");
 }
 
+/// A class with this head and these members, which is a handler if its head says so.
+fn class(head: &str, members: &str) -> String {
+    format!("import io.nuclio.*;\npublic {head} {{\n{members}\n{}\n}}\n", method("return new Response();"))
+}
+
+/// What starts with these handlers and sources say.
+fn said_at_the_start(cases: &[(&str, String, &[&str])]) {
+    std::thread::scope(|scope| {
+        for (handler, source, texts) in cases {
+            scope.spawn(move || {
+                let Some(setup) = Setup::java_text(source) else { return };
+                let mut setup = setup.no_wait();
+                setup.function["spec"]["handler"] = json!(handler);
+                let mut processor = setup.start();
+                assert_eq!(processor.end().code(), Some(1), "{source}");
+                let said = processor.stderr.text();
+                for text in *texts {
+                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
-    let plain = &method("return new Response();");
-    let class = |head: &str, members: &str| {
-        format!("import io.nuclio.*;\npublic {head} {{\n{members}\n{plain}\n}}\n")
-    };
     let handler = "class Handler implements EventHandler";
     let cases: &[(&str, String, &[&str])] = &[
         (
@@ -354,6 +374,14 @@ fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
             ),
             &["exited with code 0", "last words"],
         ),
+    ];
+    said_at_the_start(cases);
+}
+
+#[test]
+fn java_classes_that_are_no_handler_or_not_the_only_one_are_named_at_the_start() {
+    let handler = "class Handler implements EventHandler";
+    let cases: &[(&str, String, &[&str])] = &[
         ("Handler", class(handler, "public Handler(int number) {}"), &["no constructor without arguments"]),
         ("Handler", class("abstract class Handler implements EventHandler", ""), &["Handler is abstract"]),
         (
@@ -378,28 +406,14 @@ fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
         ),
         ("", "class Handler {}".to_owned(), &["no class there implements io.nuclio.EventHandler"]),
     ];
-    std::thread::scope(|scope| {
-        for (handler, source, texts) in cases {
-            scope.spawn(move || {
-                let Some(setup) = Setup::java_text(source) else { return };
-                let mut setup = setup.no_wait();
-                setup.function["spec"]["handler"] = json!(handler);
-                let mut processor = setup.start();
-                assert_eq!(processor.end().code(), Some(1), "{source}");
-                let said = processor.stderr.text();
-                for text in *texts {
-                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
-                }
-            });
-        }
-    });
+    said_at_the_start(cases);
 }
 
 #[test]
 fn of_a_folder_of_java_classes_the_only_handler_is_taken_and_a_jar_that_is_none_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let Some(setup) = Setup::java("", folder.path()) else { return };
-    let source = format!("package f;\n{}", class_text("public class Only implements EventHandler"));
+    let source = format!("package f;\n{}", class("class Only implements EventHandler", ""));
     let file = folder.path().join("Only.java");
     std::fs::write(&file, source).unwrap();
     built(&file, &folder.path().join("only.jar")).unwrap();
@@ -411,11 +425,6 @@ fn of_a_folder_of_java_classes_the_only_handler_is_taken_and_a_jar_that_is_none_
     for text in ["no class \"f.Wrong\"", "EventHandler: f.Only", "cannot be read", "broken.jar (zip"] {
         assert!(said.contains(text), "{text:?} is not in:\n{said}");
     }
-}
-
-/// A handler with this head that answers with nothing.
-fn class_text(head: &str) -> String {
-    format!("import io.nuclio.*;\n{head} {{\n{}\n}}\n", method("return new Response();"))
 }
 
 #[test]
