@@ -75,8 +75,9 @@ fn write_config(config: &Config, findings: &[Finding], out: &mut dyn Write) -> i
 
 /// What this build cannot serve, as a start says it.
 fn refusals(config: &Config) -> Vec<String> {
-    let triggers = config.function.triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
-    triggers.map(|error| error.to_string()).collect()
+    let triggers = &config.function.triggers;
+    let kinds = triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
+    kinds.chain(trigger::check_addresses(triggers)).map(|error| error.to_string()).collect()
 }
 
 fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::config::RuntimeKind;
 use crate::config::schema::Schema;
+use crate::config::{RuntimeKind, nearest};
 
 const CONFIG: &str = "/etc/nuclio/config/processor/processor.yaml";
 const PLATFORM_CONFIG: &str = "/etc/nuclio/config/platform/platform.yaml";
@@ -33,6 +33,9 @@ Commands, as first argument (processor COMMAND --help says more):
     \tWrite Dockerfile, function.yaml and an empty handler
 ";
 
+/// Commands of our own.
+const COMMANDS: [&str; 3] = ["dev", "check", "blueprint"];
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -42,6 +45,8 @@ pub enum Command {
         config: PathBuf,
         /// Platform configuration.
         platform_config: PathBuf,
+        /// The first argument, where it is neither flag nor command.
+        ignored: Option<String>,
     },
     /// Serve one handler file.
     Dev(Dev),
@@ -126,6 +131,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Exi
     }
 }
 
+/// What may have been meant by a first argument that is neither flag nor command.
+pub fn unknown_command(word: &str) -> String {
+    let meant = nearest(word, COMMANDS).map(|command| format!("did you mean {command}?"));
+    let meant = meant.unwrap_or_else(|| format!("commands are {}", COMMANDS.join(", ")));
+    format!("unknown command {word}, ignored; {meant}")
+}
+
 /// The text of `-list-runtimes`.
 pub fn runtimes() -> String {
     RuntimeKind::NAMED.iter().map(|(name, _)| format!("{name}\n")).collect()
@@ -170,7 +182,8 @@ fn parse_main(arguments: &[String]) -> Result<Command, Exit> {
         let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
         flags.set(name, value, || rest.next().cloned())?;
     }
-    Ok(flags.into_command())
+    let is_word = |first: &&String| !first.is_empty() && !first.starts_with('-');
+    Ok(flags.into_command(arguments.first().filter(is_word).cloned()))
 }
 
 impl Flags {
@@ -195,7 +208,7 @@ impl Flags {
         Ok(())
     }
 
-    fn into_command(self) -> Command {
+    fn into_command(self, ignored: Option<String>) -> Command {
         // compat: the list wins.
         if self.list_runtimes {
             return Command::ListRuntimes;
@@ -206,6 +219,7 @@ impl Flags {
         Command::Run {
             config: self.config.unwrap_or_else(|| CONFIG.into()).into(),
             platform_config: self.platform_config.unwrap_or_else(|| PLATFORM_CONFIG.into()).into(),
+            ignored,
         }
     }
 }
@@ -358,7 +372,7 @@ mod tests {
     }
 
     fn run(config: &str, platform_config: &str) -> Result<Command, Exit> {
-        Ok(Command::Run { config: config.into(), platform_config: platform_config.into() })
+        Ok(Command::Run { config: config.into(), platform_config: platform_config.into(), ignored: None })
     }
 
     #[test]
@@ -371,7 +385,6 @@ mod tests {
             ("--config=a -config b", run("b", PLATFORM_CONFIG)),
             ("-config a=b", run("a=b", PLATFORM_CONFIG)),
             ("-config -version", run("-version", PLATFORM_CONFIG)),
-            ("foo -config a", run(CONFIG, PLATFORM_CONFIG)),
             ("-- -config a", run(CONFIG, PLATFORM_CONFIG)),
             ("- -config a", run(CONFIG, PLATFORM_CONFIG)),
             ("-config a check b", run("a", PLATFORM_CONFIG)),
@@ -384,6 +397,23 @@ mod tests {
         for (words, expected) in cases {
             assert_eq!(parse_words(words), expected, "{words}");
         }
+    }
+
+    #[test]
+    fn a_first_word_that_is_no_command_is_ignored_as_go_does_and_remembered() {
+        for (words, expected) in [
+            ("foo -config a", Some("foo")),
+            ("devv x.py", Some("devv")),
+            ("other check a", Some("other")),
+            ("-config a foo", None),
+            ("-- foo", None),
+            ("- foo", None),
+        ] {
+            let Ok(Command::Run { ignored, .. }) = parse_words(words) else { panic!("{words}") };
+            assert_eq!(ignored.as_deref(), expected, "{words}");
+        }
+        assert_eq!(unknown_command("devv"), "unknown command devv, ignored; did you mean dev?");
+        assert!(unknown_command("x.py").ends_with("; commands are dev, check, blueprint"));
     }
 
     #[test]
@@ -448,7 +478,6 @@ mod tests {
             ("check -schema=processor", Ok(Command::Schema(Schema::Processor))),
             ("blueprint --runtime shell d", blueprint(RuntimeKind::Shell, None, false)),
             ("blueprint -runtime=java --name a-1 -force d", blueprint(RuntimeKind::Java, Some("a-1"), true)),
-            ("other check a", run(CONFIG, PLATFORM_CONFIG)),
         ];
         for (words, expected) in cases {
             assert_eq!(parse_words(words), expected, "{words}");

@@ -19,11 +19,12 @@ use crate::reaper::Children;
 /// Most files of this process at once, where the system lets it choose: its connections and some.
 const FILES_MAX: u64 = 524_288;
 
-/// Runs the function of the given files until it is told to stop.
-pub fn run(function: &Path, platform: &Path) -> ExitCode {
+/// Runs the function of the given files until it is told to stop. `if_missing`: what else to do where the function's
+/// file does not exist.
+pub fn run(function: &Path, platform: &Path, if_missing: Option<&str>) -> ExitCode {
     let config = match Env::from_process().and_then(|env| Config::load(function, platform, env)) {
         Ok(config) => config,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(&error.if_missing(if_missing)),
     };
     match block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,10 @@ fn obey(command: Command) -> ExitCode {
         Command::Schema(schema) => print(Stream::Stdout, schema.text()),
         Command::ListRuntimes => print(Stream::Stdout, &cli::runtimes()),
         Command::Version => print(Stream::Stdout, &cli::version()),
-        Command::Run { config, platform_config } => return run::run(&config, &platform_config),
+        Command::Run { config, platform_config, ignored } => {
+            let hint = ignored.map(|word| cli::unknown_command(&word));
+            return run::run(&config, &platform_config, hint.as_deref());
+        }
         Command::Dev(arguments) => return dev::run(&arguments),
         Command::Blueprint(arguments) => {
             let Err(error) = blueprint::write(&arguments, &mut std::io::stdout().lock()) else {

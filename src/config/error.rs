@@ -39,6 +39,14 @@ impl ConfigError {
         }
     }
 
+    /// With one more thing to do, where the file does not exist: it may not be meant at all.
+    pub(crate) fn if_missing(mut self, remedy: Option<&str>) -> Self {
+        if let (Self::Missing(problem), Some(remedy)) = (&mut self, remedy) {
+            problem.remedy = one_line(&format!("{}; {remedy}", problem.remedy));
+        }
+        self
+    }
+
     /// The chain of messages, root first, in the words of the Go processor where it has some.
     pub fn chain(&self) -> Vec<String> {
         self.problem().chain()

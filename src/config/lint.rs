@@ -8,12 +8,12 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::load::read_tree;
+use super::load::read_text_and_tree;
 use super::nearest::nearest;
 use super::scalar::{self, Scalar};
 use super::schema::Schema;
 use super::source::{Source, unknown_key};
-use super::yaml::{Entry, Node, Value};
+use super::yaml::{Entry, Node, Value, further_document};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,10 +41,15 @@ pub struct Finding {
 
 /// Compares a file with its schema. One that cannot be read or is not YAML has no findings: loading it says why.
 pub fn lint(file: &Path, schema: Schema) -> Vec<Finding> {
-    let Ok(Some(root)) = read_tree(file, &[], &[]) else { return Vec::new() };
+    let Ok((text, Some(root))) = read_text_and_tree(file, &[], &[]) else { return Vec::new() };
     let tree = schema.tree();
     let mut lint = Lint { source: Source::new(file), tree: &tree, findings: Vec::new() };
-    lint.node(&root, &tree, Position { path: "", line: root.line, in_attributes: false });
+    let top = Position { path: "", line: root.line, in_attributes: false };
+    lint.node(&root, &tree, top);
+    if let Some(line) = further_document(&text) {
+        let text = "a further YAML document begins here; only the first document is read";
+        lint.find_beside(Severity::Warning, Position { line, ..top }, text);
+    }
     // Where a kind has rules of its own, these say again what those of all kinds say.
     let mut seen = HashSet::new();
     lint.findings.retain(|finding| seen.insert((finding.place.clone(), finding.text.clone())));
@@ -73,14 +78,16 @@ impl<'a> Lint<'a> {
         self.findings.push(Finding { severity, place: problem.place(), text, beside: false });
     }
 
+    /// What loading never says.
+    fn find_beside(&mut self, severity: Severity, at: Position<'_>, text: impl AsRef<str>) {
+        self.find(severity, at, text);
+        self.findings.last_mut().into_iter().for_each(|finding| finding.beside = true);
+    }
+
     /// Of a key that is written twice only the last counts.
     fn find_twice(&mut self, before: usize, at: Position<'_>) {
-        self.find(
-            Severity::Warning,
-            at,
-            format!("written before, at line {before}; only the last one counts"),
-        );
-        self.findings.last_mut().into_iter().for_each(|finding| finding.beside = true);
+        let text = format!("written before, at line {before}; only the last one counts");
+        self.find_beside(Severity::Warning, at, text);
     }
 
     fn node(&mut self, node: &Node, schema: &'a Json, at: Position<'_>) {

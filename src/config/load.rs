@@ -93,6 +93,15 @@ pub(super) fn read_tree(
     unread: &[&str],
     unparsed: &[&str],
 ) -> Result<Option<Node>, ConfigError> {
+    read_text_and_tree(file, unread, unparsed).map(|(_, root)| root)
+}
+
+/// The same, with the text.
+pub(super) fn read_text_and_tree(
+    file: &Path,
+    unread: &[&str],
+    unparsed: &[&str],
+) -> Result<(String, Option<Node>), ConfigError> {
     let text = read_bounded(file, FILE_BYTES_MAX).map_err(|error| open_error(file, &error, unread))?;
     let syntax = |line: usize, wrong: String| {
         let root = format!("error converting YAML to JSON: yaml: line {line}: {wrong}");
@@ -106,8 +115,9 @@ pub(super) fn read_tree(
         let wrong = if utf_16 { "the text is UTF-16; save it as UTF-8" } else { "the text is not UTF-8" };
         syntax(1 + valid.iter().filter(|byte| **byte == b'\n').count(), wrong.into())
     })?;
-    yaml::parse(&text)
-        .map_err(|error| syntax(error.line, format!("{} (column {})", error.wrong, error.column)))
+    let root = yaml::parse(&text)
+        .map_err(|error| syntax(error.line, format!("{} (column {})", error.wrong, error.column)))?;
+    Ok((text, root))
 }
 
 fn wrap(problem: Box<Problem>, messages: &[&str]) -> Box<Problem> {

@@ -43,8 +43,10 @@ mod yaml;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
+pub(crate) use nearest::nearest;
 pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
+pub use trigger::SERVED_KINDS;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Which known word a mistyped one may mean.
 
 /// The word that differs least from what is written, case aside, when the difference is small.
-pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase();
     // A third of the letters: one in a short word, three in a long one.
     let most = (written.chars().count() / 3).clamp(1, 3);

@@ -24,6 +24,9 @@ const TERMINATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Name of the HTTP trigger a file without one gets, as the platform would write it.
 pub(super) const DEFAULT_HTTP_NAME: &str = "default-http";
 
+/// Kinds that this build serves.
+pub const SERVED_KINDS: [&str; 3] = ["http", "cron", "kickstart"];
+
 /// Kinds of the reference other than `http`.
 pub(super) const OTHER_KINDS: &[&str] = &[
     "cron",
@@ -245,10 +248,12 @@ fn check_kind(file: &TriggerFile, place: &TriggerSource<'_>, source: &Source) ->
         return Ok(());
     }
     let message = format!("Trigger of kind `{kind}` is not supported");
-    let known = list(std::iter::once("http").chain(OTHER_KINDS.iter().copied()));
+    let served = list(SERVED_KINDS);
+    let known = OTHER_KINDS.iter().copied().filter(|kind| !SERVED_KINDS.contains(kind));
+    let kinds = format!("served are {served}; known, but not served yet: {}", list(known));
     let missing = if kind.is_empty() { "add the missing key `kind`" } else { "change the kind" };
     let problem = place.place(source, "kind").problem(&*message);
-    let problem = problem.remedy(format!("in trigger `{}` {missing}; known kinds: {known}", place.entry.key));
+    let problem = problem.remedy(format!("in trigger `{}` {missing}; {kinds}", place.entry.key));
     Err(problem.root(format!("Registry for trigger failed to find: {kind}")).cause(message))
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct SyntaxError {
 /// Reads the first document of a text; `None` when there is none.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
     let mut builder = Builder::default();
-    let mut parser = Parser::new(TabsAreBlanks::new(text.strip_prefix('\u{feff}').unwrap_or(text)));
+    let mut parser = parser(text);
     while let Some(event) = next_event(&mut parser)? {
         let (event, span) = event;
         match event {
@@ -76,6 +76,28 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, SyntaxError> {
         }
     }
     Ok(builder.root)
+}
+
+/// The line where a further document with anything in it begins, counted from 1. Nothing of it is read.
+pub(super) fn further_document(text: &str) -> Option<usize> {
+    let mut parser = parser(text);
+    let (mut ended, mut begun) = (false, None);
+    // What follows a mistake cannot be told.
+    while let Ok(Some((event, span))) = next_event(&mut parser) {
+        match event {
+            Event::DocumentStart(_) if ended => begun = Some(span.start.line()),
+            Event::DocumentEnd => (ended, begun) = (true, None),
+            // A line `---` with nothing behind it is no loss.
+            Event::Scalar(text, ScalarStyle::Plain, 0, None) if text.is_empty() || text == "~" => {}
+            _ if begun.is_some() => return begun,
+            _ => {}
+        }
+    }
+    begun
+}
+
+fn parser(text: &str) -> Parser<'_, TabsAreBlanks<'_>> {
+    Parser::new(TabsAreBlanks::new(text.strip_prefix('\u{feff}').unwrap_or(text)))
 }
 
 fn next_event<'a>(
@@ -398,6 +420,26 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(json(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_further_document_is_found_where_it_begins_unless_it_is_empty() {
+        let cases = [
+            ("", None),
+            ("a: 1\n", None),
+            ("---\na: 1\n...\n", None),
+            ("a: 1\n---\n", None),
+            ("a: 1\n---\n# nothing\n---\n", None),
+            ("a: 1\n---\nb: 2\n", Some(2)),
+            ("a: |\n  x\n  ---\nb: '---'\n", None),
+            ("# helm\n---\n---\na: 1\n", Some(3)),
+            ("a: 1\n---\n---\n- x\n---\nz\n", Some(3)),
+            ("\u{feff}a: 1\n\n--- text\n", Some(3)),
+            ("a: 1\n---\nb: [\n", Some(2)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(further_document(text), expected, "{text:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -75,6 +75,37 @@ fn bind_tcp(address: &str) -> io::Result<std::net::TcpListener> {
         Err(error) if lacks_family(&error) => listen((Ipv4Addr::UNSPECIFIED, port).into()),
         result => result,
     }
+}
+
+/// Whether two addresses of [`bind`] cannot be bound together, as far as they tell without being resolved.
+pub fn collide(one: &str, other: &str) -> bool {
+    match (one.strip_prefix(UNIX_PREFIX), other.strip_prefix(UNIX_PREFIX)) {
+        (Some(one), Some(other)) => return Path::new(one) == Path::new(other),
+        (None, None) => {}
+        _ => return false,
+    }
+    let (Some((one, port)), Some((other, other_port))) = (one.rsplit_once(':'), other.rsplit_once(':'))
+    else {
+        return false;
+    };
+    // Each port 0 is another free one.
+    if port.parse::<u16>().ok() != other_port.parse().ok() || port.parse() == Ok(0_u16) {
+        return false;
+    }
+    let address = |host: &str| match host.to_lowercase().as_str() {
+        "" => Some(IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+        "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        host => host.trim_matches(['[', ']']).parse().ok().map(|address: IpAddr| address.to_canonical()),
+    };
+    match (address(one), address(other)) {
+        (Some(one), Some(other)) => one == other || covers(one, other) || covers(other, one),
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// Whether the first address is every one of the second's kind: `[::]` is bound for IPv4, too.
+fn covers(every: IpAddr, one: IpAddr) -> bool {
+    every.is_unspecified() && (every.is_ipv6() || one.is_ipv4())
 }
 
 /// Hosts without IPv6, or without IPv4, say it in one of these ways.
@@ -270,6 +301,60 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_collide_where_the_kernel_says_so() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let hosts = [
+            "",
+            "[::]",
+            "0.0.0.0",
+            "127.0.0.1",
+            "127.0.0.2",
+            "[::1]",
+            "localhost",
+            "LocalHost",
+            "[::ffff:127.0.0.1]",
+        ];
+        let address = |host: &str| format!("{host}:{port}");
+        let mut compared = 0;
+        for one in hosts.map(address) {
+            for other in hosts.map(address) {
+                // A machine may lack a family.
+                if bind(&other).is_err() {
+                    continue;
+                }
+                let Ok(_first) = bind(&one) else { continue };
+                assert_eq!(bind(&other).is_err(), collide(&one, &other), "{one} {other}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 20, "{compared}");
+    }
+
+    #[test]
+    fn other_ports_and_free_ones_and_files_of_other_names_do_not_collide() {
+        let cases = [
+            (":8080", ":8081", false),
+            (":0", ":0", false),
+            ("name:80", "NAME:80", true),
+            ("name:80", "other:80", false),
+            ("unix:/run/a", "unix:/run/a", true),
+            ("unix:/run/a", "unix:/run/b", false),
+            ("unix:/run/a", ":80", false),
+        ];
+        for (one, other, expected) in cases {
+            assert_eq!(collide(one, other), expected, "{one} {other}");
+            assert_eq!(collide(other, one), expected, "{other} {one}");
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::link::Link;
 use crate::logging::Logger;
+use crate::net;
 use crate::shutdown::Shutdown;
 pub use guard::guarded;
 
@@ -68,10 +69,26 @@ pub enum TriggerError {
         /// Why not.
         error: io::Error,
     },
+    /// Another trigger listens there.
+    #[error(
+        "triggers {first} and {second} cannot both listen: {first} on {first_address}, {second} on {second_address}; \
+         change spec.triggers.{second}.url, or remove one of them"
+    )]
+    SameAddress {
+        /// The trigger that gets the address.
+        first: String,
+        /// What it listens on.
+        first_address: String,
+        /// The other one.
+        second: String,
+        /// What it wants.
+        second_address: String,
+    },
     /// This build does not serve its kind.
     #[error(
         "{place}: trigger {trigger} is of kind {kind}, which this build cannot serve yet; remove the trigger, or run \
-         this function with the Go processor (served are http, cron and kickstart)"
+         this function with the Go processor (served are {})",
+        config::SERVED_KINDS.join(", ")
     )]
     Unsupported {
         /// Where its kind is written.
@@ -110,6 +127,26 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
         }
         config::TriggerKind::Unsupported { kind, place } => Err(unsupported(&config.name, kind, place)),
     }
+}
+
+/// Triggers that cannot be served beside one that stands before them, because they listen on the same address. Binding
+/// says it too, of the second one alone.
+pub fn check_addresses(triggers: &[config::Trigger]) -> Vec<TriggerError> {
+    let listens = |trigger: &config::Trigger| match &trigger.kind {
+        config::TriggerKind::Http(http) => Some((trigger.name.clone(), http.listen.clone())),
+        _ => None,
+    };
+    let all: Vec<(String, String)> = triggers.iter().filter_map(listens).collect();
+    let clash = |(at, (second, address)): (usize, &(String, String))| {
+        let (first, first_address) = all[..at].iter().find(|(_, before)| net::collide(before, address))?;
+        Some(TriggerError::SameAddress {
+            first: first.clone(),
+            first_address: first_address.clone(),
+            second: second.clone(),
+            second_address: address.clone(),
+        })
+    };
+    all.iter().enumerate().filter_map(clash).collect()
 }
 
 /// Binds what the trigger needs; serves nothing yet. Call it inside the runtime that will serve.

@@ -59,6 +59,58 @@ fn check_says_whether_a_start_would_get_past_a_file() {
 }
 
 #[test]
+fn check_names_what_a_start_does_not_read_or_cannot_serve_together() {
+    let check = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.yaml");
+        std::fs::write(&path, text).unwrap();
+        let (code, out, err) = run(&["check", path.to_str().unwrap()]);
+        assert_eq!(err, "");
+        (code, out)
+    };
+    let (code, out) = check("spec: {runtime: python, handler: 'a:b'}\n---\nspec: {handler: 'c:d'}\n");
+    assert!(code == 0 && out.contains("f.yaml:2: a further YAML document"), "{out}");
+    assert!(out.contains("warning: ") && out.contains("only the first document is read"), "{out}");
+    let (code, out) = check("# nothing\n---\n---\nspec: {runtime: python, handler: 'a:b'}\n");
+    assert!(code == 1 && out.contains("f.yaml:3: a further YAML document"), "{out}");
+    let (_, out) = check("---\nspec: {runtime: python, handler: 'a:b'}\n---\n");
+    assert!(!out.contains("document"), "{out}");
+
+    let triggers = |one: &str, other: &str| {
+        let trigger = |url: &str| format!("{{kind: http, url: '{url}'}}");
+        let (one, other) = (trigger(one), trigger(other));
+        check(&format!("spec: {{runtime: python, handler: 'a:b', triggers: {{web: {one}, api: {other}}}}}\n"))
+    };
+    let (code, out) = triggers(":9000", "127.0.0.1:9000");
+    let error = out.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    assert_eq!(code, 1);
+    for text in ["web", "api", ":9000", "127.0.0.1:9000", "spec.triggers."] {
+        assert!(error.contains(text), "no {text:?} in {out}");
+    }
+    let (code, out) = triggers(":9000", ":9001");
+    assert_eq!(code, 0, "{out}");
+    let (code, out) = check("spec: {runtime: python, triggers: {a: {kind: carrierPigeon}}}\n");
+    assert!(
+        code == 1 && out.contains("served are http, cron, kickstart; known, but not served yet: "),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_word_that_is_no_command_is_named_where_the_configuration_is_missing() {
+    // The usual path is there on machines that have functions.
+    if std::path::Path::new("/etc/nuclio/config/processor/processor.yaml").exists() {
+        return println!("skipped: this machine has a processor.yaml at its usual place");
+    }
+    let (code, _, err) = run(&["devv", "x.py"]);
+    assert!(code == 1 && err.contains("unknown command devv, ignored; did you mean dev?"), "{code} {err}");
+    let (before, _) = err.split_once("Call stack:").unwrap();
+    assert!(before.contains("did you mean dev?"), "{err}");
+    let (code, _, err) = run(&["-config", "/nowhere/at/all.yaml", "devv"]);
+    assert!(code == 1 && !err.contains("devv"), "{code} {err}");
+}
+
+#[test]
 fn a_missing_or_broken_configuration_ends_with_1_and_names_the_file() {
     let (code, _, err) = run(&["-config", "/nowhere/at/all.yaml"]);
     assert!(code == 1 && err.contains("/nowhere/at/all.yaml"), "{code} {err}");
@@ -115,7 +167,10 @@ fn a_handler_that_cannot_be_found_is_named() {
         setup
     };
     check_start(python("", "absent:handler"), &["absent", "python worker 0"]);
-    check_start(python("x = 1\n", "main:handler"), &["handler", "main"]);
+    check_start(
+        python("x = 1\n", "main:handler"),
+        &["no function \"handler\"", "main", "correct spec.handler"],
+    );
     check_start(python("import absent_module\n", "main:handler"), &["No module named 'absent_module'"]);
     check_start(python("def handler(:\n", "main:handler"), &["SyntaxError", "main.py"]);
     check_start(python("raise ValueError('on purpose')\n", "main:handler"), &["ValueError", "on purpose"]);
