@@ -65,13 +65,21 @@ fn an_exception_an_unreadable_answer_and_a_stream_fail_every_event_of_a_wrappers
 
 #[test]
 fn answers_without_an_id_or_for_nobody_are_warned_of_and_the_event_left_out_fails() {
-    let processor = start(json!({}));
+    let mut processor = start(json!({}));
     let answers = send(&processor, "/partly");
     let failed: Vec<_> = answers.iter().filter(|answer| answer.status == 500).collect();
     assert_eq!(failed.len(), 1);
     assert!(failed[0].text().contains("hasn't received corresponding response"));
-    processor.stdout.wait_for_record("The handler answered an event that is not in its batch");
+    let message = "The handler answered an event that is not in its batch";
+    processor.stdout.wait_for_record(message);
+    send(&processor, "/partly");
     serves(&processor);
+    // Two in each batch: for nobody, and without an id.
+    processor.signal(libc::SIGTERM);
+    assert_eq!(processor.wait().code(), Some(0));
+    processor.stdout.wait_for_record(&format!("{message}, and 3 more"));
+    let records = processor.stdout.records();
+    assert_eq!(records.iter().filter(|record| record["message"] == message).count(), 1);
 }
 
 #[test]

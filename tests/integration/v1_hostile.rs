@@ -354,6 +354,28 @@ fn bad_records_and_metrics_are_said_and_the_answer_counts() {
 }
 
 #[test]
+fn a_flood_of_lines_that_cannot_be_used_is_said_once_per_kind_and_counted() {
+    let mut processor = newer().start();
+    let garbage = ["l{bad", "mxyz", "beHg=", "?"].repeat(500);
+    assert_eq!(raw(&processor, &[&garbage[..], &[OK]].concat()).text(), "ok");
+    serves(&processor);
+    processor.signal(libc::SIGTERM);
+    assert_eq!(processor.wait().code(), Some(0));
+    processor.stdout.wait_closed();
+    for message in [
+        "Can't decode log",
+        "Can't decode metric",
+        "Dropped a piece of a stream that is not open",
+        "The wrapper sends lines of an unknown kind, which are ignored",
+    ] {
+        let records = processor.stdout.records();
+        let all = records.iter().filter_map(|record| record["message"].as_str());
+        let said: Vec<&str> = all.filter(|text| text.starts_with(message)).collect();
+        assert_eq!(said, [message, &format!("{message}, and 499 more")]);
+    }
+}
+
+#[test]
 fn the_callers_records_come_with_the_answer_however_many_there_are() {
     let processor = setup().start();
     let head = "GET /logs/3 HTTP/1.1\r\nHost: t\r\nX-Nuclio-Log-Level: debug\r\n\r\n";

@@ -18,6 +18,7 @@ use super::lane::{Lane, LaneEnd, Order};
 use super::lines::Lines;
 use super::socket::Socket;
 use super::start::dial;
+use crate::config::Level;
 use crate::fields;
 use crate::logging::Origin;
 use crate::queue::ReplySender;
@@ -40,8 +41,6 @@ const EXPLAIN_WAIT: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_millis(200);
 /// How often a callback that ends without a word is looked after.
 const TICK: Duration = Duration::from_millis(20);
-/// Bad control messages are warned about once in this time.
-const BAD_CONTROL_EVERY: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(super) struct Crew {
@@ -60,7 +59,6 @@ pub(super) struct Crew {
     explain_by: Option<Instant>,
     callback: Option<Callback>,
     closing: bool,
-    warned_at: Option<Instant>,
     /// Ticks while there is something to look after, however much else happens.
     tick: Interval,
 }
@@ -115,7 +113,6 @@ impl Crew {
             explain_by: None,
             callback: None,
             closing: false,
-            warned_at: None,
             tick,
         }
     }
@@ -269,13 +266,7 @@ impl Crew {
                 }
                 // No trigger of ours needs explicit acknowledgements yet.
                 Ok(Control::Ready | Control::Ack { .. } | Control::Other) => {}
-                Err(error) => {
-                    let now = Instant::now();
-                    if self.warned_at.is_none_or(|at| now.duration_since(at) > BAD_CONTROL_EVERY) {
-                        self.warned_at = Some(now);
-                        self.shared.logger.warn(&error.to_string(), fields! {});
-                    }
-                }
+                Err(error) => self.shared.complain(Level::Warn, error.text(), || fields! {}),
             }
         }
         Ok(())
@@ -400,6 +391,7 @@ impl Crew {
                 self.waiting.extend(end.waiting);
             }
         }
+        self.shared.complaints.say_rest(&self.shared.logger);
     }
 }
 

@@ -419,7 +419,7 @@ mod tests {
             logger: Logger::silent(),
             idle: AtomicUsize::new(0),
             none_idle: Notify::new(),
-            warned: AtomicBool::new(false),
+            complaints: Default::default(),
             closing: AtomicBool::new(false),
             signal_seen: AtomicBool::new(false),
             callback_ended: AtomicBool::new(false),

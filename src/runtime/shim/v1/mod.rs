@@ -4,6 +4,7 @@
 //! Python, one for everything else. Each connection has at most one event in work: it is what the queue lends.
 //! `crew` is the task that owns the process's connections; `start` makes them. Languages differ by a [`Dialect`].
 
+mod complaints;
 mod crew;
 mod lane;
 pub mod lines;
@@ -22,10 +23,11 @@ use tokio::sync::Notify;
 use super::desk::Desk;
 use super::protocol::v1::event::Encoding;
 use super::protocol::v1::line::Log;
-use crate::config::Config;
-use crate::logging::{Logger, Origin};
+use crate::config::{Config, Level};
+use crate::logging::{Fields, Logger, Origin};
 use crate::queue::Queue;
 use crate::runtime::StartError;
+use complaints::Complaints;
 use transit::Transit;
 
 /// What stands beside the Python wrapper since its second generation.
@@ -145,8 +147,8 @@ struct Shared {
     idle: AtomicUsize,
     /// Told when the last idle lane got an event.
     none_idle: Notify,
-    /// A line of an unknown kind has been warned about.
-    warned: AtomicBool,
+    /// What the wrapper does wrong.
+    complaints: Complaints,
     /// The wrapper is being ended.
     closing: AtomicBool,
     /// The wrapper has said that it has its signal.
@@ -178,6 +180,11 @@ impl Shared {
         if self.logger.wants(log.level, origin.buffer) && !complains {
             self.logger.record_of(origin, log.level, &log.message, log.fields);
         }
+    }
+
+    /// The wrapper does something that helps nobody; its worker serves on.
+    fn complain(&self, level: Level, message: &'static str, fields: impl FnOnce() -> Fields) {
+        self.complaints.say(&self.logger, level, message, fields);
     }
 
     /// How long the wrapper has logged nothing.

@@ -137,7 +137,7 @@ fn shared(recipe: &Recipe, wrapper: &Wrapper, id: &WorkerId, many: bool, logger:
         logger,
         idle: Default::default(),
         none_idle: Default::default(),
-        warned: Default::default(),
+        complaints: Default::default(),
         closing: Default::default(),
         signal_seen: Default::default(),
         callback_ended: Default::default(),

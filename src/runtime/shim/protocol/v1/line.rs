@@ -133,13 +133,22 @@ pub enum Control {
 
 /// Why a control message cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
 pub enum ControlError {
     /// It is no JSON object with a kind.
-    #[error("Failed to read control message")]
     Json,
     /// Its attributes are missing or of other types.
-    #[error("Failed decoding control message attributes")]
     Attributes,
+}
+
+impl ControlError {
+    /// In the reference's words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Json => "Failed to read control message",
+            Self::Attributes => "Failed decoding control message attributes",
+        }
+    }
 }
 
 /// Decodes a line of the control connection. Keys match without regard to case.

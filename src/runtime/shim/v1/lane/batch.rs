@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use super::{Current, Lane};
+use crate::config::Level;
 use crate::event::{Event, HandlerError};
 use crate::fields;
 use crate::queue::{Member, Reply, ReplySender};
@@ -54,31 +55,34 @@ impl Lane {
         }
         let Current { event, reply, batch, .. } = current;
         let first = reply.map(|reply| Member { event, reply });
-        let mut members: VecDeque<Member> = first.into_iter().chain(batch.into_iter().flatten()).collect();
+        let members = first.into_iter().chain(batch.into_iter().flatten());
+        let (events, mut replies): (Vec<_>, Vec<_>) =
+            members.map(|member| (member.event, Some(member.reply))).unzip();
         let answers = match answers {
             Ok(Answers::List(answers)) => answers,
             // This is how the wrapper reports what its handler raised.
             Ok(Answers::One(answer)) if answer.event_id.is_empty() => {
-                for member in members {
+                for sender in replies.into_iter().flatten() {
                     let reply = self.reply((*answer).clone());
-                    self.done.push((member.reply, reply));
+                    self.done.push((sender, reply));
                 }
                 return;
             }
             Ok(Answers::One(answer)) => vec![Some(*answer)],
-            Err(text) => return self.fail(members.into_iter().map(|member| member.reply), &text),
+            Err(text) => return self.fail(replies.into_iter().flatten(), &text),
         };
+        let mut places = Places::new(events.iter().map(|event| event.id.as_str()));
         for answer in answers {
             let Some(answer) = answer else { continue };
-            match members.iter().position(|member| member.event.id.as_str() == answer.event_id) {
-                Some(at) => {
+            match places.take(&answer.event_id).and_then(|at| replies[at].take()) {
+                Some(sender) => {
                     let reply = self.reply(answer);
-                    self.done.extend(members.remove(at).map(|member| (member.reply, reply)));
+                    self.done.push((sender, reply));
                 }
-                None => self.warn_of_id(&answer),
+                None => self.complain_of_id(&answer),
             }
         }
-        self.fail(members.into_iter().map(|member| member.reply), NO_ANSWER);
+        self.fail(replies.into_iter().flatten(), NO_ANSWER);
     }
 
     /// All of them fail with this.
@@ -87,8 +91,46 @@ impl Lane {
         self.done.extend(replies.into_iter().map(failed));
     }
 
-    fn warn_of_id(&self, answer: &Answer) {
-        let fields = fields! {"event_id" => answer.event_id};
-        self.shared.logger.warn("The handler answered an event that is not in its batch", fields);
+    fn complain_of_id(&self, answer: &Answer) {
+        let message = "The handler answered an event that is not in its batch";
+        self.shared.complain(Level::Warn, message, || fields! {"event_id" => answer.event_id});
+    }
+}
+
+/// Places of a batch's events by their ids, each to be taken once. Of events with the same id the first goes first.
+struct Places<'a> {
+    first: HashMap<&'a str, usize>,
+    /// The next place with the same id.
+    next: Vec<Option<usize>>,
+}
+
+impl<'a> Places<'a> {
+    fn new(ids: impl DoubleEndedIterator<Item = &'a str> + ExactSizeIterator) -> Self {
+        let mut places = Self { first: HashMap::with_capacity(ids.len()), next: vec![None; ids.len()] };
+        for (at, id) in ids.enumerate().rev() {
+            places.next[at] = places.first.insert(id, at);
+        }
+        places
+    }
+
+    fn take(&mut self, id: &str) -> Option<usize> {
+        let (id, at) = self.first.remove_entry(id)?;
+        if let Some(next) = self.next[at] {
+            self.first.insert(id, next);
+        }
+        Some(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_taken_once_by_its_id_also_where_ids_come_twice() {
+        let mut places = Places::new(["a", "b", "a", "", "a"].into_iter());
+        let taken = ["b", "a", "c", "", "a", "b", "a", "a", ""].map(|id| places.take(id));
+        let expected = [Some(1), Some(0), None, Some(3), Some(2), None, Some(4), None, None];
+        assert_eq!(taken, expected);
     }
 }

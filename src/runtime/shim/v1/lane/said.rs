@@ -1,9 +1,10 @@
 //! What a wrapper's lines do: answers, streams, log records.
 
-use std::sync::atomic::Ordering;
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::{ANSWER_GRACE, GONE_GRACE, Lane, Lines, SHOWN_BYTES, Streaming};
+use crate::config::Level;
 use crate::event::{Body, HandlerError, Response};
 use crate::fields;
 use crate::queue::Reply;
@@ -33,8 +34,8 @@ impl Lane {
         let dropped = lines.take_dropped();
         self.lines = lines;
         if dropped > 0 {
-            let fields = fields! {"lines" => dropped};
-            self.shared.logger.warn("Dropped log lines of the wrapper that are too long", fields);
+            let fields = || fields! {"lines" => dropped};
+            self.shared.complain(Level::Warn, "Dropped log lines of the wrapper that are too long", fields);
         }
         result
     }
@@ -50,23 +51,18 @@ impl Lane {
             Line::StreamStart(json) => return self.read_stream_start(json),
             Line::Chunk(text) => self.read_chunk(text),
             Line::StreamEnd => self.read_stream_end(),
-            Line::Unknown => self.warn_once(line),
+            Line::Unknown => {
+                let message = "The wrapper sends lines of an unknown kind, which are ignored";
+                self.shared.complain(Level::Warn, message, || fields! {"line" => shown(line)});
+            }
         }
         Ok(())
     }
 
-    fn warn_once(&self, line: &[u8]) {
-        if !self.shared.warned.swap(true, Ordering::Relaxed) {
-            let shown = String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)]);
-            let fields = fields! {"line" => shown};
-            self.shared.logger.warn("The wrapper sends lines of an unknown kind, which are ignored", fields);
-        }
-    }
-
     fn read_log(&self, json: &[u8]) {
         let Some(log) = read_log(json) else {
-            let shown = String::from_utf8_lossy(&json[..json.len().min(SHOWN_BYTES)]);
-            return self.shared.logger.error("Can't decode log", fields! {"line" => shown});
+            let fields = || fields! {"line" => shown(json)};
+            return self.shared.complain(Level::Error, "Can't decode log", fields);
         };
         let current = self.current.as_ref();
         let mut origin = current.map(|current| current.event.origin()).unwrap_or_default();
@@ -79,7 +75,7 @@ impl Lane {
     /// How long the handler took. We measure ourselves; what counts is that the handler has ended.
     fn read_metric(&mut self, json: &[u8]) {
         if let Err(text) = read_metric(json) {
-            self.shared.logger.error(text, fields! {});
+            self.shared.complain(Level::Error, text, || fields! {});
         }
         if self.current.as_ref().is_some_and(|current| current.stream.is_some()) {
             // Known wrappers send it last, also where they forget to end the stream.
@@ -234,8 +230,8 @@ impl Lane {
     }
 
     fn stray(&self, letter: &str) {
-        let fields = fields! {"kind" => letter};
-        self.shared.logger.warn("Dropped a piece of a stream that is not open", fields);
+        let fields = || fields! {"kind" => letter};
+        self.shared.complain(Level::Warn, "Dropped a piece of a stream that is not open", fields);
     }
 
     fn finish_stream(&mut self, result: Result<(), HandlerError>) {
@@ -246,8 +242,12 @@ impl Lane {
 }
 
 fn surplus(letter: u8, json: &[u8]) -> Ended {
-    let text = String::from_utf8_lossy(&json[..json.len().min(SHOWN_BYTES)]);
-    broke(&ProtocolError::SurplusAnswer(format!("{}{text}", char::from(letter))))
+    broke(&ProtocolError::SurplusAnswer(format!("{}{}", char::from(letter), shown(json))))
+}
+
+/// Its beginning, for messages.
+fn shown(line: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&line[..line.len().min(SHOWN_BYTES)])
 }
 
 /// The worker is given up for what it sent.
