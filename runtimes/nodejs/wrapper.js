@@ -1093,10 +1093,12 @@ function shim (require) {
     const parts = text.split(':')
     const [file, entry] = parts.length > 1 ? parts : ['handler.js', text]
     if (parts.length > 2 || !entry || !/^[\w\-/.\\]+$/.test(file)) {
-      throw new LoadFault(`handler "${text}" does not have the form file:function or function`)
+      throw new LoadFault(`handler "${text}" does not have the form file:function or function; correct spec.handler`)
     }
     const names = await importFile(find(file, text))
-    for (let look = 0; look <= EXPORT_LOOKS; look++) {
+    // Where somebody waits for the mistake to be named, it is.
+    const looks = settings.late_handler === '0' ? 0 : EXPORT_LOOKS
+    for (let look = 0; look <= looks; look++) {
       if (look === 1) baseLogger.info('The handler is not exported yet, it is looked for again for 10 s', { handler: text })
       if (look > 0) await new Promise((resolve) => setTimeout(resolve, EXPORT_LOOK_MS))
       // A name among the exports, or of the default export, or what is exported as a whole.
@@ -1109,7 +1111,8 @@ function shim (require) {
       }
     }
     const found = Object.keys(Object(names)).filter((name) => typeof names[name] === 'function')
-    throw new LoadFault(`no function "${entry}" is exported by ${file}; it exports: ${found.join(', ') || 'no function at all'}`)
+    throw new LoadFault(`no function "${entry}" is exported by ${file}; it exports: ${
+      found.join(', ') || 'no function at all'}; correct spec.handler`)
   }
 
   function use (found, module, exported) {
@@ -1122,7 +1125,10 @@ function shim (require) {
     const base = path.resolve(settings.handler_dir || '/opt/nuclio', file)
     const candidates = [base, base + '.js', base + '.mjs', base + '.cjs', path.join(base, 'index.js')]
     const found = candidates.find((name) => fs.existsSync(name) && fs.statSync(name).isFile())
-    if (found === undefined) throw new LoadFault(`no file ${base} (for handler "${text}"), nor with .js, .mjs or .cjs added`)
+    if (found === undefined) {
+      throw new LoadFault(`no file ${base} (for handler "${text}"), nor with .js, .mjs or .cjs added; ` +
+        'correct spec.handler, or name the folder in NUCLIO_HANDLER_DIR')
+    }
     return found
   }
 

@@ -2284,7 +2284,7 @@ def load(text):
     handler = getattr(module, entry, None)
     if not callable(handler):
         found = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise HandlerFault('no function "%s" in module "%s" (%s); it has: %s' % (
+        raise HandlerFault('no function "%s" in module "%s" (%s); it has: %s; correct spec.handler' % (
             entry, name, getattr(module, "__file__", "?"), ", ".join(found) or "no function at all"))
     home = sys.modules.get(getattr(handler, "__module__", None) or name, module)
     return handler, getattr(home, "init_context", None)

@@ -319,7 +319,7 @@ module NuclioShim
     def initialize(directory, text)
       file, entry, more = text.to_s.split(':')
       if file.nil? || file.empty? || entry.nil? || entry.empty? || more
-        raise LoadFault, "handler #{text.inspect} does not have the form file:method"
+        raise LoadFault, "handler #{text.inspect} does not have the form file:method; correct spec.handler"
       end
 
       path = find(File.expand_path(file, directory), text)
@@ -330,7 +330,7 @@ module NuclioShim
       defined = Object.private_instance_methods(false) - before
       unless @main.respond_to?(entry, true)
         found = defined.empty? ? 'no method at all' : defined.sort.join(', ')
-        raise LoadFault, "no method #{entry.inspect} is defined by #{path}; it defines: #{found}"
+        raise LoadFault, "no method #{entry.inspect} is defined by #{path}; it defines: #{found}; correct spec.handler"
       end
       @method = @main.method(entry)
     end
@@ -339,7 +339,8 @@ module NuclioShim
       file = path.end_with?('.rb') ? path : "#{path}.rb"
       return file if File.file?(file)
 
-      raise LoadFault, "no file #{file} (for handler #{text.inspect})"
+      raise LoadFault, "no file #{file} (for handler #{text.inspect}); correct spec.handler, or name the folder in " \
+                       'NUCLIO_HANDLER_DIR'
     end
 
     def prepare(context)

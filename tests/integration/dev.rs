@@ -79,6 +79,21 @@ fn dev_waits_for_a_change_while_the_source_is_broken() {
 }
 
 #[test]
+fn dev_names_a_function_that_is_missing_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("hello.js");
+    std::fs::write(&file, "exports.handler = () => {}\n").unwrap();
+    let Some(node) = crate::languages::nodejs() else { return };
+    let ports = Ports { http: free_port(), health: free_port(), admin: 0, metrics: 0 };
+    let mut command = Command::new(processor_bin());
+    command.args(["dev", "--port", &ports.http.to_string()]).arg(format!("{}:other", file.display()));
+    command.env("NUCLIO_NODEJS_EXE", node);
+    let processor = Processor::spawn(command, ports, directory);
+    processor.stderr.wait_for("the fault", |line| line.contains("no function \"other\""));
+    assert!(!processor.stdout.text().contains("looked for again"), "{}", processor.stdout.text());
+}
+
+#[test]
 fn dev_finishes_the_event_in_work_on_ctrl_c() {
     let source = "
 import os, time

@@ -279,10 +279,13 @@ fn unusual_classes_are_served_as_the_go_processor_does() {
 #[test]
 fn what_is_wrong_with_a_dotnet_handler_is_said_at_the_start() {
     let cases: &[(&str, &[&str])] = &[
-        ("More", &["does not have the form Class:Method"]),
-        ("a:b:c", &["does not have the form Class:Method"]),
-        ("Absent:Handle", &["no class \"Absent\"", "handler.dll", "Garbage"]),
-        ("More:Absent", &["no method \"Absent\" in More", "Reverse", "Nuclio.Sdk.Event"]),
+        ("More", &["does not have the form Class:Method; correct spec.handler"]),
+        ("a:b:c", &["does not have the form Class:Method; correct spec.handler"]),
+        ("Absent:Handle", &["no class \"Absent\"", "handler.dll", "Garbage", "correct spec.handler"]),
+        (
+            "More:Absent",
+            &["no method \"Absent\" in More", "Reverse", "Nuclio.Sdk.Event", "correct spec.handler"],
+        ),
         ("More:Inner", &["Inner", "does not fit", "a public one"]),
         ("More:OneArgument", &["OneArgument", "does not fit"]),
         ("More:Span", &["cannot be an answer"]),

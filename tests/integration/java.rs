@@ -389,12 +389,16 @@ fn java_classes_that_are_no_handler_or_not_the_only_one_are_named_at_the_start()
             class("class Handler", "")
                 .replace("Response handleEvent", "String handle")
                 .replace("new Response()", "null"),
-            &["class Handler does not implement io.nuclio.EventHandler"],
+            &["class Handler does not implement io.nuclio.EventHandler; correct spec.handler"],
         ),
         (
             "module:Absent",
             class(handler, ""),
-            &["no class \"Absent\" in", "Handler.java; these implement", "EventHandler: Handler"],
+            &[
+                "no class \"Absent\" in",
+                "Handler.java; these implement",
+                "EventHandler: Handler; correct spec.handler",
+            ],
         ),
         (
             "",
@@ -402,7 +406,10 @@ fn java_classes_that_are_no_handler_or_not_the_only_one_are_named_at_the_start()
                 + &class("class Other extends Handler", "")
                     .replace("import io.nuclio.*;", "")
                     .replace("public class", "class"),
-            &["the handler is not said and there is not exactly one", "Handler, Other"],
+            &[
+                "the handler is not said and there is not exactly one",
+                "Handler, Other; name its class in spec.handler",
+            ],
         ),
         ("", "class Handler {}".to_owned(), &["no class there implements io.nuclio.EventHandler"]),
     ];
@@ -425,6 +432,11 @@ fn of_a_folder_of_java_classes_the_only_handler_is_taken_and_a_jar_that_is_none_
     for text in ["no class \"f.Wrong\"", "EventHandler: f.Only", "cannot be read", "broken.jar (zip"] {
         assert!(said.contains(text), "{text:?} is not in:\n{said}");
     }
+    let jar = folder.path().join("only.jar");
+    let mut processor = Setup::java("f.Wrong", &jar).unwrap().no_wait().start();
+    assert_eq!(processor.end().code(), Some(1));
+    let (said, text) = (processor.stderr.text(), format!("no class \"f.Wrong\" in {}, ", jar.display()));
+    assert!(said.contains(&text) && said.contains("correct spec.handler"), "{text:?} is not in:\n{said}");
 }
 
 #[test]

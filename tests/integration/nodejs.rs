@@ -384,12 +384,12 @@ fn what_is_wrong_with_a_handler_is_said_at_the_start() {
             &["initContext failed", "in init"],
         ),
         ("handler.js:handler", "process.exit(5)", &["exited with code 5"]),
-        ("absent.js:handler", "", &["no file", "absent.js"]),
-        ("a:b:c", "", &["does not have the form file:function"]),
+        ("absent.js:handler", "", &["no file", "absent.js", "correct spec.handler"]),
+        ("a:b:c", "", &["does not have the form file:function", "correct spec.handler"]),
         (
             "handler.js:other",
             "exports.handler = () => {}; exports.two = () => {}",
-            &["no function \"other\"", "handler, two"],
+            &["no function \"other\"", "handler, two", "correct spec.handler"],
         ),
     ];
     std::thread::scope(|scope| {

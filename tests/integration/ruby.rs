@@ -167,9 +167,9 @@ fn what_is_wrong_with_a_ruby_handler_is_said_at_the_start() {
             "def handler(context, event); end\ndef init_context(context)\n  raise 'in init'\nend",
             &["init_context failed", "main.rb:3", "in init"],
         ),
-        ("absent:handler", "", &["no file", "absent.rb"]),
-        ("main", "", &["does not have the form file:method"]),
-        ("main:other", "def one; end", &["no method \"other\"", "it defines: one"]),
+        ("absent:handler", "", &["no file", "absent.rb", "correct spec.handler"]),
+        ("main", "", &["does not have the form file:method", "correct spec.handler"]),
+        ("main:other", "def one; end", &["no method \"other\"", "it defines: one; correct spec.handler"]),
     ];
     std::thread::scope(|scope| {
         for (handler, source, texts) in cases {

@@ -70,7 +70,7 @@ namespace Nuclio.Wrapper
             var parts = (name ?? "").Split(':');
             if (parts.Length != 2 || parts[0] == "" || parts[1] == "")
             {
-                throw new LoadException("handler \"" + name + "\" does not have the form Class:Method");
+                throw new LoadException("handler \"" + name + "\" does not have the form Class:Method; correct spec.handler");
             }
             var type = FindType(LoadAssembly(place), parts[0]);
             var method = FindMethod(type, parts[1]);
@@ -130,9 +130,10 @@ namespace Nuclio.Wrapper
             var same = all.Where(one => one.Name == name).ToList();
             if (same.Count == 1) return same[0];
             var shown = string.Join(", ", (same.Count > 0 ? same : all.ToList()).Select(one => one.FullName).Take(20));
-            throw new LoadException(same.Count > 1
+            throw new LoadException((same.Count > 1
                 ? "class \"" + name + "\" is ambiguous in " + assembly.Location + ": " + shown
-                : "no class \"" + name + "\" in " + assembly.Location + "; its public ones: " + (shown == "" ? "none" : shown));
+                : "no class \"" + name + "\" in " + assembly.Location + "; its public ones: " + (shown == "" ? "none" : shown))
+                + "; correct spec.handler");
         }
 
         private static MethodInfo FindMethod(Type type, string name)
@@ -140,7 +141,7 @@ namespace Nuclio.Wrapper
             var named = type.GetMember(name, MemberTypes.Method, Public | BindingFlags.NonPublic).Cast<MethodInfo>().ToList();
             var fit = named.FirstOrDefault(one => one.IsPublic && Takes(one, typeof(Context), typeof(Event)));
             if (fit != null) return fit;
-            const string Wanted = "; wanted is a public one that takes (Nuclio.Sdk.Context, Nuclio.Sdk.Event)";
+            const string Wanted = "; wanted is a public one that takes (Nuclio.Sdk.Context, Nuclio.Sdk.Event); correct spec.handler";
             if (named.Count > 0) throw new LoadException("method " + string.Join(", ", named) + " of " + type.FullName + " does not fit" + Wanted);
             var others = type.GetMethods(Public).Where(one => one.DeclaringType == type).Select(one => one.Name).Distinct();
             throw new LoadException(

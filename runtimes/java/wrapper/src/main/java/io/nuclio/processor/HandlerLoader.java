@@ -103,13 +103,13 @@ final class HandlerLoader {
         try {
             Class<?> found = Class.forName(name, true, loader);
             if (!EventHandler.class.isAssignableFrom(found)) {
-                throw new LoadException("class " + name + " does not implement io.nuclio.EventHandler");
+                throw new LoadException("class " + name + " does not implement io.nuclio.EventHandler; correct spec.handler");
             }
             var constructor = found.getDeclaredConstructor();
             constructor.setAccessible(true);
             return (EventHandler) constructor.newInstance();
         } catch (ClassNotFoundException error) {
-            throw new LoadException("no class \"" + name + "\" " + where() + "; " + handlersText());
+            throw new LoadException("no class \"" + name + "\" " + where() + "; " + handlersText() + "; correct spec.handler");
         } catch (NoSuchMethodException error) {
             throw new LoadException("class " + name + " has no constructor without arguments");
         } catch (InstantiationException error) {
@@ -138,11 +138,14 @@ final class HandlerLoader {
         if (found.size() == 1) {
             return found.iterator().next();
         }
-        throw new LoadException("the handler is not said and there is not exactly one " + where() + "; " + handlersText());
+        throw new LoadException("the handler is not said and there is not exactly one " + where() + "; " + handlersText()
+            + "; name its class in spec.handler");
     }
 
     private String where() {
-        return "in " + (compiled.isEmpty() ? ownPath() : place) + classPath.stream().map(path -> ", " + path).collect(Collectors.joining());
+        // What the user has given first.
+        Stream<Path> places = compiled.isEmpty() ? Stream.concat(classPath.stream(), Stream.of(ownPath())) : Stream.of(place);
+        return places.map(Path::toString).collect(Collectors.joining(", ", "in ", ""));
     }
 
     private String handlersText() {
