@@ -340,6 +340,15 @@ fn built(function: &Path, out: &Path) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// The same for functions whose libraries Maven has to fetch; says why if it cannot.
+fn built_by_maven(function: &Path, out: &Path) -> bool {
+    let Err(said) = built(function, out) else { return true };
+    let unreachable = ["there is no mvn", "Could not transfer", "could not be resolved", "Unknown host"];
+    assert!(unreachable.iter().any(|text| said.contains(text)), "{said}");
+    println!("skipped: Maven cannot build: {}", said.lines().next().unwrap_or_default());
+    false
+}
+
 #[test]
 fn functions_are_built_into_the_jar_of_the_reference_from_sources_and_from_jars() {
     if wrapper().is_none() {
@@ -391,10 +400,7 @@ fn a_function_with_a_library_of_its_own_is_built_by_maven_and_answers() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/java/maven");
     let out = tempfile::tempdir().unwrap();
     let jar = out.path().join("out.jar");
-    if let Err(said) = built(Path::new(folder), &jar) {
-        let unreachable = ["there is no mvn", "Could not transfer", "could not be resolved", "Unknown host"];
-        assert!(unreachable.iter().any(|text| said.contains(text)), "{said}");
-        println!("skipped: Maven cannot build: {}", said.lines().next().unwrap_or_default());
+    if !built_by_maven(Path::new(folder), &jar) {
         return;
     }
     let processor =
@@ -404,6 +410,50 @@ fn a_function_with_a_library_of_its_own_is_built_by_maven_and_answers() {
         (answer.text().as_str(), answer.header("Content-Type")),
         ("{\"sum\":42.0}", Some("application/json"))
     );
+}
+
+const USES_COMMONS: &str = "import io.nuclio.*;\nimport org.apache.commons.cli.Option;\n\
+    public class Main implements EventHandler {\n\
+    public Response handleEvent(Context context, Event event) {\n\
+    return new Response().setBody(new Option(\"x\", \"an option\").getDescription());\n}\n}\n";
+
+#[test]
+fn what_a_build_gradle_depends_on_is_fetched_or_refused_by_its_line() {
+    if wrapper().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let jar = folder.path().join("out.jar");
+    let function = folder.path().join("function");
+    std::fs::create_dir(&function).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(function.join(name), text).unwrap();
+    write("Main.java", "class Main {}");
+    for line in
+        ["implementation libs.commons.cli", "implementation \"a:b:$version\"", "compile project(':other')"]
+    {
+        write("build.gradle", &format!("plugins {{\n  id 'java'\n}}\ndependencies {{\n  {line}\n}}\n"));
+        let said = built(&function, &jar).unwrap_err();
+        assert!(said.contains(&format!("build.gradle:5: not understood: {line}")) && !jar.exists(), "{said}");
+    }
+    // Of the build itself, of tests, out of the folder, or nothing: there is nothing to fetch.
+    write(
+        "build.gradle",
+        "buildscript {\n  dependencies {\n    classpath 'a:b:1'\n  }\n}\n// dependencies {\n\
+         dependencies {\n  compile files('./nuclio-sdk-java-1.1.0.jar')\n  testImplementation 'a:b:1'\n\
+         compile group: 'io.nuclio', name: 'nuclio-sdk-java', version: '1.1.0'\n}\n",
+    );
+    built(&function, &jar).unwrap();
+    write("Main.java", USES_COMMONS);
+    write(
+        "build.gradle",
+        "repositories {\n  mavenCentral()\n  maven { url 'https://repo.maven.apache.org/maven2' }\n}\n\
+         dependencies { implementation(\"commons-cli:commons-cli:1.5.0\") } // one line\n",
+    );
+    if built_by_maven(&function, &jar) {
+        let wrapper = jar.display().to_string();
+        let processor = Setup::new("java", "Main").env("NUCLIO_WRAPPER_JAR", &wrapper).start();
+        assert_eq!(processor.get("/").text(), "an option");
+    }
 }
 
 #[test]
