@@ -64,7 +64,7 @@ fn http_defaults() -> HttpTrigger {
         reduce_memory: false,
         cors: None,
         batch: None,
-        in_flight_per_worker: 1,
-        async_handlers_only: false,
+        in_flight_per_worker: 1000,
+        several_for: SeveralFor::Applications,
     }
 }

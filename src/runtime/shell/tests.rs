@@ -22,6 +22,7 @@ fn event(arguments: &[&str]) -> Event {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 
