@@ -112,7 +112,7 @@ class Asgi(Several):
     async def start(self):
         """Before the first request. Says why, and ends the process, if the application cannot start."""
         platform = self.shim.context.platform
-        before = platform._termination_callback
+        before: "Any" = platform._termination_callback
 
         async def terminate():
             await self.settle(self.stop_seconds / 2)
@@ -491,7 +491,7 @@ class Wsgi:
     def __call__(self, context, event):
         call = self.shim.call
         answer = call.stream = WsgiAnswer(self.shim, call)
-        result = None
+        result: "Any" = None
         try:
             try:
                 result = self.application(self.environ(event._frame, call, answer), answer.start_response)
@@ -562,7 +562,7 @@ class WsgiAnswer:
                 if self.begun or self.finished:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # noqa: F841 - it refers to this frame
+                exc_info = None
         elif self.head is not None:
             raise AssertionError("start_response() is called a second time, without exc_info")
         code, texts = int(status.split(" ", 1)[0]), [""]

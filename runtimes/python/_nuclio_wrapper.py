@@ -831,7 +831,7 @@ class Shim:
                                  else ("plain function", "async def")))
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
-            ("stream_in", "1" if self.streams else "0"), ("web", self.interface)]))
+            ("stream_in", "1" if self.streams else "0")] + ([("web", self.interface)] if self.interface else [])))
         if self.slots > 1 or "asyncio" in sys.modules and self.interface != "wsgi":
             await self.enter_loop()
         if self.looping:
@@ -2351,8 +2351,8 @@ def web_module():
         except ModuleNotFoundError as error:
             if error.name != "_nuclio_web":
                 raise
-            raise HandlerFault("the handler is a web application; what serves those is in _nuclio_web.py, which belongs "
-                               "beside %s" % sys.argv[0]) from None
+            raise HandlerFault("the handler is a web application: _nuclio_web.py, which serves those, belongs beside %s"
+                               % sys.argv[0]) from None
     module = type(sys)("_nuclio_web")
     sys.modules["_nuclio_web"] = module
     exec(std("marshal").loads(code), module.__dict__)
