@@ -337,13 +337,20 @@ class Lines:
             if descriptor == self.wake_read:
                 os.read(self.wake_read, 4096)
             elif descriptor == self.control.fileno():
-                # Nothing is ever written there, so that it has ended.
-                if not self.control.recv(READ_BYTES):
-                    raise self.closed
+                self.read_control()
             elif self.listener is not None and descriptor == self.listener.fileno():
                 self.accept()
             else:
                 self.read(self.connections[descriptor])
+
+    def read_control(self):
+        """Nothing is ever written there, so that it has ended."""
+        try:
+            going_on = self.control.recv(READ_BYTES)
+        except OSError:
+            going_on = b""  # the processor has left without reading all that we said
+        if not going_on:
+            raise self.closed
 
     def accept(self):
         try:
@@ -461,8 +468,9 @@ class Lines:
     def say(self, connection, letter, text=""):
         """Holds a line; without a connection one of the control connection."""
         line = (letter + text + "\n").encode("utf-8", "replace")
-        self.held.append((connection, line))
-        self.held_bytes += len(line)
+        with self.lock:  # Another thread may be writing what is held.
+            self.held.append((connection, line))
+            self.held_bytes += len(line)
 
     def tell(self, kind, **attributes):
         self.say(None, "", json.dumps({"kind": kind, "attributes": attributes}))

@@ -117,7 +117,7 @@ class Asgi(Several):
         async def terminate():
             await self.settle(self.stop_seconds / 2)
             await self.lifespan.stop()
-            done = before() if before is not None else None
+            done: "Any" = before() if before is not None else None
             if hasattr(done, "__await__"):
                 await done
 

@@ -725,15 +725,21 @@ def traceback_of(error):
         trace = trace.tb_next
     try:
         return "".join(std("traceback").format_exception(type(error), error, trace))
-    except Exception as second:
-        return "%s (no traceback: %r)" % (type(error).__name__, second)
+    except BaseException as second:
+        return "%s (no traceback: %s)" % (type(error).__name__, type(second).__name__)
 
 
 def message_of(error):
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # Whatever the user's code raises there: the event has to be answered.
         return type(error).__name__
+
+
+def uncancel(task):
+    """The task goes on although it has been cancelled. Python before 3.11 forgets that by itself."""
+    while getattr(task, "cancelling", int)():
+        task.uncancel()
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -861,7 +867,7 @@ class Shim:
                 continue
             if self.looping and not self.idle():
                 self.upcoming = call
-                await Suspend()  # let the tasks of earlier events run
+                await self.undisturbed(Suspend())  # let the tasks of earlier events run
                 self.upcoming = None
             self.call = call
             call.started = self.written = monotonic_ns()
@@ -886,6 +892,8 @@ class Shim:
             if self.loop is not None:
                 if not self.looping:
                     await self.enter_loop()
+                if getattr(self.task, "_must_cancel", False):
+                    await self.undisturbed(Suspend())  # else the next event would be cancelled
                 if std("contextvars").copy_context() != self.base:
                     return
 
@@ -907,8 +915,15 @@ class Shim:
         """Lets the loop run until something has been read."""
         self.before_waiting()
         self.waiter = self.loop.create_future()
-        await self.waiter
+        await self.undisturbed(self.waiter)
         self.waiting = False
+
+    async def undisturbed(self, awaitable):
+        """Waits. Handlers cancel whatever task they find, their own of the moment among them: this one goes on."""
+        try:
+            await awaitable
+        except std("asyncio").CancelledError:
+            uncancel(self.task)
 
     def receive(self, frame):
         """Makes a call of an EVENT frame; None if the batch is not complete or the event cannot be read."""
@@ -1080,7 +1095,10 @@ class Shim:
             while not self.task.done():
                 try:
                     loop.run_until_complete(self.task)
-                except (SystemExit, KeyboardInterrupt) as error:  # of a task in the background
+                except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+                    # Of a task in the background; or a handler has stopped the loop.
+                    if loop.is_closed():
+                        raise
                     self.logger.error_with("Exception caught in task", exc=repr(error), traceback=traceback_of(error))
             self.task.result()
             coroutine = self.serve()
@@ -1200,8 +1218,7 @@ class Shim:
 
     def failed(self, call, error, where="in handler"):
         if call.cancelled and type(error).__name__ in ("CancelledError", "StreamCancelled"):
-            while getattr(self.task, "cancelling", int)():
-                self.task.uncancel()
+            uncancel(self.task)
             converted = CANCELLED_ANSWER
         elif isinstance(error, HandlerFault):
             self.logger.error(message_of(error))
@@ -1285,7 +1302,7 @@ class Several:
             shim.channel.flush()
             shim.waiter = shim.loop.create_future()
             shim.waiting = True
-            await shim.waiter
+            await shim.undisturbed(shim.waiter)
         tasks = [call.task for call in (*self.calls.values(), *self.given_up, *self.behind)]
         if tasks:
             for call in self.calls.values():
@@ -1359,8 +1376,8 @@ class Several:
         if not call.over:
             try:
                 self.shim.failed(call, error)
-            except Closed as fault:
-                self.end(fault)
+            except BaseException as fault:
+                self.end(fault)  # Ends the process: an event without an answer would be waited for for ever.
         elif type(error).__name__ not in ("CancelledError", "StreamCancelled") and self.shim.fault is None:
             self.shim.logger.error_with("Exception caught in a handler whose event has been answered",
                                         exc=message_of(error), traceback=traceback_of(error))
@@ -1842,9 +1859,7 @@ class Stream:
         if not self.call.cancelled:
             message = message_of(error)
             self.shim.logger.error_with("Exception caught in handler", exc=message, traceback=traceback_of(error))
-        task = self.call.task or self.shim.task
-        while getattr(task, "cancelling", int)():
-            task.uncancel()
+        uncancel(self.call.task or self.shim.task)
         self.frame_out(ABORT, utf8("%s: %s" % (type(error).__name__, message_of(error))))
 
     async def close(self):
@@ -1853,7 +1868,9 @@ class Stream:
                 await self.source.aclose()
             else:
                 self.source.close()
-        except Exception as error:
+        except (Closed, Stop, ProtocolFault):
+            raise
+        except BaseException as error:  # Its stream has ended, and an event has one answer.
             self.shim.logger.warn_with("Exception caught while closing a generator", exc=message_of(error))
 
 
@@ -2408,7 +2425,7 @@ def main():
     lines = protocol_1() if sock is None else None
     if sock is None and lines is None:
         sys.stderr.write("nuclio shim: neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, nor is it started with "
-                         "the arguments of a Go processor (--event-socket-path, --control-socket-path)\n")
+                         "the arguments of protocol 1 (--event-socket-path, --control-socket-path)\n")
         sys.exit(2)
     shim = Shim(Channel(sock) if lines is None else lines[0])
     try:

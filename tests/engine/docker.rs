@@ -16,6 +16,9 @@ use crate::harness::{Answer, get, merge};
 /// For steps of the engine, which is slow where the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// On everything made here; `scripts/engine clean` removes what a killed run has left.
+const LABEL: &str = "nuclio.test";
+
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -170,7 +173,10 @@ impl Build {
             return None;
         };
         let name = unique("image");
-        command.args(["build", "--force-rm", "--tag", &name]).args(&self.arguments).arg(&self.folder);
+        command
+            .args(["build", "--force-rm", "--label", LABEL, "--tag", &name])
+            .args(&self.arguments)
+            .arg(&self.folder);
         let output = command.output().unwrap();
         Some(if output.status.success() {
             Ok(Image { name, said: text(&output) })
@@ -271,7 +277,16 @@ impl Run {
         let name = unique("container");
         let container = Container { name, _directory: self.directory, started: Instant::now() };
         let mut command = Command::new("docker");
-        command.args(["run", "--detach", "--publish", "127.0.0.1::8080", "--name", &container.name]);
+        command.args([
+            "run",
+            "--detach",
+            "--label",
+            LABEL,
+            "--publish",
+            "127.0.0.1::8080",
+            "--name",
+            &container.name,
+        ]);
         let output = command.args(&self.options).arg(&self.image).args(&self.command).output().unwrap();
         assert!(output.status.success(), "{}", text(&output));
         container

@@ -102,7 +102,8 @@ def handler(context, event):
 
 #[test]
 fn dev_builds_go_sources_shows_what_the_compiler_says_and_builds_again() {
-    if !crate::golang_build::available() {
+    // Built once before, so that the waits below are not for a compiler that meets its standard library for the first time.
+    if crate::golang_build::fixture("echo", crate::golang_build::Form::Executable).is_none() {
         return;
     }
     let source = |text: &str| {

@@ -81,6 +81,15 @@ fn a_connection_that_the_wrapper_closes_is_replaced() {
 }
 
 #[test]
+fn a_wrapper_that_never_stops_talking_keeps_no_caller_waiting() {
+    let processor = start(json!({}));
+    assert_eq!(processor.get("/chatter").text(), "chatters");
+    let answer = processor.get("/close");
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().contains("closed the connection"), "{}", answer.text());
+}
+
+#[test]
 fn a_second_answer_costs_its_connection_only() {
     let processor = start(json!({}));
     let pids = processor.children();

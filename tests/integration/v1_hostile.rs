@@ -474,6 +474,17 @@ fn a_client_that_leaves_an_endless_stream_costs_the_worker_and_nothing_else() {
 }
 
 #[test]
+fn an_endless_stream_with_a_bad_start_costs_the_worker_too() {
+    let processor = newer().start();
+    let answer = processor.get("/stream/99");
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().contains("no final HTTP status"), "{}", answer.text());
+    processor.stdout.wait_for_record("Restarting worker");
+    processor.wait_ready();
+    serves(&processor);
+}
+
+#[test]
 fn a_slow_client_holds_a_stream_back() {
     let processor = newer().start();
     let mut client = Client::connect(processor.http());

@@ -93,9 +93,11 @@ impl Worker {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
     use std::task::Poll;
     use std::time::Duration;
 
+    use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
     use tokio::sync::{mpsc, oneshot};
 
@@ -107,6 +109,7 @@ mod tests {
     use crate::queue::{Job, Queue, Reply};
     use crate::runtime::shim::connection::Writer;
     use crate::runtime::shim::handshake::{Hello, Link};
+    use crate::runtime::shim::protocol::v2::{ControlCode, HEADER_BYTES, kind};
     use crate::runtime::shim::wake::{Wake, Wakes};
     use crate::runtime::shim::worker::{Command, Settings};
 
@@ -200,5 +203,28 @@ mod tests {
             let ended = busy.worker.end_taken_back();
             assert_eq!(matches!(ended, Err(Ended::Replaced { at_once: false })), asked, "{ended:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_event_lent_to_a_worker_that_has_just_been_paused_waits_until_it_may_go_on() {
+        let Busy { mut worker, _shim: mut shim, _commands: commands, .. } = busy(0, None);
+        worker.hello.control = true;
+        let (queue, desk) = (worker.queue.clone(), worker.post.desk.clone());
+        tokio::spawn(worker.serve());
+        let (done, _outcome) = oneshot::channel();
+        let drain = Command::Control(ControlCode::Drain, Duration::ZERO, done);
+        commands.send(drain).await.unwrap();
+        let mut control = [0; HEADER_BYTES + 4];
+        shim.read_exact(&mut control).await.unwrap();
+        assert_eq!(control[4], kind::CONTROL);
+        let (job, _client) = Job::new(event("late"), Duration::ZERO);
+        desk.hand(job); // As whoever had taken the worker from the queue does.
+        let given_back = async {
+            while queue.counters().waiting.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), given_back).await.unwrap();
+        assert!(shim.try_read(&mut [0; 1]).is_err(), "nothing has been written");
     }
 }

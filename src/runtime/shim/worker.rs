@@ -243,7 +243,9 @@ impl Worker {
                 Wake::Read(_) => self.read_frames().map_err(|error| Ended::Protocol(error.to_string()))?,
                 Wake::Lent(job) => {
                     self.listed = Listed::No;
-                    if self.is_held() { self.give_back(job) } else { self.write_job(job) }
+                    // One that was lent just before it was withdrawn would overtake what it was withdrawn for.
+                    let withdrawn = self.paused || self.is_held();
+                    if withdrawn { self.give_back(job) } else { self.write_job(job) }
                 }
                 Wake::Alarm => self.check_deadline()?,
                 Wake::Told(Command::Abort) => return Err(Ended::Lost),

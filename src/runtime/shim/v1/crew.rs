@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::Shared;
 use super::lane::{Lane, LaneEnd, Order};
@@ -60,6 +61,8 @@ pub(super) struct Crew {
     callback: Option<Callback>,
     closing: bool,
     warned_at: Option<Instant>,
+    /// Ticks while there is something to look after, however much else happens.
+    tick: Interval,
 }
 
 /// A control that the pool has asked for.
@@ -98,6 +101,8 @@ impl Crew {
         more: Option<(SocketAddr, usize)>,
         commands: mpsc::Receiver<Command>,
     ) -> Self {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             shared,
             control,
@@ -111,6 +116,7 @@ impl Crew {
             callback: None,
             closing: false,
             warned_at: None,
+            tick,
         }
     }
 
@@ -195,7 +201,7 @@ impl Crew {
             command = self.commands.recv() => Wake::Command(command),
             () = self.shared.none_idle.notified(), if self.more.is_some() && !self.closing => Wake::NoneIdle,
             () = quiet => Wake::Quiet,
-            () = tokio::time::sleep(TICK), if ticking => Wake::Tick,
+            _ = self.tick.tick(), if ticking => Wake::Tick,
         }
     }
 

@@ -80,7 +80,7 @@ struct Streaming {
     pipe: Option<PipeWriter>,
     /// Bytes that the client has not taken.
     held: usize,
-    /// Since when nobody takes it.
+    /// Since when nobody takes it, be it that the client has left or that it has failed.
     gone: Option<Instant>,
 }
 
@@ -171,7 +171,8 @@ impl Lane {
                 Wake::Read(_) => self.read_lines()?,
                 Wake::Lent(job) => {
                     self.not_idle();
-                    self.write_job(job);
+                    // One that was lent just before the lane was withdrawn would reach the wrapper beside a signal.
+                    if self.paused { self.give_back(job) } else { self.write_job(job) }
                 }
                 Wake::Alarm => self.check_time()?,
                 Wake::Told(Order::Abort) => {
@@ -361,6 +362,13 @@ impl Lane {
         }
     }
 
+    /// What was lent, and has not begun.
+    fn give_back(&self, job: Job) {
+        if let Some((desk, job)) = self.shared.queue.put_back(job) {
+            desk.hand(job);
+        }
+    }
+
     /// Leaves the queue; gives back what had not begun; returns the callers of what had.
     fn leave(&mut self, ended: &Ended) -> Vec<ReplySender> {
         self.shared.queue.withdraw(&self.post.desk);
@@ -369,9 +377,7 @@ impl Lane {
             drop(reply.send(answer));
         }
         while let Some(job) = self.post.desk.take() {
-            if let Some((desk, job)) = self.shared.queue.put_back(job) {
-                desk.hand(job);
-            }
+            self.give_back(job);
         }
         let Some(mut current) = self.take_current() else { return Vec::new() };
         current.fail("worker_lost");
@@ -381,5 +387,71 @@ impl Lane {
         };
         self.end_stream(&mut current, Err(HandlerError::Lost(cause)));
         current.into_replies()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::logging::Logger;
+    use crate::metrics::PoolCounters;
+    use crate::queue::Queue;
+    use crate::queue::tests::event;
+    use crate::runtime::shim::dialects::PYTHON;
+    use crate::runtime::shim::v1::Wrapper;
+
+    fn shared() -> Shared {
+        Shared {
+            index: 0,
+            event_timeout: None,
+            answer_bytes_max: 1 << 10,
+            encoding: PYTHON.encoding,
+            wrapper: Wrapper::find(Path::new("/nonexistent"), &PYTHON),
+            transit: None,
+            queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
+            logger: Logger::silent(),
+            idle: AtomicUsize::new(0),
+            none_idle: Notify::new(),
+            warned: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            signal_seen: AtomicBool::new(false),
+            callback_ended: AtomicBool::new(false),
+            callback_begun: AtomicBool::new(false),
+            last_record: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_lent_to_a_lane_that_has_just_been_paused_waits_until_it_may_go_on() {
+        let (ours, mut wrapper) = UnixStream::pair().unwrap();
+        let shared = Arc::new(shared());
+        let (orders, inbox) = mpsc::channel(4);
+        let lane = Lane::new(shared.clone(), Socket::Left(ours), Lines::new(64, 64), inbox);
+        let desk = lane.post.desk.clone();
+        let serving = tokio::spawn(lane.serve());
+        let (busy, mut quiet) = mpsc::channel(1);
+        orders.send(Order::Pause(busy)).await.unwrap();
+        assert!(quiet.recv().await.is_none());
+        let (job, _client) = Job::new(event("late"), Duration::ZERO);
+        desk.hand(job); // As whoever had taken the lane from the queue does.
+        let given_back = async {
+            while shared.queue.counters().waiting.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), given_back).await.unwrap();
+        assert!(wrapper.try_read(&mut [0; 1]).is_err(), "nothing has been written");
+        orders.send(Order::Resume).await.unwrap();
+        assert!(wrapper.read_u32().await.unwrap() > 0);
+        drop(orders);
+        assert_eq!(serving.await.unwrap().waiting.len(), 1);
     }
 }

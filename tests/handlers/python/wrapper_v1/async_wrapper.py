@@ -16,6 +16,12 @@ def say(message, level="debug"):
     send(CONTROL, json.dumps({"kind": "log", "attributes": attributes}))
 
 
+def chatter():
+    while True:
+        say("still here")
+        time.sleep(0.004)
+
+
 def serve(connection):
     send(connection, "s")
     while True:
@@ -25,6 +31,9 @@ def serve(connection):
         event = Reader(receive(connection, int.from_bytes(length, "big"))).value()
         if event["path"] == "/connections":
             send(connection, answer(str(STATE["connections"])))
+        elif event["path"] == "/chatter":
+            threading.Thread(target=chatter, daemon=True).start()
+            send(connection, answer("chatters"))
         elif event["path"] == "/close":
             connection.shutdown(socket.SHUT_RDWR)
             return

@@ -125,7 +125,8 @@ def handle(connection, control, event):
         {"event": connection, "control": control}[word[1]].shutdown(socket.SHUT_RDWR)
         time.sleep(60)
     elif word[0] == "stream":
-        send(connection, "c" + answer("", content_type="text/x-stream")[1:])
+        status = int(word[1]) if len(word) > 1 else 200
+        send(connection, "c" + answer("", status, content_type="text/x-stream")[1:])
         piece = "b" + "eHh4" * 16384
         while True:
             send(connection, piece)

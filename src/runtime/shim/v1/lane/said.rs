@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{ANSWER_GRACE, Lane, Lines, SHOWN_BYTES, Streaming};
+use super::{ANSWER_GRACE, GONE_GRACE, Lane, Lines, SHOWN_BYTES, Streaming};
 use crate::event::{Body, HandlerError, Response};
 use crate::fields;
 use crate::queue::Reply;
@@ -171,6 +171,9 @@ impl Lane {
             response.body = Body::Stream(Box::pin(reader));
             Ok(response)
         });
+        if stream.pipe.is_none() {
+            self.throw_away(&mut stream);
+        }
         if let Some(current) = &mut self.current {
             current.measured = None;
             current.stream = Some(stream);
@@ -189,25 +192,36 @@ impl Lane {
         Ok(())
     }
 
+    /// Nobody gets what still comes of the stream: it is no reason to be busy for ever.
+    fn throw_away(&mut self, stream: &mut Streaming) {
+        let now = Instant::now();
+        stream.held = 0;
+        stream.gone.get_or_insert(now);
+        self.post.wake_at(now + GONE_GRACE);
+    }
+
     fn read_chunk(&mut self, text: &[u8]) {
-        let stream = self.current.as_mut().and_then(|current| current.stream.as_mut());
-        let Some(stream) = stream else { return self.stray("b") };
-        match read_chunk(text) {
-            Ok(piece) => {
-                if let Some(pipe) = &stream.pipe
-                    && !piece.is_empty()
-                {
-                    stream.held += piece.len();
-                    pipe.push(piece).unwrap_or_default(); // There is room for everything.
+        let stream = self.current.as_mut().and_then(|current| current.stream.take());
+        let Some(mut stream) = stream else { return self.stray("b") };
+        // What nobody gets need not be decoded.
+        if let Some(pipe) = stream.pipe.take() {
+            match read_chunk(text) {
+                Ok(piece) => {
+                    if !piece.is_empty() {
+                        stream.held += piece.len();
+                        pipe.push(piece).unwrap_or_default(); // There is room for everything.
+                    }
+                    stream.pipe = Some(pipe);
                 }
-            }
-            Err(text) => {
-                if let Some(pipe) = stream.pipe.take() {
+                Err(text) => {
                     pipe.end(Err(HandlerError::failed(text.clone())));
+                    self.throw_away(&mut stream);
+                    self.shared.logger.error("A streamed answer failed", fields! {"err" => text});
                 }
-                stream.held = 0;
-                self.shared.logger.error("A streamed answer failed", fields! {"err" => text});
             }
+        }
+        if let Some(current) = &mut self.current {
+            current.stream = Some(stream);
         }
     }
 
