@@ -471,7 +471,10 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
             if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
         ),
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
-        ("event_loop", env.python_uvloop.map_or("auto", |uv| if uv { "uvloop" } else { "asyncio" }).to_owned()),
+        (
+            "event_loop",
+            env.python_uvloop.map_or("auto", |uv| if uv { "uvloop" } else { "asyncio" }).to_owned(),
+        ),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
         ("max_inflight_for", several_for(trigger).name().to_owned()),
