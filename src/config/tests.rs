@@ -64,7 +64,7 @@ fn http_defaults() -> HttpTrigger {
         reduce_memory: false,
         cors: None,
         batch: None,
-        in_flight_per_worker: 1000,
-        several_for: SeveralFor::Applications,
+        in_flight_per_worker: 1,
+        several_for: SeveralFor::Any,
     }
 }

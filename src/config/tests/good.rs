@@ -20,7 +20,9 @@ fn s01_minimal_python_has_all_defaults() {
         ("hello", "", "")
     );
     assert_eq!(names(&config), ["default-http"]);
-    assert_eq!(http(&config, "default-http"), &http_defaults());
+    let several =
+        HttpTrigger { in_flight_per_worker: 1000, several_for: SeveralFor::Applications, ..http_defaults() };
+    assert_eq!(http(&config, "default-http"), &several);
     let trigger = trigger(&config, "default-http");
     assert_eq!((trigger.workers, &trigger.allocator), (1, &None));
     assert_eq!(trigger.availability_timeout, Duration::from_secs(10));

@@ -32,7 +32,7 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
             push_text(out, version(request.version));
             out.extend_from_slice(request.ends.as_bytes());
         }
-        None => out.extend_from_slice(b"1.1\0"), // And the one between two ends that are not known.
+        None => out.extend_from_slice(b"1.1\0\0"), // Between two ends that are not known.
     }
     fill_fixed(&mut out[start + HEADER_BYTES..], event, timeout, (headers, 0));
     let head = (out.len() - start - HEADER_BYTES) as u32;
