@@ -241,7 +241,7 @@ impl App {
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.config.function.triggers.iter().filter_map(|trigger| match &trigger.kind {
             TriggerKind::Http(http) => Some(http.listen.as_str()),
-            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => None,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported { .. } => None,
         })
     }
 
@@ -430,7 +430,7 @@ impl PoolPlan<'_> {
         let (function, env) = (&config.function, &config.env);
         let in_flight_per_worker = match &self.trigger.kind {
             TriggerKind::Http(http) => http.in_flight_per_worker,
-            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported(_) => 1,
+            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported { .. } => 1,
         };
         let default_start = function.readiness_timeout.unwrap_or_default().max(START_TIMEOUT);
         pool::Settings {

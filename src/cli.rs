@@ -309,19 +309,23 @@ pub fn is_function_name(name: &str) -> bool {
 
 fn parse_dev(arguments: &[String]) -> Result<Command, Exit> {
     let arguments: DevArguments = parse_with_clap(arguments)?;
-    let (file, handler) = match arguments.file.as_deref().map(|file| file.rsplit_once(':').ok_or(file)) {
-        None => (None, None),
-        Some(Ok((file, handler))) => (Some(file.into()), Some(handler.to_owned())),
-        Some(Err(file)) => (Some(file.into()), None),
-    };
+    let (file, handler) = arguments.file.as_deref().map(file_and_handler).unzip();
     let host = if arguments.host.contains(':') { format!("[{}]", arguments.host) } else { arguments.host };
     Ok(Command::Dev(Dev {
-        file,
-        handler: handler.filter(|handler| !handler.is_empty()),
+        file: file.map(PathBuf::from),
+        handler: handler.filter(|handler| !handler.is_empty()).map(str::to_owned),
         runtime: arguments.runtime,
         listen: format!("{host}:{}", arguments.port),
         workers: arguments.workers,
     }))
+}
+
+/// Only handlers of .NET, `Class:Method`, have a colon of their own; a file's name may have one anywhere.
+fn file_and_handler(text: &str) -> (&str, &str) {
+    if let Some(at) = text.find(".dll:") {
+        return (&text[..at + 4], &text[at + 5..]);
+    }
+    text.rsplit_once(':').unwrap_or((text, ""))
 }
 
 fn parse_check(arguments: &[String]) -> Result<Command, Exit> {
@@ -434,6 +438,8 @@ mod tests {
         let cases = [
             ("dev", dev(None, None, "127.0.0.1:8080", 1)),
             ("dev a.py:run --port 9 --workers 4", dev(Some("a.py"), Some("run"), "127.0.0.1:9", 4)),
+            ("dev b/a.dll:N.Handler:Run", dev(Some("b/a.dll"), Some("N.Handler:Run"), "127.0.0.1:8080", 1)),
+            ("dev a:b.py:run", dev(Some("a:b.py"), Some("run"), "127.0.0.1:8080", 1)),
             ("dev -port=9 a.py", dev(Some("a.py"), None, "127.0.0.1:9", 1)),
             ("dev --host ::1 a.py:", dev(Some("a.py"), None, "[::1]:8080", 1)),
             ("check", check(CONFIG, PLATFORM_CONFIG)),

@@ -66,7 +66,12 @@ fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
             env,
         )));
     };
-    anyhow::ensure!(file.is_file(), "{} is not a file; give the handler's source or library", file.display());
+    anyhow::ensure!(file.exists(), "{}: no such file; give the handler's source or library", file.display());
+    anyhow::ensure!(
+        file.is_file(),
+        "{} is no file, and no folder with Go sources; give the handler's source or library",
+        file.display()
+    );
     let file = file.canonicalize()?;
     let runtime = arguments.runtime.map_or_else(|| guess_runtime(&file), Ok)?;
     let folder = file.parent().unwrap_or(Path::new("/"));

@@ -26,6 +26,11 @@ impl Children {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
     }
 
+    /// Whether a process of that pid has an owner now.
+    pub fn owns(&self, pid: i32) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+    }
+
     fn reap_others(&self) {
         let owned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for pid in children() {

@@ -2,6 +2,7 @@
 # nuclio-shim-protocol: 2
 use strict;
 use warnings;
+use File::Spec ();
 use JSON::PP ();
 use Time::HiRes ();
 
@@ -90,7 +91,7 @@ give_up(3, 'INIT of version 2 expected') unless $kind == START && $version == 2;
 my %init = split(/\0/, $told, -1);
 my ($file, $name) = split(/:/, $init{handler});
 my $context = bless { worker_id => $init{worker_id}, function_name => $init{function_name} }, 'Context';
-my $path = "$init{handler_dir}/$file";
+my $path = File::Spec->rel2abs("$init{handler_dir}/$file"); # `do` looks up a relative one in @INC.
 unless (defined do $path) { give_up(1, "cannot load $path: " . ($@ || $!)) if $@ || $! }
 my $handler = main->can($name || 'handler') or give_up(1, "there is no sub $name in $path");
 if (my $init_context = main->can('init_context')) { eval { $init_context->($context); 1 } or give_up(2, $@) }

@@ -2290,12 +2290,13 @@ def load(text):
     """The handler that `module.sub:function` names, and the `init_context` beside it."""
     name, _, entry = text.partition(":")
     if not entry.isidentifier() or "/" in name or not all(name.split(".")):
-        raise HandlerFault('handler "%s" does not have the form module:function' % text)
+        raise HandlerFault('handler "%s" does not have the form module:function; correct spec.handler' % text)
     try:
         __import__(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise HandlerFault('no module "%s" (for handler "%s") in any of: %s' % (
+            raise HandlerFault('no module "%s" (for handler "%s") in any of: %s; correct spec.handler, or name '
+                               'the folder in NUCLIO_PYTHON_PATH' % (
                 error.name, text, ", ".join(sys.path))) from None
         raise
     module = sys.modules[name]

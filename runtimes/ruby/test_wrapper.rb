@@ -307,6 +307,68 @@ class WrapperTest < Minitest::Test
     assert_equal 'fine', shim.ask(2).body
   end
 
+  def test_an_error_whose_message_fails_is_an_error_like_others
+    shim = peer(<<~HANDLER)
+      class Odd < StandardError
+        def message
+          raise 'no message'
+        end
+      end
+
+      def main(context, event)
+        raise Odd if event.path == '/odd'
+
+        'fine'
+      end
+    HANDLER
+    failed = shim.ask(1, path: '/odd')
+    assert_equal 500, failed.code
+    assert_match(/main\.rb:8.*its message raised RuntimeError.*Odd/, failed.body)
+    assert_equal 'fine', shim.ask(2).body
+  end
+
+  # It has the socket's descriptor, so that it could answer, and take the events of the worker.
+  def test_a_process_that_the_handler_forks_has_no_part_in_the_connection
+    shim = peer(<<~'HANDLER')
+      def main(context, event)
+        pid = fork
+        if pid
+          Process.wait(pid)
+          return "parent #{$?.exitstatus}"
+        end
+        context.logger.error('of the child')
+        raise 'in the child' if event.path == '/raise'
+        return [1, 2].each if event.path == '/stream'
+
+        'child'
+      end
+    HANDLER
+    %w[/ /raise /stream].zip([0, 1, 0]).each_with_index do |(path, code), at|
+      shim.send_bytes(event(2 * at + 1, path: path) + event(2 * at + 2))
+      answers = [shim.take, shim.take]
+      assert_equal([[ANSWER, 2 * at + 1], [ANSWER, 2 * at + 2]], answers.map { |frame| [frame.kind, frame.id] })
+      assert_equal ["parent #{code}", 'parent 0'], answers.map(&:body)
+    end
+    assert_equal 6, shim.last_words.scan('of the child').size
+    assert_includes shim.last_words, 'in the child'
+    assert_nil shim.finish.termsig
+  end
+
+  def test_a_process_that_the_handler_forks_dies_of_signals_unless_the_handler_has_traps
+    shim = peer(<<~'HANDLER')
+      def main(context, event)
+        trap('INT') { exit!(5) } if event.path == '/own'
+        pid = fork { sleep }
+        sleep 0.1
+        Process.kill(event.path == '/own' ? 'INT' : 'TERM', pid)
+        Process.wait(pid)
+        ($?.termsig || $?.exitstatus).to_s
+      end
+    HANDLER
+    assert_equal '15', shim.ask(1).body
+    assert_equal '5', shim.ask(2, path: '/own').body
+  end
+
   def test_exit_in_a_handler_ends_the_process_after_its_records
     shim = peer("def main(context, event)\n  context.logger.info('last words')\n  exit 7\nend\n")
     shim.send_bytes(event(1))

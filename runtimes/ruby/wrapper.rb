@@ -62,7 +62,16 @@ module NuclioShim
     frames = (error.backtrace || []).take_while { |frame| !frame.start_with?("#{__FILE__}:") }
     lines = frames.drop(1).map { |frame| "\tfrom #{utf8(frame)}\n" }
     place = frames.empty? ? '' : "#{utf8(frames.first)}: "
-    "#{place}#{utf8(error.message)} (#{error.class})\n#{lines.join}"
+    "#{place}#{message_of(error)} (#{error.class})\n#{lines.join}"
+  end
+
+  # Its message, or why it has none: that is a method of the user's, which may fail.
+  def message_of(error)
+    utf8(error.message)
+  rescue SystemExit, SignalException
+    raise
+  rescue Exception => fault
+    "(its message raised #{fault.class})"
   end
 
   # The fields of a record as JSON: whatever the values are, and however large.
@@ -273,7 +282,7 @@ module NuclioShim
     def add_headers(headers)
       headers.each do |name, value|
         name = name.to_s
-        if name.casecmp?('x-nuclio-stream-no-ack')
+        if name.casecmp('x-nuclio-stream-no-ack')&.zero? # The other one wants texts in order.
           @flags |= NO_ACK if value == true || value == 1 || value.to_s.casecmp?('true')
           next
         end
@@ -344,7 +353,7 @@ module NuclioShim
 
   # What both protocols have in common: one event through the handler.
   class Shim
-    attr_reader :context
+    attr_reader :context, :stopping
 
     def initialize
       @lock = Mutex.new
@@ -354,6 +363,10 @@ module NuclioShim
       @current = nil # what the protocol knows the event by
       @stopping = false
       @busy = false
+      @pid = Process.pid
+      @forked = false # This is a process that a handler has forked.
+      @traps = {}
+      @worst = 0 # exit code of a forked process that comes back from the handler
     end
 
     # Loads the handler and prepares the context. What it raises says what went wrong.
@@ -365,25 +378,72 @@ module NuclioShim
     # Handles an event, whatever comes of it.
     def handle(event)
       @busy = true
+      @worst = 0
       @started = NuclioShim.monotonic
       begin
         answer = Answer.of(@handler.call(@context, event))
       rescue SystemExit, SignalException
         raise
       rescue Exception => error
+        @worst = 1
         answer = failed(error)
       end
       answer
     end
 
+    TELLS_OF_FORKS = Process.respond_to?(:_fork) # Ruby 3.1 and newer
+
+    # Keeps what the handler forks away from the connection, which has one reader and one writer.
+    def watch_forks
+      shim = self
+      if TELLS_OF_FORKS
+        hook = Module.new do
+          define_method(:_fork) do
+            before = shim.stopping
+            pid = super()
+            shim.forked(before) if pid.zero?
+            pid
+          end
+        end
+        return Process.singleton_class.prepend(hook)
+      end
+      hook = Module.new do
+        define_method(:fork) do |&block|
+          before = shim.stopping
+          pid = block ? super() { shim.forked(before) || block.call } : super()
+          shim.forked(before) if pid.nil?
+          pid
+        end
+      end
+      [Process, Kernel].each { |owner| owner.singleton_class.prepend(hook) }
+      Object.include(hook.dup.tap { |private_hook| private_hook.send(:private, :fork) })
+    end
+
+    # In a process that has just been forked: it has no part in the connection, and signals mean what they mean to others.
+    def forked(was_stopping)
+      return if @forked
+
+      @forked = true
+      disconnect
+      @traps.each do |name, ours|
+        now = trap(name, 'DEFAULT')
+        trap(name, now) unless now.equal?(ours) # The handler's own.
+      end
+      # It was sent to this process, before it could mean anything here.
+      Process.kill('TERM', Process.pid) if @stopping && !was_stopping
+      nil
+    end
+
     def failed(error, message = 'Exception caught in handler')
       text = NuclioShim.describe(error)
-      log(ERROR, message, err: NuclioShim.utf8(error.message), stack: text)
+      log(ERROR, message, err: NuclioShim.message_of(error), stack: text)
       Answer.new(500, text)
     end
 
     # After the answer.
     def finish
+      # It came back from the handler as if the event were its own. There is nobody to answer, and no next event.
+      exit!(@worst) if @forked
       @busy = false
       leave if @stopping
     end
@@ -393,6 +453,8 @@ module NuclioShim
 
       text = NuclioShim.utf8(message)
       text = "#{text[0, LOG_TEXT_MAX]}... (#{text.length} characters)" if text.length > LOG_TEXT_MAX
+      return STDERR.write("#{text} #{NuclioShim.fields_json(with)}\n") if @forked
+
       write_log(level, text, with)
     end
 
@@ -401,15 +463,21 @@ module NuclioShim
     end
 
     def set_traps
-      trap('INT') {} # A terminal sends it to everybody.
-      trap('TERM') do
+      set_trap('INT') {} # A terminal sends it to everybody.
+      set_trap('TERM') do
         @stopping = true
         leave unless @busy
       end
-      trap('ABRT') do
+      set_trap('ABRT') do
         STDERR.syswrite("nuclio shim: the handler does not return; it is at\n" + caller.map { |frame| "\t#{frame}\n" }.join)
         exit!(134)
       end
+      watch_forks
+    end
+
+    def set_trap(name, &ours)
+      trap(name, ours) # As a value: the same object comes back when it is asked for.
+      @traps[name] = ours
     end
   end
 
@@ -472,7 +540,6 @@ module NuclioShim
       @triggers = []
       @settings = nil
       @stream = 0 # id of the event whose answer is being streamed
-      @pid = Process.pid
     end
 
     def run
@@ -490,6 +557,11 @@ module NuclioShim
     end
 
     private
+
+    def disconnect
+      @out.clear
+      @io.close
+    end
 
     # From INIT to READY.
     def set_up
@@ -715,7 +787,7 @@ module NuclioShim
       rescue Exception => error
         outcome = 1
         text = NuclioShim.describe(error)
-        log(ERROR, 'Exception caught in callback', err: NuclioShim.utf8(error.message), stack: text)
+        log(ERROR, 'Exception caught in callback', err: NuclioShim.message_of(error), stack: text)
       end
       put(CONTROL_DONE, 0, outcome, id, '', text)
       flush
@@ -766,7 +838,7 @@ module NuclioShim
     end
 
     def transmit(body)
-      return if @out.empty? && body.nil?
+      return if @forked || (@out.empty? && body.nil?)
 
       held = @out
       @out = String.new
@@ -875,6 +947,10 @@ module NuclioShim
 
     private
 
+    def disconnect
+      @socket.close
+    end
+
     def decode(record)
       event = Event.new(record['timestamp'].to_i * 1_000_000)
       body = record['body']
@@ -920,6 +996,8 @@ module NuclioShim
 
     # Lines of a letter and JSON, in one write.
     def write(*parts)
+      return if @forked
+
       lines = parts.each_slice(2).map { |letter, value| value ? "#{letter}#{JSON.generate(value)}\n" : letter }
       @lock.synchronize { @socket.write(lines.join) }
     end

@@ -168,7 +168,12 @@ pub enum TriggerKind {
     /// Kind `kickstart`: one event, at the start.
     Kickstart(EventTemplate),
     /// A kind of the reference that this build cannot serve yet; starting it is refused by name.
-    Unsupported(String),
+    Unsupported {
+        /// The kind.
+        kind: String,
+        /// Where it is written, `file:line: key`.
+        place: String,
+    },
 }
 
 /// Settings of an `http` trigger.

@@ -112,7 +112,7 @@ impl TriggerKind {
             TriggerKind::Http(_) => "http",
             TriggerKind::Cron(_) => "cron",
             TriggerKind::Kickstart(_) => "kickstart",
-            TriggerKind::Unsupported(kind) => kind,
+            TriggerKind::Unsupported { kind, .. } => kind,
         }
     }
 

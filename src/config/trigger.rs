@@ -329,7 +329,10 @@ fn kind(
     match file.kind.as_str() {
         "cron" => cron_trigger::cron(place, source).map(TriggerKind::Cron),
         "kickstart" => cron_trigger::kickstart(place, source).map(TriggerKind::Kickstart),
-        other => Ok(TriggerKind::Unsupported(other.to_owned())),
+        other => {
+            let place = place.place(source, "kind").problem("").place();
+            Ok(TriggerKind::Unsupported { kind: other.to_owned(), place })
+        }
     }
 }
 

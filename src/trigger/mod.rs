@@ -9,6 +9,7 @@ pub mod http;
 mod kickstart;
 mod template;
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,25 +56,47 @@ pub struct TriggerContext {
 #[derive(Debug, thiserror::Error)]
 pub enum TriggerError {
     /// Its address cannot be bound.
-    #[error("cannot listen on {address} for trigger {trigger}: {error}; free the port or change `url`")]
+    #[error(
+        "cannot listen on {address} for trigger {trigger}: {error}; {} spec.triggers.{trigger}.url (with `dev`: --host, --port)",
+        bind_remedy(error)
+    )]
     Bind {
         /// Its name.
         trigger: String,
         /// What it wanted.
         address: String,
         /// Why not.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// This build does not serve its kind.
     #[error(
-        "trigger {trigger} is of kind {kind}, which this build cannot serve yet; it serves http, cron and kickstart"
+        "{place}: trigger {trigger} is of kind {kind}, which this build cannot serve yet; remove the trigger, or run \
+         this function with the Go processor (served are http, cron and kickstart)"
     )]
     Unsupported {
+        /// Where its kind is written.
+        place: String,
         /// Its name.
         trigger: String,
         /// Its kind.
         kind: String,
     },
+}
+
+fn unsupported(trigger: &str, kind: &str, place: &str) -> TriggerError {
+    TriggerError::Unsupported { place: place.to_owned(), trigger: trigger.to_owned(), kind: kind.to_owned() }
+}
+
+/// What helps beside another address; the address's key follows.
+fn bind_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "free the port or change",
+        io::ErrorKind::NotFound => "make the socket's folder or change",
+        io::ErrorKind::PermissionDenied => {
+            "let the processor's user have it (ports below 1024 need a capability) or change"
+        }
+        _ => "change",
+    }
 }
 
 /// Refuses what this build cannot serve, before anything is started.
@@ -85,9 +108,7 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
         config::TriggerKind::Http(_) | config::TriggerKind::Cron(_) | config::TriggerKind::Kickstart(_) => {
             Ok(())
         }
-        config::TriggerKind::Unsupported(kind) => {
-            Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
-        }
+        config::TriggerKind::Unsupported { kind, place } => Err(unsupported(&config.name, kind, place)),
     }
 }
 
@@ -101,8 +122,6 @@ pub fn build(config: &config::Trigger, cx: TriggerContext) -> Result<Trigger, Tr
         config::TriggerKind::Http(http) => http::build(http, cx),
         config::TriggerKind::Cron(cron) => Ok(cron::build(cron, config.workers, cx)),
         config::TriggerKind::Kickstart(event) => Ok(kickstart::build(event, cx)),
-        config::TriggerKind::Unsupported(kind) => {
-            Err(TriggerError::Unsupported { trigger: config.name.clone(), kind: kind.clone() })
-        }
+        config::TriggerKind::Unsupported { kind, place } => Err(unsupported(&config.name, kind, place)),
     }
 }

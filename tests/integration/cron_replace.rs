@@ -254,6 +254,29 @@ fn a_wrapper_of_the_go_processor_is_ended_and_started_again() {
     }
 }
 
+/// Each event is a process of its own, and a child of that marks, too.
+#[test]
+fn a_command_is_ended_with_all_that_it_has_started() {
+    let source = "mark() { echo \"$NUCLIO_EVENT_ID $$ $1\" >>\"$FOLDER/marks\"; }
+        mark start
+        (trap '' TERM; while :; do sleep 0.01; mark beat; done) &
+        while :; do echo x; sleep 0.01; mark beat; done";
+    for streams in [false, true] {
+        let setup = crate::shell::script(source).spec(json!({"triggers": {"tick": tick("1s", json!({}))}}));
+        let processor = crate::shell::attributes(setup, json!({"stream": streams})).start();
+        let pids = wait_begun(&processor, 4);
+        check_one_at_a_time(&processor);
+        assert_eq!(pids.iter().collect::<BTreeSet<_>>().len(), pids.len(), "{pids:?}");
+        assert!(!alive(pids[0]) && !alive(pids[1]), "they have ended");
+        assert_eq!((processor.all_restarts(), processor.health("/ready")), (0, 200));
+        if !streams {
+            assert!(replaced(&processor) >= 3);
+        }
+        let records = processor.stdout.records();
+        assert!(records.iter().all(|record| record["level"] != "error"), "{records:?}");
+    }
+}
+
 /// Nothing can end a promise that stays open, but the process.
 #[test]
 fn an_async_function_of_node_that_is_alone_is_ended_with_its_process() {

@@ -152,14 +152,15 @@ fn dev_builds_go_sources_shows_what_the_compiler_says_and_builds_again() {
 
 #[test]
 fn dev_refuses_what_it_cannot_serve() {
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, bare) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let write = |name: &str| {
         let file = folder.path().join(name);
         std::fs::write(&file, "package main\n").unwrap();
         file.display().to_string()
     };
     for (file, text) in [
-        ("/nowhere/a.py".to_owned(), "/nowhere/a.py is not a file"),
+        ("/nowhere/a.py".to_owned(), "/nowhere/a.py: no such file"),
+        (bare.path().display().to_string(), "is no file, and no folder with Go sources"),
         (write("main.c"), "build it into"),
         (write("main.go"), "NUCLIO_GO_BUILD names /nowhere/build, which is no file"),
     ] {

@@ -38,6 +38,35 @@ fn a_dotnet_handler_may_give_request_headers_back() {
 }
 
 #[test]
+fn exceptions_that_cannot_even_be_shown_and_impossible_answers_fail_their_event_alone() {
+    let Some(processor) = start("Odd") else { return };
+    for (path, text) in
+        [("/throw", "Odd"), ("/return", "Odd"), ("/task", "Odd"), ("/many", "has 70000 headers")]
+    {
+        let answer = processor.get(path);
+        assert!(answer.status == 500 && answer.text().contains(text), "{path}: {}", answer.text());
+    }
+    let answer = processor.get("/values");
+    assert_eq!((answer.values("X-Bytes"), answer.values("X-Map")), (vec!["bytes"], vec![]));
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn a_body_that_dotnet_has_no_memory_for_fails_its_event_alone() {
+    let Some(setup) = setup("Odd") else { return };
+    // 64 MiB; both names, for old and new releases.
+    let setup = setup.env("COMPlus_GCHeapHardLimit", "4000000").env("DOTNET_GCHeapHardLimit", "4000000");
+    let processor = setup.trigger(json!({"attributes": {"maxRequestBodySize": 200 << 20}})).start();
+    for (size, status) in [(16 << 20, 200), (100 << 20, 500), (4, 200)] {
+        let answer = processor.post("/", &"x".repeat(size));
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let text = if status == 200 { size.to_string() } else { "OutOfMemoryException".to_owned() };
+        assert!(answer.text().contains(&text), "{}", answer.text());
+    }
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
 fn a_dotnet_handler_changes_the_body_and_logs_text_that_is_not_ascii() {
     let Some(processor) = start("Reverse") else { return };
     assert_eq!(processor.post("/", "grüß").text(), "ßürg");
@@ -295,9 +324,27 @@ fn what_is_missing_of_a_dotnet_function_is_named() {
     says_at_the_start(with("NUCLIO_HANDLER_DIR", &path), &["handler.dll is no assembly of .NET"]);
     let missing = ["Can't find wrapper at \"/nowhere/wrapper.dll\"", "NUCLIO_DOTNETCORE_WRAPPER_PATH"];
     says_at_the_start(with("NUCLIO_DOTNETCORE_WRAPPER_PATH", "/nowhere/wrapper.dll"), &missing);
-    says_at_the_start(with("NUCLIO_SHIM_SOURCE", "embedded"), &["no shim for dotnetcore inside"]);
+    says_at_the_start(with("NUCLIO_SHIM_SOURCE", "embedded"), &["this binary carries no dotnetcore shim"]);
     let nothing = ["Can't find dotnetcore executable", "no dotnet in PATH", "install it"];
     says_at_the_start(with("PATH", &path), &nothing);
+}
+
+/// Built as for a framework that does not exist yet: the version of `System.Runtime` is changed in what it refers to.
+#[test]
+fn a_dotnet_handler_for_a_newer_framework_is_told_so() {
+    let Some(built) = fixtures() else { return };
+    let mut assembly = std::fs::read(built.join("handler/handler.dll")).unwrap();
+    let version = [4, 0, 2, 0, 2, 0, 0, 0]; // of .NET Core 3.1: 4.2.2.0
+    let Some(at) = assembly.windows(version.len()).position(|bytes| bytes == version) else {
+        println!("skipped: the handlers are not built for .NET Core 3.1");
+        return;
+    };
+    assembly[at] = 99;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("handler.dll"), assembly).unwrap();
+    let setup = Setup::new("dotnetcore", "More:Url").dotnet_environment(&built);
+    let setup = setup.env("NUCLIO_HANDLER_DIR", &folder.path().display().to_string());
+    says_at_the_start(setup, &["built for a newer .NET", "System.Runtime, Version=99", "TargetFramework"]);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use crate::support::kill;
 
 /// The shim, started as the page says, with the handler of the example; `None`: no Perl with its core modules.
 fn perl() -> Option<Setup> {
-    let root = env!("CARGO_MANIFEST_DIR");
     let mut check = Command::new("perl");
     check.args(["-MJSON::PP", "-MTime::HiRes", "-e", "1"]);
     if !check.output().is_ok_and(|output| output.status.success()) {
@@ -17,8 +16,8 @@ fn perl() -> Option<Setup> {
         return None;
     }
     let setup = Setup::new("nodejs", "hello.pl:handler").env("NUCLIO_NODEJS_EXE", "perl");
-    let setup = setup.env("NUCLIO_NODEJS_WRAPPER_PATH", &format!("{root}/examples/perl/shim.pl"));
-    Some(setup.env("NUCLIO_HANDLER_DIR", &format!("{root}/examples/perl/hello")))
+    let setup = setup.env("NUCLIO_NODEJS_WRAPPER_PATH", "examples/perl/shim.pl");
+    Some(setup.env("NUCLIO_HANDLER_DIR", "examples/perl/hello"))
 }
 
 #[test]

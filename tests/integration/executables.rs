@@ -58,6 +58,27 @@ fn a_program_sees_that_its_client_has_left_and_that_its_time_is_over() {
     processor.stderr.wait_for("the end", |line| line.contains("told: deadline"));
 }
 
+/// It has the socket's descriptor, so that it could answer, and take the events of the worker.
+#[test]
+fn what_a_program_forks_has_no_part_in_its_connection_and_what_it_starts_inherits_nothing() {
+    let Some(file) = program("tests/handlers/c/fork.c", &["-D_GNU_SOURCE"]) else { return };
+    let processor = Setup::library(&file).start();
+    for _ in 0..3 {
+        for (path, text) in [("/", "parent 1 0"), ("/logs", "parent 1 0"), ("/killed", "parent 0 15")] {
+            assert_eq!(processor.get(path).text(), text, "{path}");
+        }
+    }
+    let ignored = processor.get("/started").text();
+    let ignored = u64::from_str_radix(ignored.trim().trim_start_matches("SigIgn:").trim(), 16).unwrap();
+    let of = |signal: rustix::process::Signal| 1 << (signal.as_raw() - 1);
+    assert_eq!(
+        ignored & (of(rustix::process::Signal::INT) | of(rustix::process::Signal::PIPE)),
+        0,
+        "{ignored:x}"
+    );
+    assert_eq!(processor.all_restarts(), 0);
+}
+
 #[test]
 fn a_program_that_breaks_the_abi_fails_its_event_and_is_replaced() {
     let Some(setup) = c_program() else { return };

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
-use crate::java_build::{build, wrapper};
+use crate::java_build::{built, wrapper};
 
 /// A handler whose method has this body.
 fn start(body: &str) -> Option<Processor> {
@@ -55,6 +55,7 @@ fn headers_and_fields_are_read_with_the_conversions_of_the_sdk() {
     let Some(processor) = start(
         r#"Map<String, Object> headers = new HashMap<>();
         headers.put("X-List", new String[] {"a", "b"});
+        headers.put("X-Bytes", "bytes".getBytes());
         headers.put("X-Fraction", 1.5);
         headers.put("X-Whole", 2.0);
         headers.put("X-Flag", true);
@@ -74,6 +75,7 @@ fn headers_and_fields_are_read_with_the_conversions_of_the_sdk() {
     assert_eq!(text.rsplit(' ').next().unwrap().len(), 36, "{text}");
     for (name, values) in [
         ("X-List", &["a", "b"][..]),
+        ("X-Bytes", &["bytes"]),
         ("X-Fraction", &["1.5"]),
         ("X-Whole", &["2"]),
         ("X-Flag", &["true"]),
@@ -228,6 +230,68 @@ fn input_streams_are_streamed_and_failures_before_the_first_byte_are_ordinary() 
 }
 
 #[test]
+fn another_thread_may_write_a_java_stream_while_the_handlers_own_looks_whether_it_is_cancelled() {
+    let Some(processor) = start(
+        r#"return new Response().setBody(out -> {
+            Thread thread = new Thread(() -> {
+                try {
+                    for (int at = 0; at < 2048; at++) { out.write(new byte[4096]); out.flush(); }
+                } catch (java.io.IOException error) { context.getLogger().error("%s", error); }
+            });
+            thread.start();
+            while (thread.isAlive()) { context.isCancelled(); }
+        });"#,
+    ) else {
+        return;
+    };
+    for _ in 0..2 {
+        assert_eq!(processor.get("/").body.len(), 8 << 20);
+    }
+    assert_eq!(processor.all_restarts(), 0);
+}
+
+#[test]
+fn a_body_that_the_java_heap_cannot_hold_fails_its_event_alone_and_one_that_it_can_is_there_once() {
+    let Some(setup) = setup(
+        r#"switch (event.getPath()) {
+            case "/leak": try { while (true) LEAK.add(new byte[1000]); } finally { LEAK.add(new byte[0]); }
+            case "/headers":
+                Map<String, Object> headers = new HashMap<>();
+                headers.put("X-Many", Collections.nCopies(70000, ""));
+                return new Response().setHeaders(headers);
+            default: return new Response().setBody("" + event.getBody().length);
+        }
+    }
+    static final List<byte[]> LEAK = new ArrayList<>();
+    {"#,
+    ) else {
+        return;
+    };
+    let setup = setup.spec(json!({"runtimeAttributes": {"jvmOptions": ["-Xmx40m"]}}));
+    let processor = setup.trigger(json!({"attributes": {"maxRequestBodySize": 100 << 20}})).start();
+    assert_eq!(processor.post("/", &"x".repeat(16 << 20)).text(), (16 << 20).to_string());
+    let answer = processor.post("/", &"x".repeat(60 << 20));
+    assert!(
+        answer.status == 500 && answer.text().contains("java.lang.OutOfMemoryError"),
+        "{}",
+        answer.text()
+    );
+    let answer = processor.get("/headers");
+    assert!(answer.status == 500 && answer.text().contains("has 70000 headers"), "{}", answer.text());
+    assert_eq!(processor.post("/", "next").text(), "4");
+    assert_eq!(processor.all_restarts(), 0);
+    // One that has filled the heap for good is replaced, and says why.
+    assert_eq!(processor.get("/leak").status, 500);
+    wait_until("it is replaced", || {
+        processor.post("/", &"x".repeat(1 << 20));
+        processor.all_restarts() > 0
+    });
+    processor.stderr.wait_for("the reason", |line| line.contains("raise -Xmx in spec.runtimeAttributes"));
+    processor.wait_ready();
+    assert_eq!(processor.post("/", "next").text(), "4");
+}
+
+#[test]
 fn a_stop_lets_java_events_finish_and_closes_the_handler() {
     let source = "import io.nuclio.*;
         public class Handler implements EventHandler, ContextInitializer, AutoCloseable {
@@ -250,12 +314,32 @@ fn a_stop_lets_java_events_finish_and_closes_the_handler() {
     processor.stdout.wait_for_record("closed");
 }
 
+/// A class with this head and these members, which is a handler if its head says so.
+fn class(head: &str, members: &str) -> String {
+    format!("import io.nuclio.*;\npublic {head} {{\n{members}\n{}\n}}\n", method("return new Response();"))
+}
+
+/// What starts with these handlers and sources say.
+fn said_at_the_start(cases: &[(&str, String, &[&str])]) {
+    std::thread::scope(|scope| {
+        for (handler, source, texts) in cases {
+            scope.spawn(move || {
+                let Some(setup) = Setup::java_text(source) else { return };
+                let mut setup = setup.no_wait();
+                setup.function["spec"]["handler"] = json!(handler);
+                let mut processor = setup.start();
+                assert_eq!(processor.end().code(), Some(1), "{source}");
+                let said = processor.stderr.text();
+                for text in *texts {
+                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
-    let plain = &method("return new Response();");
-    let class = |head: &str, members: &str| {
-        format!("import io.nuclio.*;\npublic {head} {{\n{members}\n{plain}\n}}\n")
-    };
     let handler = "class Handler implements EventHandler";
     let cases: &[(&str, String, &[&str])] = &[
         (
@@ -282,6 +366,22 @@ fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
             &["initContext failed", "in init", "Handler.java:3"],
         ),
         ("Handler", class(handler, "static { System.exit(5); }"), &["exited with code 5"]),
+        (
+            "Handler",
+            class(
+                "class Handler implements EventHandler, ContextInitializer",
+                "public void initContext(Context context) { System.err.println(\"last words\"); System.exit(0); }",
+            ),
+            &["exited with code 0", "last words"],
+        ),
+    ];
+    said_at_the_start(cases);
+}
+
+#[test]
+fn java_classes_that_are_no_handler_or_not_the_only_one_are_named_at_the_start() {
+    let handler = "class Handler implements EventHandler";
+    let cases: &[(&str, String, &[&str])] = &[
         ("Handler", class(handler, "public Handler(int number) {}"), &["no constructor without arguments"]),
         ("Handler", class("abstract class Handler implements EventHandler", ""), &["Handler is abstract"]),
         (
@@ -291,23 +391,40 @@ fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
                 .replace("new Response()", "null"),
             &["class Handler does not implement io.nuclio.EventHandler"],
         ),
-        ("module:Absent", class(handler, ""), &["no class \"Absent\""]),
+        (
+            "module:Absent",
+            class(handler, ""),
+            &["no class \"Absent\" in", "Handler.java; these implement", "EventHandler: Handler"],
+        ),
+        (
+            "",
+            class(handler, "")
+                + &class("class Other extends Handler", "")
+                    .replace("import io.nuclio.*;", "")
+                    .replace("public class", "class"),
+            &["the handler is not said and there is not exactly one", "Handler, Other"],
+        ),
+        ("", "class Handler {}".to_owned(), &["no class there implements io.nuclio.EventHandler"]),
     ];
-    std::thread::scope(|scope| {
-        for (handler, source, texts) in cases {
-            scope.spawn(move || {
-                let Some(setup) = Setup::java_text(source) else { return };
-                let mut setup = setup.no_wait();
-                setup.function["spec"]["handler"] = json!(handler);
-                let mut processor = setup.start();
-                assert_eq!(processor.end().code(), Some(1), "{source}");
-                let said = processor.stderr.text();
-                for text in *texts {
-                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
-                }
-            });
-        }
-    });
+    said_at_the_start(cases);
+}
+
+#[test]
+fn of_a_folder_of_java_classes_the_only_handler_is_taken_and_a_jar_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(setup) = Setup::java("", folder.path()) else { return };
+    let source = format!("package f;\n{}", class("class Only implements EventHandler", ""));
+    let file = folder.path().join("Only.java");
+    std::fs::write(&file, source).unwrap();
+    built(&file, &folder.path().join("only.jar")).unwrap();
+    std::fs::write(folder.path().join("broken.jar"), "no jar").unwrap();
+    assert_eq!(setup.start().get("/").text(), "");
+    let mut processor = Setup::java("f.Wrong", folder.path()).unwrap().no_wait().start();
+    assert_eq!(processor.end().code(), Some(1));
+    let said = processor.stderr.text();
+    for text in ["no class \"f.Wrong\"", "EventHandler: f.Only", "cannot be read", "broken.jar (zip"] {
+        assert!(said.contains(text), "{text:?} is not in:\n{said}");
+    }
 }
 
 #[test]
@@ -332,78 +449,6 @@ fn a_java_or_a_shim_that_is_not_there_is_named() {
         let said = processor.stderr.text();
         assert!(said.contains(text), "{text} is not in:\n{said}");
     }
-}
-
-/// A function built into one jar with the shim, as images have it.
-fn built(function: &Path, out: &Path) -> Result<(), String> {
-    let output = build(&[function.to_str().unwrap(), "-o", out.to_str().unwrap()]).output().unwrap();
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-}
-
-#[test]
-fn functions_are_built_into_the_jar_of_the_reference_from_sources_and_from_jars() {
-    if wrapper().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    };
-    let source = "package f; import io.nuclio.*;\npublic class Main implements EventHandler {\n\
-        public Response handleEvent(Context context, Event event) {\n\
-        return new Response().setBody(new java.util.Scanner(Main.class.getResourceAsStream(\"/text.txt\")).next() + Part.TEXT);\n}\n}\n";
-    write("function/src/main/java/f/Main.java", source);
-    write(
-        "function/src/main/java/f/Part.java",
-        "package f; class Part { static final String TEXT = \"ed\"; }",
-    );
-    write("function/src/main/resources/text.txt", "merg");
-    let from_sources = folder.path().join("from-sources.jar");
-    built(&folder.path().join("function"), &from_sources).unwrap();
-    // What has been built, shim and all, is a jar as another one may be; so is a folder that holds nothing else.
-    std::fs::create_dir_all(folder.path().join("again/src/main/java")).unwrap();
-    std::fs::copy(&from_sources, folder.path().join("again/src/main/java/any.jar")).unwrap();
-    let from_jar = folder.path().join("from-jar.jar");
-    built(&folder.path().join("again"), &from_jar).unwrap();
-    for jar in [&from_sources, &from_jar] {
-        let setup = Setup::new("java", "any:f.Main").env("NUCLIO_WRAPPER_JAR", &jar.display().to_string());
-        let processor = setup.start();
-        assert_eq!(processor.get("/").text(), "merged");
-        processor
-            .stdout
-            .wait_for("the protocol", |line| line.contains("\"protocol\":2") || line.contains("protocol 2"));
-    }
-    write("bad/Main.java", "class Main { int wrong = \"text\"; }");
-    let out = folder.path().join("bad.jar");
-    let said = built(&folder.path().join("bad"), &out).unwrap_err();
-    assert!(said.contains("incompatible types") && !out.exists(), "{said}");
-    let said = built(&folder.path().join("absent"), &out).unwrap_err();
-    assert!(said.contains("absent is no folder"), "{said}");
-}
-
-#[test]
-fn a_function_with_a_library_of_its_own_is_built_by_maven_and_answers() {
-    if wrapper().is_none() {
-        return;
-    }
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/java/maven");
-    let out = tempfile::tempdir().unwrap();
-    let jar = out.path().join("out.jar");
-    if let Err(said) = built(Path::new(folder), &jar) {
-        let unreachable = ["there is no mvn", "Could not transfer", "could not be resolved", "Unknown host"];
-        assert!(unreachable.iter().any(|text| said.contains(text)), "{said}");
-        println!("skipped: Maven cannot build: {}", said.lines().next().unwrap_or_default());
-        return;
-    }
-    let processor =
-        Setup::new("java", "example.Sum").env("NUCLIO_WRAPPER_JAR", &jar.display().to_string()).start();
-    let answer = processor.post("/", "[1, 2, 39]");
-    assert_eq!(
-        (answer.text().as_str(), answer.header("Content-Type")),
-        ("{\"sum\":42.0}", Some("application/json"))
-    );
 }
 
 #[test]

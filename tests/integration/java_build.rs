@@ -25,6 +25,12 @@ pub fn build(arguments: &[&str]) -> Command {
     command
 }
 
+/// A function built into one jar with the shim, as images have it.
+pub fn built(function: &Path, out: &Path) -> Result<(), String> {
+    let output = build(&[function.to_str().unwrap(), "-o", out.to_str().unwrap()]).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
 fn succeeds(command: &mut Command) -> Output {
     let output = command.output().unwrap();
     let said = || String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! What handlers of every language behind a shim have in common: the same tiny handlers, one folder per language and
+//! What handlers of every language have in common, behind a shim, in process or as commands: the same tiny handlers, one folder per language and
 //! case under `tests/handlers`, the same requests, the same answers. A further language is a row.
 
 use std::path::{Path, PathBuf};
@@ -99,6 +99,20 @@ const LANGUAGES: &[Language] = &[
         prepare: |setup, folder| compiled(setup, folder, Form::Library),
         ..COMPILED
     },
+    Language {
+        name: "shell",
+        runtime: "shell",
+        handler: "handler.sh",
+        prepare: |setup, folder| {
+            let setup = crate::shell::in_folder(setup, folder);
+            let more = json!({
+                "stream": true, "stderr": "log",
+                "responseHeaders": {"X-Kind": "pieces", "Content-Type": "text/csv"},
+            });
+            Some(if folder.ends_with("stream") { crate::shell::attributes(setup, more) } else { setup })
+        },
+        trace: "",
+    },
     Language { name: "rust", prepare: |setup, folder| compiled(setup, folder, Form::Executable), ..COMPILED },
     Language {
         name: "rust, in process",
@@ -118,6 +132,10 @@ const COMPILED: Language = Language {
 
 /// What a handler in our own process cannot do without ending us, or keeps its thread for ever.
 const OUT_OF_PROCESS: &[&str] = &["crash", "hang"];
+
+/// What scripts have no words for: headers of their own, a status beside 0, levels of records. `shell` tests what they
+/// have instead, with handlers of the same names.
+const NOT_OF_COMMANDS: &[&str] = &["garbage", "headers", "log", "status"];
 
 /// The cases, each a folder of every language.
 const CASES: &[&str] =
@@ -208,6 +226,21 @@ impl Language {
     fn in_process(&self) -> bool {
         self.name.ends_with("in process")
     }
+
+    /// Every event is a process of its own: there is no worker to lose.
+    fn is_command(&self) -> bool {
+        self.runtime == "shell"
+    }
+
+    /// What the answers of `stream` have.
+    fn stream_status(&self) -> u16 {
+        if self.is_command() { 200 } else { 201 }
+    }
+
+    fn runs(&self, case: &str) -> bool {
+        !(self.in_process() && OUT_OF_PROCESS.contains(&case)
+            || self.is_command() && NOT_OF_COMMANDS.contains(&case))
+    }
 }
 
 #[test]
@@ -235,7 +268,7 @@ fn row_of_capabilities(language: &str) -> Vec<(&'static str, &'static str)> {
 #[test]
 fn shims_offer_what_the_table_in_runtimes_readme_says() {
     each("echo", |language, setup| {
-        if language.in_process() {
+        if language.in_process() || language.is_command() {
             return;
         }
         let processor = setup.start();
@@ -258,7 +291,7 @@ fn shims_offer_what_the_table_in_runtimes_readme_says() {
 fn each(case: &str, test: impl Fn(&Language, Setup)) {
     assert!(CASES.contains(&case), "{case} is not in the list of cases");
     for language in LANGUAGES {
-        if language.in_process() && OUT_OF_PROCESS.contains(&case) {
+        if !language.runs(case) {
             continue;
         }
         let folder = language.folder().join(case);
@@ -333,18 +366,23 @@ fn records_have_levels_and_fields_and_come_back_to_who_asks() {
 
 #[test]
 fn a_crash_fails_its_own_event_and_the_worker_is_replaced() {
-    each("crash", |_, setup| {
+    each("crash", |language, setup| {
         let processor = setup.start();
+        let (exit, signal, ends) = if language.is_command() {
+            ("exit status 7", "signal: killed", 0)
+        } else {
+            ("exited with code 7", "SIGKILL", 1)
+        };
         let answer = processor.get("/exit");
         assert_eq!(answer.status, 500);
-        assert!(answer.text().contains("exited with code 7"), "{}", answer.text());
+        assert!(answer.text().contains(exit), "{}", answer.text());
         processor.wait_ready();
         assert_eq!(processor.get("/").text(), "alive");
         let answer = processor.get("/signal");
-        assert!(answer.status == 500 && answer.text().contains("SIGKILL"), "{}", answer.text());
+        assert!(answer.status == 500 && answer.text().contains(signal), "{}", answer.text());
         processor.wait_ready();
         assert_eq!(processor.get("/").text(), "alive");
-        assert_eq!((processor.restarts("exit"), processor.restarts("signal")), (1, 1));
+        assert_eq!((processor.restarts("exit"), processor.restarts("signal")), (ends, ends));
     });
 }
 
@@ -365,20 +403,55 @@ fn a_memory_fault_in_a_program_fails_its_own_event() {
 
 #[test]
 fn a_handler_that_hangs_is_answered_for_and_replaced() {
-    each("hang", |_, setup| {
+    each("hang", |language, setup| {
         let processor = setup.spec(json!({"eventTimeout": "300ms"})).start();
         assert_eq!(processor.get("/hang").status, 408);
-        wait_until("it is counted", || processor.restarts("timeout") == 1);
+        assert_eq!(processor.metric("nuclio_processor_event_timeouts_total", &[]), 1.0);
+        let replaced = usize::from(!language.is_command());
+        wait_until("it is counted", || processor.restarts("timeout") == replaced);
         processor.wait_ready();
         assert_eq!(processor.get("/").text(), "back");
     });
 }
 
 #[test]
+fn a_timer_that_replaces_its_event_ends_a_handler_that_hangs() {
+    each("hang", |language, setup| {
+        let attributes =
+            json!({"interval": "1s", "concurrencyPolicy": "Replace", "event": {"path": "/hang"}});
+        let tick = json!({"kind": "cron", "attributes": attributes});
+        let processor = setup.spec(json!({"triggers": {"tick": tick}})).start();
+        let of_tick =
+            |metric: &str, part: &str| processor.metric(metric, &["trigger_id=\"tick\"", part]) as usize;
+        let replaced = || of_tick("nuclio_processor_event_failures_total", "cause=\"replaced\"");
+        let recycled = || of_tick("nuclio_processor_worker_restarts_total", "reason=\"recycle\"");
+        wait_until("it is in work", || {
+            processor.metric("nuclio_processor_events_in_flight", &["trigger_id=\"tick\""]) == 1.0
+        });
+        let first = processor.children();
+        // The second one shows that what came after the first has begun, too.
+        wait_until("it is replaced", || replaced() >= 2 && (recycled() >= 2 || language.is_command()));
+        assert_eq!(processor.get("/").text(), "back");
+        // That of HTTP stays where there is one.
+        let kept = usize::from(!language.is_command());
+        assert_eq!(first.iter().filter(|pid| crate::harness::alive(**pid)).count(), kept, "{first:?}");
+        let others = processor.all_restarts() - processor.restarts("recycle");
+        assert_eq!(
+            (others, processor.stdout.records().iter().filter(|record| record["level"] == "error").count()),
+            (0, 0)
+        );
+    });
+}
+
+#[test]
 fn a_slow_start_is_waited_for() {
-    each("slow_start", |_, setup| {
+    each("slow_start", |language, setup| {
         let begun = std::time::Instant::now();
         let processor = setup.start();
+        if language.is_command() {
+            assert_eq!(processor.get("/").text(), "ready");
+            return; // It starts with its event.
+        }
         assert!(begun.elapsed() >= Duration::from_millis(950), "ready before it was loaded");
         assert_eq!(processor.get("/").text(), "ready");
     });
@@ -419,10 +492,11 @@ fn bodies_of_16_mib_go_both_ways() {
 
 #[test]
 fn streams_have_a_head_pieces_and_an_end() {
-    each("stream", |_, setup| {
+    each("stream", |language, setup| {
         let processor = setup.start();
+        let status = language.stream_status();
         let answer = processor.get("/five");
-        assert_eq!((answer.status, answer.text().as_str()), (201, "0\n1\n2\n3\n4\n"));
+        assert_eq!((answer.status, answer.text().as_str()), (status, "0\n1\n2\n3\n4\n"));
         assert_eq!(
             (answer.values("X-Kind"), answer.values("Content-Type")),
             (vec!["pieces"], vec!["text/csv"])
@@ -431,7 +505,7 @@ fn streams_have_a_head_pieces_and_an_end() {
         let mut client = Client::connect(processor.http());
         let go = processor.directory.path().join("go").display().to_string();
         client.send_post("/broken", go.as_bytes());
-        assert_eq!(client.read_head().unwrap().status, 201);
+        assert_eq!(client.read_head().unwrap().status, status);
         assert!(client.read_chunk().unwrap().is_some());
         processor.touch("go");
         let mut text = String::new();
@@ -444,18 +518,19 @@ fn streams_have_a_head_pieces_and_an_end() {
 
 #[test]
 fn a_stream_waits_for_its_client_and_ends_when_it_leaves() {
-    each("stream", |_, setup| {
+    each("stream", |language, setup| {
         let processor = setup.start();
+        let status = language.stream_status();
         let mut client = Client::connect(processor.http());
         client.send(b"GET /flood HTTP/1.1\r\nHost: t\r\n\r\n");
-        assert_eq!(client.read_head().unwrap().status, 201);
+        assert_eq!(client.read_head().unwrap().status, status);
         for _ in 0..20 {
             client.read_chunk().unwrap().unwrap();
         }
         drop(client);
         processor.stdout.wait_for("its end", |line| line.contains("stream closed"));
         processor.wait_in_flight(0);
-        assert_eq!(processor.get("/five").status, 201);
+        assert_eq!(processor.get("/five").status, status);
         assert_eq!(processor.all_restarts(), 0);
     });
 }

@@ -36,6 +36,7 @@ mod hostile;
 mod images;
 mod java;
 mod java_build;
+mod java_functions;
 mod kills;
 mod kubernetes;
 mod languages;

@@ -3,4 +3,4 @@ exports.initContext = async (context) => {
   context.userData.greeting = process.env.GREETING || 'Hello'
 }
 
-exports.handler = async (context, event) => `${context.userData.greeting}, ${event.body || 'world'}`
+exports.handler = async (context, event) => `${context.userData.greeting}, ${event.body.length ? event.body : 'world'}`

@@ -1,4 +1,4 @@
-// Bodies are Buffers, whatever their type. An array of a number and a value is status and body.
+// `[1, 2]` is answered with `{"sum": 3}`. Bodies are Buffers, whatever their type. An array of a number and a value is status and body.
 exports.handler = async (context, event) => {
   let numbers
   try {

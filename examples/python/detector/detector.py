@@ -50,7 +50,7 @@ def read_png(data):
     """Width, height, bytes per pixel, and the rows of an image whose rows are not filtered."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("not a PNG")
-    at, packed = 8, []
+    at, packed, colour = 8, [], None
     while at < len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         chunk = data[at + 8:at + 8 + size]
@@ -61,6 +61,8 @@ def read_png(data):
         elif kind == b"IDAT":
             packed.append(chunk)
         at += 12 + size
+    if colour is None:
+        raise ValueError("no header")
     channels = 1 if colour == 0 else 3
     pixels, stride = zlib.decompress(b"".join(packed)), 1 + width * channels
     if len(pixels) != stride * height or any(pixels[::stride]):

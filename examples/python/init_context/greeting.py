@@ -1,4 +1,7 @@
-"""What is slow to make is made once, before the first event: `init_context` runs when the worker starts."""
+"""What is slow to make is made once, before the first event: `init_context` runs when the worker starts.
+
+`?lang=fr` in the address asks for another language.
+"""
 
 
 def init_context(context):

@@ -5,6 +5,7 @@ using System.Collections;
 using System.Collections.Generic;
 using System.Globalization;
 using System.IO;
+using System.Text;
 using Nuclio.Sdk;
 
 namespace Nuclio.Wrapper
@@ -12,6 +13,7 @@ namespace Nuclio.Wrapper
     internal sealed class Answer
     {
         private const string TextType = "text/plain";
+        private const int HeadersMax = ushort.MaxValue; // as many as their count in a frame can say
         private const string NoAckHeader = "x-nuclio-stream-no-ack";
 
         internal int Status { get; private set; } = 200;
@@ -67,6 +69,11 @@ namespace Nuclio.Wrapper
             if (response.Content != null) answer.SetContent(response.Content);
             else answer.SetText(response.Body ?? "", response.BodyEncoding);
             foreach (var header in response.Headers ?? new Dictionary<string, object>()) answer.AddHeader(header.Key, header.Value, warn);
+            if (answer.Pairs != null && answer.Pairs.Count / 2 > HeadersMax)
+            {
+                throw new InvalidOperationException(
+                    "the answer has " + answer.Pairs.Count / 2 + " headers, want at most " + HeadersMax);
+            }
             return answer;
         }
 
@@ -106,8 +113,13 @@ namespace Nuclio.Wrapper
                 if (string.Equals(Shown(value), "true", StringComparison.OrdinalIgnoreCase) || Shown(value) == "1") Flags |= Flag.NoAck;
                 return;
             }
-            if (value is IEnumerable many && !(value is string))
+            if (value is byte[] bytes)
             {
+                AddPair(name, Encoding.UTF8.GetString(bytes), warn);
+            }
+            else if (value is IEnumerable many && !(value is string))
+            {
+                if (value is IDictionary) return; // No text says what it means.
                 foreach (var one in many) AddPair(name, one, warn);
             }
             else

@@ -25,6 +25,7 @@ namespace Nuclio.Wrapper
             this.shim = shim;
             Id = frame.Id;
             Level = level;
+            Lack = frame.Lack;
             Event = Read(frame, triggers);
             Event.Cancellation = this;
         }
@@ -35,6 +36,9 @@ namespace Nuclio.Wrapper
         internal int Level { get; }
 
         internal Event Event { get; }
+
+        /// <summary>Why its body is not there; null: it is.</summary>
+        internal OutOfMemoryException Lack { get; }
 
         /// <summary>Its answer, or the end of it, has been put. Written with the link's lock held.</summary>
         internal bool Answered { get; set; }

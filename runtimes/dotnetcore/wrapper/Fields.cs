@@ -9,6 +9,32 @@ using System.Text.Json;
 
 namespace Nuclio.Wrapper
 {
+    /// <summary>What exceptions say, whatever their own members do: some throw themselves.</summary>
+    internal static class Said
+    {
+        internal static string Message(Exception error)
+        {
+            return Of(error, () => error.Message);
+        }
+
+        internal static string All(Exception error)
+        {
+            return Of(error, () => error.ToString());
+        }
+
+        private static string Of(Exception error, Func<string> text)
+        {
+            try
+            {
+                return text() ?? "";
+            }
+            catch (Exception)
+            {
+                return error.GetType().FullName;
+            }
+        }
+    }
+
     internal static class Fields
     {
         private const int AllMax = 256 * 1024; // characters of all fields of a record
@@ -62,7 +88,7 @@ namespace Nuclio.Wrapper
                     case string text:
                         return Quoted(text);
                     case Exception error:
-                        return Quoted(error.ToString());
+                        return Quoted(Said.All(error));
                     case Type type:
                         return Quoted(type.ToString());
                     default:
@@ -83,7 +109,7 @@ namespace Nuclio.Wrapper
             }
             catch (Exception error)
             {
-                return error.ToString();
+                return Said.All(error);
             }
         }
     }

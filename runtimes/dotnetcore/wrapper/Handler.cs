@@ -26,6 +26,7 @@ namespace Nuclio.Wrapper
     {
         internal const string DefaultFolder = "/opt/nuclio/handler";
         private const string FileName = "handler.dll";
+        private const string FrameworkName = "System.Runtime,"; // which every assembly refers to
         private const string InitName = "InitContext";
         private const BindingFlags Public = BindingFlags.Public | BindingFlags.Instance | BindingFlags.Static;
 
@@ -45,6 +46,26 @@ namespace Nuclio.Wrapper
         /// <see cref="LoadException"/>, or whatever the user's code does.
         /// </summary>
         internal static Handler Load(string place, string name, Action<string> warn)
+        {
+            try
+            {
+                return Find(place, name, warn);
+            }
+            catch (IOException error) when (MissingFrom(error).StartsWith(FrameworkName, StringComparison.Ordinal))
+            {
+                throw new LoadException(
+                    "the handler is built for a newer .NET than the one that runs, " + Environment.Version + ", which has no \"" +
+                    MissingFrom(error) + "\"; build it for this one (TargetFramework, or --framework of the builder), or take a newer base image");
+            }
+        }
+
+        /// <summary>The assembly that could not be loaded.</summary>
+        private static string MissingFrom(IOException error)
+        {
+            return (error as FileNotFoundException)?.FileName ?? (error as FileLoadException)?.FileName ?? "";
+        }
+
+        private static Handler Find(string place, string name, Action<string> warn)
         {
             var parts = (name ?? "").Split(':');
             if (parts.Length != 2 || parts[0] == "" || parts[1] == "")

@@ -15,6 +15,7 @@ namespace Nuclio.Wrapper
     internal sealed class Lines : ILogSink
     {
         private const string NoAckHeader = "x-nuclio-stream-no-ack";
+        private const int LinesBytesMax = 64 * 1024; // of records that wait for an answer
         private static readonly string[] Levels = { "debug", "info", "warning", "error" };
         private static readonly JsonWriterOptions Relaxed = new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
@@ -42,7 +43,7 @@ namespace Nuclio.Wrapper
             }
             catch (Exception error)
             {
-                var text = error is LoadException ? error.Message : error.ToString();
+                var text = error is LoadException ? error.Message : Said.All(error);
                 Put(Logger.ErrorLevel, DateTime.UtcNow, "The handler cannot be loaded: " + text, null);
                 Console.Error.WriteLine(text);
                 return 1;
@@ -111,9 +112,9 @@ namespace Nuclio.Wrapper
 
         private Answer Failed(Exception error)
         {
-            var fields = new Dictionary<string, object> { { "err", error.Message }, { "stack", error.ToString() } };
+            var fields = new Dictionary<string, object> { { "err", Said.Message(error) }, { "stack", Said.All(error) } };
             Put(Logger.ErrorLevel, DateTime.UtcNow, "Exception caught in handler", fields);
-            return Answer.Plain(500, error.Message);
+            return Answer.Plain(500, Said.Message(error));
         }
 
         // ---- events
@@ -191,7 +192,7 @@ namespace Nuclio.Wrapper
             if (answer.Text == null) json.WriteBase64String("body", answer.Bytes);
             else json.WriteString("body", Encoding.UTF8.GetBytes(answer.Text)); // Halves of pairs become U+FFFD.
             json.WriteString("body_encoding", answer.Text == null ? "base64" : "text");
-            json.WriteString("content_type", answer.Type);
+            json.WriteString("content_type", Encoding.UTF8.GetBytes(answer.Type));
             json.WriteNumber("status_code", answer.Status);
             json.WriteStartObject("headers");
             if ((answer.Flags & Flag.NoAck) != 0) json.WriteBoolean(NoAckHeader, true);
@@ -201,7 +202,7 @@ namespace Nuclio.Wrapper
                 var name = answer.Pairs[at];
                 var values = new List<string>();
                 for (; at < answer.Pairs.Count && answer.Pairs[at] == name; at += 2) values.Add(answer.Pairs[at + 1]);
-                json.WritePropertyName(name);
+                json.WritePropertyName(Encoding.UTF8.GetBytes(name));
                 if (values.Count > 1) json.WriteStartArray();
                 foreach (var value in values) json.WriteStringValue(Encoding.UTF8.GetBytes(value));
                 if (values.Count > 1) json.WriteEndArray();
@@ -261,7 +262,7 @@ namespace Nuclio.Wrapper
                 json.WritePropertyName("with");
                 using (var with = JsonDocument.Parse(fields == null ? "{}" : Fields.Json(fields))) with.RootElement.WriteTo(json);
             });
-            if (!working || level >= Logger.WarningLevel) Flush();
+            if (!working || level >= Logger.WarningLevel || lines.Length > LinesBytesMax) Flush();
         }
 
         private void Warn(string message)

@@ -41,6 +41,9 @@ namespace Nuclio.Wrapper
         /// <summary>The body's array is of its size and belongs to nobody else.</summary>
         internal bool Owned;
 
+        /// <summary>There was no memory for the body, which has been skipped; null: it is there.</summary>
+        internal OutOfMemoryException Lack;
+
         /// <summary>The body, to keep.</summary>
         internal byte[] TakeBody()
         {
@@ -133,16 +136,40 @@ namespace Nuclio.Wrapper
                 inStart += (int)size;
                 return true;
             }
-            frame.Head = Large((int)head);
-            frame.Body = Large((int)(size - head));
+            frame.Head = Filled(new byte[head]);
             frame.Owned = true;
+            // Straight into an array of its size: large bodies are not copied again.
+            byte[] body;
+            try
+            {
+                body = new byte[size - head];
+            }
+            catch (OutOfMemoryException error)
+            {
+                frame.Lack = error;
+                Skip(size - head);
+                body = Array.Empty<byte>();
+            }
+            frame.Body = Filled(body);
             return true;
         }
 
-        /// <summary>Straight into an array of its size: large bodies are not copied again.</summary>
-        private ArraySegment<byte> Large(int count)
+        private void Skip(long count)
         {
-            var bytes = new byte[count];
+            var there = Math.Min(count, inEnd - inStart);
+            inStart += (int)there;
+            for (var left = count - there; left > 0;)
+            {
+                // Nothing of the buffer is wanted any more.
+                var read = Read(inbox, 0, (int)Math.Min(left, inbox.Length));
+                if (read == 0) throw new EndOfStreamException();
+                left -= read;
+            }
+        }
+
+        private ArraySegment<byte> Filled(byte[] bytes)
+        {
+            var count = bytes.Length;
             var at = Math.Min(count, inEnd - inStart);
             Buffer.BlockCopy(inbox, inStart, bytes, 0, at);
             inStart += at;

@@ -157,7 +157,7 @@ namespace Nuclio.Wrapper
         private void Leaving()
         {
             if (ended) return;
-            if (Environment.ExitCode == SigtermStatus)
+            if (Environment.ExitCode == SigtermStatus && !reader)
             {
                 lock (calls) stopping = true;
                 long.TryParse(Setting("stop_timeout_ms"), out var allowed);
@@ -250,7 +250,7 @@ namespace Nuclio.Wrapper
             }
             catch (Exception error)
             {
-                Fail(LoadFailed, "failed to load handler \"" + Setting("handler") + "\": " + error);
+                Fail(LoadFailed, "failed to load handler \"" + Setting("handler") + "\": " + Said.All(error));
             }
             try
             {
@@ -258,7 +258,7 @@ namespace Nuclio.Wrapper
             }
             catch (Exception error)
             {
-                Fail(InitFailed, "InitContext failed: " + error);
+                Fail(InitFailed, "InitContext failed: " + Said.All(error));
             }
             // Several only where both ask for it: handlers used to be called for one event at a time.
             if (handler.Asynchronous && Setting("max_inflight_for") != "async") inFlightMax = (int)Number("max_inflight", 1);
@@ -284,7 +284,7 @@ namespace Nuclio.Wrapper
                 catch (Exception error)
                 {
                     outcome = 1;
-                    text = error.Message;
+                    text = Said.Message(error);
                     Report(null, error, "Exception caught in callback");
                 }
                 lock (link.Lock)
@@ -321,6 +321,7 @@ namespace Nuclio.Wrapper
             else several.Value = call;
             try
             {
+                if (call.Lack != null) throw call.Lack;
                 var value = handler.Invoke(context, call.Event);
                 var task = value is string ? null : Handler.AsTask(value);
                 if (task == null) Give(call, value);
@@ -380,8 +381,8 @@ namespace Nuclio.Wrapper
         private static string TextOf(Exception error)
         {
             return error is TypeInitializationException && error.InnerException != null
-                ? error.Message + " (" + error.InnerException.Message + ")"
-                : error.Message;
+                ? error.Message + " (" + Said.Message(error.InnerException) + ")"
+                : Said.Message(error);
         }
 
         private void Put(Call call, Answer answer, byte flags)
@@ -455,7 +456,7 @@ namespace Nuclio.Wrapper
                 else if (!call.Answered)
                 {
                     Report(call, error, "Exception caught in a streamed answer");
-                    EndStream(call, Encoding.UTF8.GetBytes(error.Message), Flag.Abort);
+                    EndStream(call, Encoding.UTF8.GetBytes(Said.Message(error)), Flag.Abort);
                 }
             }
             try
@@ -577,7 +578,12 @@ namespace Nuclio.Wrapper
 
         internal void Report(Call call, Exception error, string message)
         {
-            var fields = new Dictionary<string, object> { { "err", error?.Message }, { "stack", error?.ToString() } };
+            var fields = new Dictionary<string, object>();
+            if (error != null)
+            {
+                fields["err"] = Said.Message(error);
+                fields["stack"] = Said.All(error);
+            }
             Put(call, Logger.ErrorLevel, DateTime.UtcNow, message, fields);
         }
     }

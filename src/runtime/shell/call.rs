@@ -36,6 +36,8 @@ const READ_BYTES: usize = 64 << 10;
 const HELD_BYTES_MAX: usize = 256 << 10;
 /// Bytes of a line of standard error that become one record.
 const LINE_BYTES_MAX: usize = 16 << 10;
+/// Bytes of standard error that are still read of a process that was ended, which is what a pipe holds.
+const LAST_ERRORS_BYTES_MAX: usize = 64 << 10;
 
 /// What a call needs beside its event.
 pub(super) struct Surroundings<'a> {
@@ -95,6 +97,8 @@ pub(super) struct Running {
     stdin: Option<ChildStdin>,
     output: Receiver,
     errors: Option<Receiver>,
+    /// Of its standard error, what is no whole line yet.
+    lines: BytesMut,
     status: Option<ExitStatus>,
 }
 
@@ -102,8 +106,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.status.is_none() {
             self.signal(Signal::KILL);
+            self.children.release(self.pid());
         }
-        self.children.release(self.pid());
     }
 }
 
@@ -146,7 +150,8 @@ impl Running {
             // Our own ends for writing go with the command.
             let (pid, mut child) = spawn_child(command, Vec::new(), children)?;
             let stdin = child.stdin.take();
-            Ok(Self { pid, child, children: (*children).clone(), stdin, output, errors, status: None })
+            let (children, lines) = ((*children).clone(), BytesMut::new());
+            Ok(Self { pid, child, children, stdin, output, errors, lines, status: None })
         };
         spawn().map_err(|error| {
             HandlerError::failed(format!("Failed to run shell command.\nError: {error}\nOutput:"))
@@ -162,6 +167,13 @@ impl Running {
         kill_process_group(self.pid, signal).unwrap_or_default(); // Gone already is as good.
     }
 
+    /// Keeps the status. From now on the pid may belong to the process of another event, which must keep its place among
+    /// the children.
+    fn reaped(&mut self, status: io::Result<ExitStatus>) {
+        self.status = Some(status.unwrap_or_default());
+        self.children.release(self.pid());
+    }
+
     /// Until the process has ended and everything it wrote has been read, or something ends the event before.
     pub(super) async fn attend(
         &mut self,
@@ -172,14 +184,14 @@ impl Running {
         let streams = around.command.streams;
         let mut feed = pin!(feed(self.stdin.take(), event.body.pieces().cloned().collect()));
         let (mut fed, mut read_all) = (false, false);
-        let (mut output, mut lines, mut held) = (BytesMut::new(), BytesMut::new(), 0_usize);
+        let (mut output, mut held) = (BytesMut::new(), 0_usize);
         loop {
             if read_all && let (Some(status), None) = (self.status, &self.errors) {
                 return Ending::Exited(status, output.freeze());
             }
             output.reserve(READ_BYTES);
-            lines.reserve(READ_BYTES);
-            let room = !streams || held + READ_BYTES <= HELD_BYTES_MAX;
+            // Nobody takes any more of what was held for a client that has left.
+            let room = !streams || matches!(caller, Caller::Nobody) || held + READ_BYTES <= HELD_BYTES_MAX;
             let mut limited = (&mut output).limit(READ_BYTES); // The buffer may have grown beyond that.
             tokio::select! {
                 biased; // Whoever writes without end does not move the deadline.
@@ -204,18 +216,29 @@ impl Running {
                         _ => {}
                     }
                 }
-                read = read_errors(&mut self.errors, &mut lines) => {
+                read = read_errors(&mut self.errors, &mut self.lines) => {
                     let end = matches!(read, Ok(0) | Err(_));
-                    log_lines(&mut lines, end, event, around.logger);
+                    log_lines(&mut self.lines, end, event, around.logger);
                     if end {
                         self.errors = None;
                     }
                 }
                 status = self.child.wait(), if self.status.is_none() => {
-                    self.status = Some(status.unwrap_or_default());
+                    self.reaped(status);
                 }
             }
         }
+    }
+
+    /// Makes records of what it has said since, when it was told to end for example. Waits for nothing: what has left the
+    /// group may hold the other end for ever.
+    pub(super) fn log_rest(&mut self, event: &Event, logger: &Logger) {
+        if let Some(errors) = &self.errors {
+            self.lines.reserve(LAST_ERRORS_BYTES_MAX);
+            let full = |lines: &BytesMut| lines.len() >= LAST_ERRORS_BYTES_MAX;
+            while !full(&self.lines) && matches!(errors.try_read_buf(&mut self.lines), Ok(1..)) {}
+        }
+        log_lines(&mut self.lines, true, event, logger);
     }
 
     /// Ends the process and its whole group: SIGTERM first, so that a script may clean up.
@@ -229,9 +252,10 @@ impl Running {
                 Ok(status) => status,
                 Err(_) => self.child.wait().await,
             };
-            self.status = Some(status.unwrap_or_default());
-        } else {
-            // Something it left behind still holds its output.
+            self.reaped(status);
+        } else if !self.children.owns(self.pid()) {
+            // Something it left behind still holds its output. It may have left the group, too, so that there is none and
+            // the number has been given out anew.
             self.signal(Signal::KILL);
         }
     }
@@ -274,7 +298,10 @@ async fn feed(stdin: Option<ChildStdin>, body: Vec<Bytes>) {
 
 async fn read_errors(errors: &mut Option<Receiver>, lines: &mut BytesMut) -> io::Result<usize> {
     match errors {
-        Some(errors) => errors.read_buf(lines).await,
+        Some(errors) => {
+            lines.reserve(READ_BYTES);
+            errors.read_buf(lines).await
+        }
         None => std::future::pending().await,
     }
 }

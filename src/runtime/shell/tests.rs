@@ -3,9 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
+use tokio_util::sync::CancellationToken;
 
+use super::call::{Caller, Running, Surroundings};
 use super::*;
 use crate::event::{EventBody, EventId, Extra, Target, TriggerInfo};
+use crate::logging::Logger;
+use crate::reaper::Children;
 
 fn event(arguments: &[&str]) -> Event {
     let mut header_map = HeaderMap::new();
@@ -71,6 +75,31 @@ fn an_event_that_brought_its_own_headers_is_asked_for_them() {
     assert_eq!(script.arguments(&event), ["/s", "own"]);
     event.extra = Some(Box::new(Extra { headers: own("X-Other"), ..Extra::default() }));
     assert_eq!(script.arguments(&event), ["/s", "a"]);
+}
+
+/// Its number may belong to the next process at once, whose status must not be given away when this one's event ends.
+#[tokio::test]
+async fn a_process_that_has_ended_is_no_child_any_more_however_long_its_output_is_held() {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), "sleep 30 & echo begun").unwrap();
+    let (children, logger, stop) = (Children::default(), Logger::silent(), CancellationToken::new());
+    let command = command(Form::Script(script.path().into()), "");
+    let around =
+        Surroundings { command: &command, children: &children, logger: &logger, deadline: None, stop: &stop };
+    let (mut event, mut caller) = (event(&[]), Caller::Nobody);
+    let mut running = Running::start(&event, &around).unwrap();
+    let pid = running.pid();
+    assert!(children.owns(pid));
+    while children.owns(pid) {
+        let attended = running.attend(&mut event, &around, &mut caller);
+        let still_held = tokio::time::timeout(Duration::from_millis(20), attended).await.is_err();
+        assert!(still_held, "what it left behind has its output");
+    }
+    running.end().await;
+    // As if another one had got the number.
+    let entered: Result<_, ()> = children.adopt(|| Ok((pid, ())));
+    drop((entered, running));
+    assert!(children.owns(pid));
 }
 
 #[test]

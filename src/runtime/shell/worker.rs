@@ -133,6 +133,7 @@ impl Worker {
             self.answer(std::mem::replace(caller, Caller::Nobody), Err(error.clone()));
         }
         running.end().await;
+        running.log_rest(event, &self.logger);
         Err(error)
     }
 

@@ -405,7 +405,10 @@ impl Language {
             }
             (false, _) if carried => Ok(None),
             (false, _) => {
-                let remedy = format!("images have it there; {} names another place", self.wrapper_variable);
+                let remedy = format!(
+                    "images have it there; runtimes/{}/build makes it, and {} names another place",
+                    self.name, self.wrapper_variable
+                );
                 Err(missing(path, &remedy))
             }
         }

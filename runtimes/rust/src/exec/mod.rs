@@ -2,13 +2,15 @@
 //!
 //! [`run`] is the whole program. It reads an event, calls the table as the processor does with a library, and writes the
 //! answer with one call, all on the main thread. `frames` has the bytes, `event` shows a frame to the handler, `input`
-//! is what comes while a handler runs, `host` what the handler may call. The protocol is in `runtimes/README.md`.
+//! is what comes while a handler runs, `host` what the handler may call, `process` what signals and forks mean.
+//! The protocol is in `runtimes/README.md`.
 #![expect(unsafe_code, reason = "the C boundary: calls the handler's table; signals and descriptors")]
 
 mod event;
 mod frames;
 mod host;
 mod input;
+mod process;
 
 use std::ffi::CStr;
 use std::io::Write as _;
@@ -17,7 +19,7 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::abi;
@@ -25,6 +27,7 @@ use crate::host::Answer;
 use event::{BATCH, BATCH_END, Slot, Trigger};
 use frames::{ABORT, END, Fault, Frame, Reader, Writer, kind, pairs};
 use input::{Input, Shared, lock};
+use process::{BUSY, ENDING, FORKED, listen_to_signals, watch_forks};
 
 /// Version of the protocol.
 const VERSION: u16 = 2;
@@ -85,6 +88,7 @@ pub fn run(table: &abi::Plugin) -> i32 {
         return 2;
     };
     let Ok(other) = socket.try_clone() else { return 1 };
+    watch_forks([&socket, &other]);
     listen_to_signals();
     let (mut reader, mut writer) = (Reader::new(socket), Writer::new(other));
     hello(&mut writer, table);
@@ -125,29 +129,6 @@ fn connect() -> Option<UnixStream> {
         };
     }
     UnixStream::connect(std::env::var_os("NUCLIO_SHIM_SOCKET")?).ok()
-}
-
-/// SIGTERM has come.
-static ENDING: AtomicBool = AtomicBool::new(false);
-/// An event is in work.
-static BUSY: AtomicBool = AtomicBool::new(false);
-
-extern "C" fn on_term(_: libc::c_int) {
-    ENDING.store(true, Ordering::SeqCst);
-    if !BUSY.load(Ordering::SeqCst) {
-        // SAFETY: may be called by a handler of signals.
-        unsafe { libc::_exit(0) }
-    }
-}
-
-/// A terminal's SIGINT is for the processor; SIGTERM ends after the event in work; a closed socket is seen by who reads.
-fn listen_to_signals() {
-    // SAFETY: `on_term` does nothing that a handler of signals must not do.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGTERM, on_term as extern "C" fn(libc::c_int) as libc::sighandler_t);
-    }
 }
 
 /// Nanoseconds of the clock that handlers know deadlines by.
@@ -302,6 +283,11 @@ impl<'a> Program<'a> {
             let work = self.shared.work();
             BUSY.store(true, Ordering::SeqCst);
             let served = work.and_then(|(frame, cancelled)| self.frame(frame, cancelled));
+            if FORKED.load(Ordering::SeqCst) {
+                // It came back from the handler as if the event were its own. There is nobody to answer.
+                // SAFETY: ends the process, whatever its state is.
+                unsafe { libc::_exit(0) }
+            }
             match served {
                 Ok(Ok(())) => {}
                 Ok(Err(code)) => break code,

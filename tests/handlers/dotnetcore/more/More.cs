@@ -18,6 +18,22 @@ public class More
     public object Url(Context context, Event @event) =>
         $"{@event.Headers.ContainsKey("X-Ask")} {@event.Headers.ContainsKey("x-ask")} [{@event.Url}] [{@event.GetBody()}] {@event.Body.Length}";
 
+    public object Odd(Context context, Event @event)
+    {
+        switch (@event.Path)
+        {
+            case "/throw": throw new Odd();
+            case "/return": return new Odd();
+            case "/task": return Task.Delay(10).ContinueWith<object>(_ => throw new Odd());
+            case "/many": return new Response { Headers = new Dictionary<string, object> { { "X", Enumerable.Repeat("", 70000) } } };
+            case "/values":
+                var bytes = System.Text.Encoding.UTF8.GetBytes("bytes");
+                var map = new Dictionary<string, int> { { "a", 1 } };
+                return new Response { Headers = new Dictionary<string, object> { { "X-Bytes", bytes }, { "X-Map", map } } };
+            default: return @event.Body.Length;
+        }
+    }
+
     public Response HeadersBack(Context context, Event @event) =>
         new Response { Body = "back", Headers = @event.Headers };
 
@@ -224,4 +240,12 @@ namespace Inside
     {
         public string Handle(Context context, Event @event) => "by its name";
     }
+}
+
+/// <summary>One whose own members fail.</summary>
+public class Odd : Exception
+{
+    public override string Message => throw new InvalidOperationException();
+
+    public override string ToString() => throw new InvalidOperationException();
 }

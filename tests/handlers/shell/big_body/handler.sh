@@ -1,5 +1,5 @@
 if [ "$NUCLIO_EVENT_METHOD" = PUT ]; then
-    wc -c
+    printf %s "$(wc -c)"
 else
     cat
 fi

@@ -2,4 +2,4 @@ case $NUCLIO_EVENT_PATH in
 /exit) exit 7 ;;
 /signal) kill -KILL $$ ;;
 esac
-echo alive
+printf alive

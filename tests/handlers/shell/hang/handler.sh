@@ -4,4 +4,4 @@ if [ "$NUCLIO_EVENT_PATH" = /hang ]; then
     echo $! >"$FOLDER/child"
     wait
 fi
-echo back
+printf back

@@ -1,3 +1,3 @@
 # Nothing is started before the first event.
 sleep 0.3
-echo ready
+printf ready

@@ -14,7 +14,9 @@ import java.util.Map;
 final class Answer {
     static final int MORE = 0x01, NO_ACK = 0x04, CANCELLED = 0x10;
     static final byte[] EMPTY = {};
-    private static final String NO_ACK_HEADER = "X-Nuclio-Stream-No-Ack";
+    /** As many as their count in a frame can say. */
+    private static final int HEADERS_MAX = 0xffff;
+    static final String NO_ACK_HEADER = "X-Nuclio-Stream-No-Ack";
 
     final int status;
     final String contentType;
@@ -70,6 +72,10 @@ final class Answer {
         Map<String, Object> headers = response.getHeaders();
         if (headers != null && !headers.isEmpty()) {
             headers.forEach((name, value) -> answer.header(name, value, logger));
+            if (answer.pairs.size() / 2 > HEADERS_MAX) {
+                throw new IllegalArgumentException(
+                    "the answer has " + answer.pairs.size() / 2 + " headers, want at most " + HEADERS_MAX);
+            }
         }
         return answer;
     }
@@ -81,6 +87,8 @@ final class Answer {
         if (name.equalsIgnoreCase(NO_ACK_HEADER)) {
             String text = value.toString();
             flags |= text.equalsIgnoreCase("true") || text.equals("1") ? NO_ACK : 0;
+        } else if (value instanceof byte[]) {
+            add(name, new String((byte[]) value, StandardCharsets.UTF_8), logger);
         } else if (value instanceof Iterable) {
             ((Iterable<?>) value).forEach(one -> add(name, one, logger));
         } else if (value.getClass().isArray()) {

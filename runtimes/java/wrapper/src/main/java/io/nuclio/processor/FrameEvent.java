@@ -20,6 +20,8 @@ final class FrameEvent extends BaseEvent {
     /** The frame's id, and the level its caller asked for: -1 for the worker's. */
     final int id;
     final int level;
+    /** Why its body is not there; null: it is. */
+    final OutOfMemoryError lack;
 
     private final byte[] head;
     private final byte[] body;
@@ -38,11 +40,12 @@ final class FrameEvent extends BaseEvent {
         level = (frame.code >> LEVEL_SHIFT) - 1;
         int trigger = frame.code & TRIGGER_MASK;
         kind = trigger < kinds.length ? kinds[trigger] : "";
-        if (frame.body - frame.at < FIXED_BYTES) {
-            throw new ProtocolException("event " + frame.id + ": its head has " + (frame.body - frame.at) + " bytes");
+        if (frame.headEnd - frame.at < FIXED_BYTES) {
+            throw new ProtocolException("event " + frame.id + ": its head has " + (frame.headEnd - frame.at) + " bytes");
         }
-        head = Arrays.copyOfRange(frame.data, frame.at, frame.body);
-        body = Arrays.copyOfRange(frame.data, frame.body, frame.limit);
+        head = Arrays.copyOfRange(frame.head, frame.at, frame.headEnd);
+        body = frame.takeBody();
+        lack = frame.lack;
         typed = (frame.flags & TYPED) != 0;
         int wanted = TEXTS + 2 * (headerCount() + fieldCount());
         int there;

@@ -3,6 +3,7 @@ package io.nuclio.processor;
 import java.io.IOException;
 import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 
 /** Cuts what the processor sends into frames. The payload of the current frame is valid until the next one is read. */
 final class FrameReader {
@@ -23,11 +24,16 @@ final class FrameReader {
     int flags;
     int code;
     int id;
-    /** Its payload: head from {@code at} to {@code body}, body from there to {@code limit}. */
-    byte[] data;
+    /** Its head, from {@code at} to {@code headEnd}. */
+    byte[] head;
     int at;
-    int body;
-    int limit;
+    int headEnd;
+    /** Its body, from {@code bodyAt} to {@code bodyEnd}. */
+    byte[] body;
+    int bodyAt;
+    int bodyEnd;
+    /** There was no memory for the body, which has been skipped; null: it is there. */
+    OutOfMemoryError lack;
 
     FrameReader(InputStream in) {
         this.in = in;
@@ -42,11 +48,6 @@ final class FrameReader {
         return end > start || in.available() > 0;
     }
 
-    /** Whether the next frame is there already, so that reading it does not wait. */
-    boolean holdsFrame() {
-        return end - start >= HEADER_BYTES && end - start - HEADER_BYTES >= Bytes.u32(buffer, start);
-    }
-
     /** Reads the next frame; false: the processor has closed its end. */
     boolean next() throws IOException {
         if (start == end) {
@@ -58,50 +59,87 @@ final class FrameReader {
             }
         }
         long size = Bytes.u32(buffer, start);
-        long head = Bytes.u32(buffer, start + 12);
+        long headBytes = Bytes.u32(buffer, start + 12);
         // What an array can hold is less than what a frame may have; nobody sends that much.
-        if (head > size || size > maxFrame || size > Integer.MAX_VALUE - 64) {
+        if (headBytes > size || size > maxFrame || size > Integer.MAX_VALUE - 64) {
             throw new ProtocolException("bad frame header " + Bytes.hex(buffer, start, HEADER_BYTES));
         }
         kind = buffer[start + 4] & 0xff;
         flags = buffer[start + 5] & 0xff;
         code = Bytes.u16(buffer, start + 6);
         id = Bytes.i32(buffer, start + 8);
-        if (!(size <= BUFFER_BYTES - HEADER_BYTES ? payloadInBuffer((int) size) : payloadAlone((int) size))) {
-            return false;
-        }
-        body = at + (int) head;
-        limit = at + (int) size;
-        return true;
+        lack = null;
+        return size <= BUFFER_BYTES - HEADER_BYTES
+            ? payloadInBuffer((int) headBytes, (int) size)
+            : payloadAlone((int) headBytes, (int) (size - headBytes));
     }
 
-    private boolean payloadInBuffer(int size) throws IOException {
+    private boolean payloadInBuffer(int headBytes, int size) throws IOException {
         while (end - start < HEADER_BYTES + size) {
             if (!fill(HEADER_BYTES + size)) {
                 return false;
             }
         }
-        data = buffer;
+        head = body = buffer;
         at = start + HEADER_BYTES;
-        start = at + size;
+        headEnd = bodyAt = at + headBytes;
+        bodyEnd = start = at + size;
         return true;
     }
 
-    private boolean payloadAlone(int size) throws IOException {
-        byte[] payload = new byte[size];
-        int there = Math.min(size, end - start - HEADER_BYTES);
-        System.arraycopy(buffer, start + HEADER_BYTES, payload, 0, there);
-        start += HEADER_BYTES + there;
-        while (there < size) {
-            int read = in.read(payload, there, Math.min(size - there, READ_BYTES_MAX));
+    /** Into arrays of their own, so that a large body is there once. */
+    private boolean payloadAlone(int headBytes, int bodyBytes) throws IOException {
+        start += HEADER_BYTES;
+        head = new byte[headBytes];
+        at = bodyAt = 0;
+        headEnd = headBytes;
+        if (!read(head)) {
+            return false;
+        }
+        try {
+            body = new byte[bodyBytes];
+        } catch (OutOfMemoryError error) {
+            lack = error;
+            body = Answer.EMPTY;
+            bodyEnd = 0;
+            return skip(bodyBytes);
+        }
+        bodyEnd = bodyBytes;
+        return read(body);
+    }
+
+    /** Fills an array with what is in the buffer, then with what is read. */
+    private boolean read(byte[] into) throws IOException {
+        int there = Math.min(into.length, end - start);
+        System.arraycopy(buffer, start, into, 0, there);
+        start += there;
+        while (there < into.length) {
+            int read = in.read(into, there, Math.min(into.length - there, READ_BYTES_MAX));
             if (read <= 0) {
                 return false;
             }
             there += read;
         }
-        data = payload;
-        at = 0;
         return true;
+    }
+
+    private boolean skip(int bytes) throws IOException {
+        int left = bytes - Math.min(bytes, end - start);
+        start += bytes - left;
+        while (left > 0) {
+            // Nothing of the buffer is wanted any more.
+            int read = in.read(buffer, 0, Math.min(left, SMALL_READ_BYTES));
+            if (read <= 0) {
+                return false;
+            }
+            left -= read;
+        }
+        return true;
+    }
+
+    /** The current frame's body, to keep: one that has an array of its own is not copied. */
+    byte[] takeBody() {
+        return body == buffer ? Arrays.copyOfRange(body, bodyAt, bodyEnd) : body;
     }
 
     /** Reads something; {@code wanted}: how much must fit behind {@code start}. */
@@ -122,6 +160,6 @@ final class FrameReader {
 
     /** The current frame's head as a table of texts. */
     String[] headTexts() {
-        return Bytes.split(new String(data, at, body - at, StandardCharsets.UTF_8));
+        return Bytes.split(new String(head, at, headEnd - at, StandardCharsets.UTF_8));
     }
 }

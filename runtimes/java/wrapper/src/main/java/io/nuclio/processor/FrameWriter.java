@@ -110,24 +110,33 @@ final class FrameWriter {
 
     /** An answer, or the beginning of a streamed one. */
     void putAnswer(int id, Answer answer, int flags, long nanos) {
-        List<String> pairs = answer.pairs;
         lock.lock();
         try {
             int at = begin(8);
-            Bytes.put32(held, count, (int) Math.min(Math.max(0, nanos / 1000), 0xffffffffL));
-            Bytes.put16(held, count + 4, pairs.size() / 2);
-            Bytes.put16(held, count + 6, 0);
-            count += 8;
-            text(answer.contentType);
-            for (int place = 0; place < pairs.size(); place++) {
-                room(1);
-                held[count++] = 0;
-                text(pairs.get(place));
+            try {
+                answer(at, id, answer, flags, nanos);
+            } catch (OutOfMemoryError error) {
+                count = at; // No half a frame.
+                throw error;
             }
-            finish(at, ANSWER, flags | answer.flags, answer.status, id, answer.body, 0, answer.body.length);
         } finally {
             lock.unlock();
         }
+    }
+
+    private void answer(int at, int id, Answer answer, int flags, long nanos) {
+        List<String> pairs = answer.pairs;
+        Bytes.put32(held, count, (int) Math.min(Math.max(0, nanos / 1000), 0xffffffffL));
+        Bytes.put16(held, count + 4, pairs.size() / 2);
+        Bytes.put16(held, count + 6, 0);
+        count += 8;
+        text(answer.contentType);
+        for (int place = 0; place < pairs.size(); place++) {
+            room(1);
+            held[count++] = 0;
+            text(pairs.get(place));
+        }
+        finish(at, ANSWER, flags | answer.flags, answer.status, id, answer.body, 0, answer.body.length);
     }
 
     /** Leaves room for a header and a head of that size; returns where the header goes. */

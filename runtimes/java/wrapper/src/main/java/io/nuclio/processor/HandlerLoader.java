@@ -2,17 +2,22 @@ package io.nuclio.processor;
 
 import io.nuclio.EventHandler;
 import java.io.IOException;
+import java.io.InputStream;
 import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Modifier;
 import java.net.MalformedURLException;
 import java.net.URISyntaxException;
 import java.net.URL;
 import java.net.URLClassLoader;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Set;
 import java.util.TreeSet;
+import java.util.concurrent.Callable;
 import java.util.jar.JarFile;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
@@ -22,11 +27,17 @@ import java.util.stream.Stream;
  * handlers: its classes and its jars. That "folder" may also be one jar, or one source file.
  */
 final class HandlerLoader {
-    /** Classes that are looked at to name handlers in a message. */
-    private static final int LOOKS_MAX = 2000;
+    /** Files of a folder that are looked at to name handlers in a message. */
+    private static final int LOOKS_MAX = 20_000;
+    /** What the file of a class that is a handler holds: its method's types. */
+    private static final byte[] SDK = "io/nuclio/".getBytes(StandardCharsets.US_ASCII);
 
     private final Path place;
     private final List<Path> classPath = new ArrayList<>();
+    /** Classes of a source file. */
+    private Set<String> compiled = Set.of();
+    /** Places that cannot be looked into, and why. */
+    private final Set<String> unreadable = new TreeSet<>();
     private ClassLoader loader;
 
     private HandlerLoader(Path place) {
@@ -53,9 +64,10 @@ final class HandlerLoader {
     /** Makes the class loader; returns the name of the class, with its package where only that was missing. */
     private String prepare(String name) throws LoadException {
         if (place.toString().endsWith(".java") && Files.isRegularFile(place)) {
-            SourceCompiler compiled = SourceCompiler.compile(place, jarsIn(place.toAbsolutePath().getParent()));
-            loader = compiled.loader();
-            return compiled.fullName(name);
+            SourceCompiler source = SourceCompiler.compile(place, jarsIn(place.toAbsolutePath().getParent()));
+            loader = source.loader();
+            compiled = source.names();
+            return name.isEmpty() ? name : source.fullName(name);
         }
         if (Files.isDirectory(place)) {
             classPath.add(place);
@@ -130,51 +142,74 @@ final class HandlerLoader {
     }
 
     private String where() {
-        return "in " + ownPath() + classPath.stream().map(path -> ", " + path).collect(Collectors.joining());
+        return "in " + (compiled.isEmpty() ? ownPath() : place) + classPath.stream().map(path -> ", " + path).collect(Collectors.joining());
     }
 
     private String handlersText() {
         Set<String> found = handlers();
-        return found.isEmpty()
+        String text = found.isEmpty()
             ? "no class there implements io.nuclio.EventHandler"
             : "these implement io.nuclio.EventHandler: " + String.join(", ", found);
+        return unreadable.isEmpty() ? text : text + "; these cannot be read: " + String.join(", ", unreadable);
     }
 
     /** Classes that could be meant. */
     private Set<String> handlers() {
         List<Path> places = new ArrayList<>(classPath);
         places.add(ownPath());
-        return places.stream().flatMap(path -> classesIn(path).stream()).limit(LOOKS_MAX).filter(this::isHandler)
-            .collect(Collectors.toCollection(TreeSet::new));
+        return Stream.concat(compiled.stream(), places.stream().flatMap(path -> classesIn(path).stream()))
+            .filter(this::isHandler).collect(Collectors.toCollection(TreeSet::new));
     }
 
     private boolean isHandler(String name) {
         try {
             Class<?> type = Class.forName(name, false, loader);
-            return EventHandler.class.isAssignableFrom(type) && !type.isInterface();
+            return EventHandler.class.isAssignableFrom(type) && !Modifier.isAbstract(type.getModifiers());
         } catch (Throwable error) {
             return false; // Whatever is wrong with it, it is not the one.
         }
     }
 
-    private static List<String> classesIn(Path path) {
+    /** Those that know the SDK: loading all of a large jar would take long. */
+    private List<String> classesIn(Path path) {
         try {
             if (Files.isDirectory(path)) {
                 try (Stream<Path> files = Files.walk(path, 20)) {
-                    return names(files.map(file -> path.relativize(file).toString()).limit(LOOKS_MAX));
+                    return files.limit(LOOKS_MAX).filter(file -> isClass(path.relativize(file).toString()))
+                        .filter(file -> knowsTheSdk(() -> Files.newInputStream(file)))
+                        .map(file -> className(path.relativize(file).toString())).collect(Collectors.toList());
                 }
             }
             try (JarFile jar = new JarFile(path.toFile())) {
-                return names(jar.stream().map(entry -> entry.getName()));
+                return jar.stream().filter(entry -> isClass(entry.getName()))
+                    .filter(entry -> knowsTheSdk(() -> jar.getInputStream(entry)))
+                    .map(entry -> className(entry.getName())).collect(Collectors.toList());
             }
         } catch (IOException | RuntimeException error) {
+            unreadable.add(path + " (" + error.getMessage() + ")");
             return List.of();
         }
     }
 
-    private static List<String> names(Stream<String> files) {
-        return files.filter(name -> name.endsWith(".class") && name.indexOf('$') < 0 && name.indexOf('-') < 0)
-            .map(name -> name.substring(0, name.length() - ".class".length()).replace('/', '.'))
-            .filter(name -> !name.startsWith("io.nuclio.")).collect(Collectors.toList());
+    private static boolean isClass(String file) {
+        return file.endsWith(".class") && file.indexOf('$') < 0 && file.indexOf('-') < 0 && !file.startsWith("io/nuclio/");
+    }
+
+    private static String className(String file) {
+        return file.substring(0, file.length() - ".class".length()).replace('/', '.');
+    }
+
+    private static boolean knowsTheSdk(Callable<InputStream> file) {
+        try (InputStream in = file.call()) {
+            byte[] code = in.readAllBytes();
+            for (int at = 0; at + SDK.length <= code.length; at++) {
+                if (Arrays.equals(code, at, at + SDK.length, SDK, 0, SDK.length)) {
+                    return true;
+                }
+            }
+            return false;
+        } catch (Exception error) {
+            return false; // As good as one that cannot be loaded.
+        }
     }
 }

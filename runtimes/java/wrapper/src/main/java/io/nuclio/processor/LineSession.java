@@ -19,6 +19,8 @@ import java.util.Map;
 final class LineSession implements ShimLogger.Sink, Context {
     private static final String[] LEVELS = {"debug", "info", "warning", "error"};
     private static final int READ_BYTES = 64 * 1024;
+    /** Records that are held for an answer. */
+    private static final int HELD_BYTES_MAX = 64 * 1024;
 
     private final InputStream in;
     private final OutputStream out;
@@ -90,6 +92,9 @@ final class LineSession implements ShimLogger.Sink, Context {
         for (int at = 0; at < answer.pairs.size(); at += 2) {
             headers.put(answer.pairs.get(at), answer.pairs.get(at + 1)); // Of a repeated one the last.
         }
+        if ((answer.flags & Answer.NO_ACK) != 0) {
+            headers.put(Answer.NO_ACK_HEADER, true); // compat: looked for by this name and this type.
+        }
         Map<String, Object> members = new LinkedHashMap<>();
         members.put("body", Base64.getEncoder().encodeToString(answer.body));
         members.put("body_encoding", "base64");
@@ -150,7 +155,7 @@ final class LineSession implements ShimLogger.Sink, Context {
         Json.quote(text, message);
         text.append(",\"with\":").append(fields).append("}\n");
         held.writeBytes(text.toString().getBytes(StandardCharsets.UTF_8));
-        if (level >= ShimLogger.WARN || !busy) {
+        if (level >= ShimLogger.WARN || !busy || held.size() > HELD_BYTES_MAX) {
             try {
                 flush();
             } catch (IOException gone) {

@@ -11,6 +11,7 @@ import java.util.ArrayDeque;
 import java.util.Deque;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.concurrent.locks.ReentrantLock;
 
 /**
  * Protocol 2: one thread reads an event, calls the handler and writes the answer. While a handler looks whether it is
@@ -33,6 +34,8 @@ final class Session implements ShimLogger.Sink, Context {
     private final FrameWriter writer;
     private final Thread thread = Thread.currentThread();
     private final Deque<Runnable> waiting = new ArrayDeque<>();
+    /** Held by whoever reads while a handler runs: its thread, or another one that writes a streamed body. */
+    private final ReentrantLock reading = new ReentrantLock();
     private final Map<String, String> settings = new HashMap<>();
     private String[] kinds = {};
     private long maxFrame = 1L << 30;
@@ -167,10 +170,10 @@ final class Session implements ShimLogger.Sink, Context {
                 waiting.add(() -> handle(event));
                 break;
             case CREDIT:
-                if (frame.limit - frame.at < 4) {
-                    throw new ProtocolException("CREDIT of " + (frame.limit - frame.at) + " bytes");
+                if (frame.headEnd - frame.at < 4) {
+                    throw new ProtocolException("CREDIT of " + (frame.headEnd - frame.at) + " bytes");
                 }
-                credit += current ? Bytes.u32(frame.data, frame.at) : 0;
+                credit += current ? Bytes.u32(frame.head, frame.at) : 0;
                 break;
             case CANCEL:
                 cancelled |= current; // Of an event that is over: too late.
@@ -181,7 +184,8 @@ final class Session implements ShimLogger.Sink, Context {
                 waiting.add(() -> control(code, control));
                 break;
             case PING:
-                writer.putBody(FrameWriter.PONG, 0, frame.code, frame.id, frame.data, frame.body, frame.limit - frame.body);
+                writer.putBody(
+                    FrameWriter.PONG, 0, frame.code, frame.id, frame.body, frame.bodyAt, frame.bodyEnd - frame.bodyAt);
                 writer.flush();
                 break;
             default:
@@ -202,6 +206,9 @@ final class Session implements ShimLogger.Sink, Context {
         written = begun = System.nanoTime();
         Answer answer;
         try {
+            if (event.lack != null) {
+                throw event.lack;
+            }
             answer = Answer.of(handler.handleEvent(this, event), logger);
             if (answer.body.length > maxFrame - HEAD_BYTES_MAX) {
                 answer = Answer.failure(new IllegalStateException(
@@ -231,7 +238,12 @@ final class Session implements ShimLogger.Sink, Context {
     private void end(Answer answer) {
         int of = id;
         id = 0;
-        writer.putAnswer(of, answer, cancelled ? Answer.CANCELLED : 0, System.nanoTime() - begun);
+        int flags = cancelled ? Answer.CANCELLED : 0;
+        try {
+            writer.putAnswer(of, answer, flags, System.nanoTime() - begun);
+        } catch (OutOfMemoryError error) {
+            writer.putAnswer(of, Answer.failure(error), flags, System.nanoTime() - begun);
+        }
     }
 
     private void stream(Answer answer) {
@@ -268,6 +280,15 @@ final class Session implements ShimLogger.Sink, Context {
 
     /** Sends a piece, as the processor gives credit. */
     void sendPiece(byte[] bytes, int count) throws IOException {
+        reading.lock();
+        try {
+            sendPieceAlone(bytes, count);
+        } finally {
+            reading.unlock();
+        }
+    }
+
+    private void sendPieceAlone(byte[] bytes, int count) throws IOException {
         look();
         for (int from = 0; from < count;) {
             while (credit <= 0 && !cancelled) {
@@ -311,11 +332,14 @@ final class Session implements ShimLogger.Sink, Context {
 
     @Override
     public boolean isCancelled() {
-        if (!cancelled && Thread.currentThread() == thread && id != 0) {
+        // Where another thread writes the answer it reads meanwhile.
+        if (!cancelled && Thread.currentThread() == thread && id != 0 && reading.tryLock()) {
             try {
                 look();
             } catch (IOException gone) {
                 cancelled = true; // Nobody is there.
+            } finally {
+                reading.unlock();
             }
         }
         return cancelled;

@@ -11,6 +11,7 @@ import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 import javax.tools.FileObject;
@@ -71,6 +72,11 @@ final class SourceCompiler {
                 return defineClass(name, code, 0, code.length);
             }
         };
+    }
+
+    /** All classes, by their full names. */
+    Set<String> names() {
+        return classes.keySet();
     }
 
     /** The compiled class of that name, whatever its package is. */

@@ -11,6 +11,7 @@ import java.net.ProtocolFamily;
 import java.nio.channels.ByteChannel;
 import java.nio.channels.Channels;
 import java.nio.channels.SocketChannel;
+import java.nio.charset.StandardCharsets;
 import java.util.HashMap;
 import java.util.Map;
 
@@ -24,6 +25,11 @@ public final class Wrapper {
 
     private static final String USAGE = "neither NUCLIO_SHIM_FD nor NUCLIO_SHIM_SOCKET is set, and these are not the "
         + "arguments of protocol 1: -handler CLASS -port PORT [-workerid N] [-verbose]";
+
+    private static final byte[] FULL_HEAP = ("nuclio shim: java.lang.OutOfMemoryError between two events: the handler keeps "
+        + "more than the heap holds; raise -Xmx in spec.runtimeAttributes.jvmOptions\n").getBytes(StandardCharsets.US_ASCII);
+    private static final FileOutputStream ERRORS = new FileOutputStream(FileDescriptor.err);
+    private static final int FULL_HEAP_STATUS = 3; // That of -XX:+ExitOnOutOfMemoryError.
 
     private Wrapper() {
     }
@@ -40,8 +46,22 @@ public final class Wrapper {
         } catch (Exception error) {
             System.err.println("nuclio shim: " + error);
             status = 1;
+        } catch (OutOfMemoryError error) {
+            fullHeap();
+            return;
         }
         System.exit(status);
+    }
+
+    /** Ends without asking for memory. What fails inside a handler is its event's; between two, the heap is full for good. */
+    private static void fullHeap() {
+        try {
+            ERRORS.write(FULL_HEAP);
+        } catch (IOException nobodyListens) {
+            // The status says it too.
+        } finally {
+            Runtime.getRuntime().halt(FULL_HEAP_STATUS);
+        }
     }
 
     private static int run(String[] arguments) throws Exception {

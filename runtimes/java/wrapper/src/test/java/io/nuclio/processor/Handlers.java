@@ -59,6 +59,14 @@ final class Handlers {
         }
     }
 
+    /** Keeps its event from being acknowledged. */
+    public static final class NoAck implements EventHandler {
+        @Override
+        public Response handleEvent(Context context, Event event) {
+            return new Response().setHeaders(Map.of("x-nuclio-stream-no-ack", "true"));
+        }
+    }
+
     /** Fails to prepare itself. */
     public static final class BadInit implements EventHandler, ContextInitializer {
         @Override

@@ -58,6 +58,11 @@ final class LineSessionTest {
         Check.that(lines[0].startsWith("l{") && lines[0].contains("\"level\":\"error\""), lines[0]);
     }
 
+    void aStreamsEventThatIsNotToBeAcknowledgedIsMarkedInTheHeaders() throws Exception {
+        String[] lines = play(Handlers.NoAck.class, "{\"path\":\"/\"}\n", 0);
+        Check.equal("{X-Nuclio-Stream-No-Ack=true}", answer(lines[0]).get("headers").toString());
+    }
+
     void streamedBodiesAreSentAsAWhole() throws Exception {
         String[] lines = play(Handlers.Streams.class, "{\"path\":\"/70000\"}\n", 0);
         Check.equal(70000, body(answer(lines[0])).length());
