@@ -39,6 +39,7 @@ fn event(trigger: &Arc<TriggerInfo>) -> Box<Event> {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     })
 }
 

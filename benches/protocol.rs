@@ -41,6 +41,7 @@ fn event(headers: usize) -> Event {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
-use crate::config::{self, Config, MetricSinkKind, PlatformKind, RuntimeKind, Timetable, TriggerKind};
+use crate::config::{
+    self, Config, MetricSinkKind, PlatformKind, RuntimeKind, SeveralFor, Timetable, TriggerKind,
+};
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
 use crate::fields;
@@ -472,10 +474,14 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
             if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
         ),
         ("decode_strings", u8::from(env.python_decode_strings).to_string()),
-        ("event_loop", if env.python_uvloop { "uvloop" } else { "asyncio" }.to_owned()),
+        (
+            "event_loop",
+            env.python_uvloop.map_or("auto", |uv| if uv { "uvloop" } else { "asyncio" }).to_owned(),
+        ),
         ("log_level", lowest.to_string()),
         ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
-        ("max_inflight_for", if async_handlers_only(trigger) { "async" } else { "any" }.to_owned()),
+        ("max_inflight_for", several_for(trigger).name().to_owned()),
+        ("root_path", function.root_path().to_owned()),
         ("triggers", function.triggers.len().to_string()),
     ];
     if let Some(language) = languages::of(function.runtime) {
@@ -494,9 +500,9 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
     init
 }
 
-/// Whether only handlers that are async by themselves get several events at a time.
-fn async_handlers_only(trigger: &config::Trigger) -> bool {
-    matches!(&trigger.kind, TriggerKind::Http(http) if http.async_handlers_only)
+/// Which handlers get several events at a time.
+fn several_for(trigger: &config::Trigger) -> SeveralFor {
+    if let TriggerKind::Http(http) = &trigger.kind { http.several_for } else { SeveralFor::Any }
 }
 
 fn view(
@@ -549,7 +555,7 @@ fn view(
             configuration["batch"] =
                 serde_json::json!({"mode": "enable", "batchSize": batch.size, "timeout": timeout});
         }
-        let asynchronous = http.in_flight_per_worker > 1 && !http.async_handlers_only;
+        let asynchronous = http.in_flight_per_worker > 1 && http.several_for == SeveralFor::Any;
         configuration["mode"] = if asynchronous { "async" } else { "sync" }.into();
         if let Some(cors) = &http.cors {
             configuration["cors"] = serde_json::json!({

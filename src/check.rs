@@ -13,7 +13,7 @@ use crate::config::lint::{Finding, Severity, lint};
 use crate::config::schema::Schema;
 use crate::config::{
     ConcurrencyPolicy, Config, CronTrigger, Env, EventTemplate, HttpTrigger, Level, LogEncoding, LogSink,
-    Timetable, Trigger, TriggerKind,
+    SeveralFor, Timetable, Trigger, TriggerKind,
 };
 use crate::trigger;
 
@@ -120,7 +120,11 @@ fn write_http(http: &HttpTrigger, out: &mut dyn Write) -> io::Result<()> {
     line(out, "head limit", &format!("{} bytes", http.head_bytes_max))?;
     line(out, "body limit", &format!("{} bytes", http.body_bytes_max))?;
     if http.in_flight_per_worker > 1 {
-        let when = if http.async_handlers_only { ", if the handler is async" } else { "" };
+        let when = match http.several_for {
+            SeveralFor::Any => "",
+            SeveralFor::Async => ", if the handler is async",
+            SeveralFor::Applications => ", if the handler is an ASGI application; else 1",
+        };
         line(out, "events per worker", &format!("{}{when}", http.in_flight_per_worker))?;
     }
     if let Some(batch) = &http.batch {

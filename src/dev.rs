@@ -108,13 +108,30 @@ fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
             arguments.handler.clone().unwrap_or_else(|| if source { stem.to_string() } else { String::new() })
         }
         _ => {
-            env.python_path.get_or_insert_with(|| folder.display().to_string());
-            format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
+            let (root, module) = match &env.python_path {
+                Some(path) => (path.clone(), stem.to_string()),
+                None => python_module(folder, &stem),
+            };
+            env.python_path = Some(root);
+            format!("{module}:{}", arguments.handler.as_deref().unwrap_or("handler"))
         }
     };
     let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
     config.function.name = stem.into_owned();
     Ok(dress(config))
+}
+
+/// The folder that a Python file is imported from, and its name there: what is in a package goes by the package's name,
+/// as the file of a Django project does.
+fn python_module(folder: &Path, stem: &str) -> (String, String) {
+    let (mut root, mut name) = (folder, stem.to_owned());
+    while root.join("__init__.py").is_file()
+        && let (Some(package), Some(parent)) = (root.file_name(), root.parent())
+    {
+        name = format!("{}.{name}", package.to_string_lossy());
+        root = parent;
+    }
+    (root.display().to_string(), name)
 }
 
 /// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
@@ -317,6 +334,17 @@ mod tests {
             let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_python_file_in_a_package_goes_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let shop = folder.path().join("shop");
+        std::fs::create_dir(&shop).unwrap();
+        let (inside, outside) = (shop.display().to_string(), folder.path().display().to_string());
+        assert_eq!(python_module(&shop, "asgi"), (inside, "asgi".to_owned()));
+        std::fs::write(shop.join("__init__.py"), "").unwrap();
+        assert_eq!(python_module(&shop, "asgi"), (outside, "shop.asgi".to_owned()));
     }
 
     #[test]

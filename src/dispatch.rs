@@ -148,6 +148,11 @@ impl Dispatcher {
         self.pool.streams_bodies()
     }
 
+    /// Whether the handler is a web application, which gets requests as they are.
+    pub fn serves_web(&self) -> bool {
+        self.pool.serves_web()
+    }
+
     /// Counts an event that was settled or refused before it reached a worker.
     pub fn count(&self, success: bool) {
         self.counters.count(if success { Ok(()) } else { Err(Cause::Refused) });

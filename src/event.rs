@@ -62,6 +62,17 @@ pub struct Event {
     pub trace: Option<Arc<EventTrace>>,
     /// What HTTP events leave empty.
     pub extra: Option<Box<Extra>>,
+    /// What only web applications are told of a request; `None` for functions.
+    pub web: Option<WebRequest>,
+}
+
+/// What a request is besides an event.
+#[derive(Debug, Clone)]
+pub struct WebRequest {
+    /// Of its head.
+    pub version: http::Version,
+    /// Both ends of its connection, as `net` writes them.
+    pub ends: Arc<str>,
 }
 
 /// Method and target of an event.

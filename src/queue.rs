@@ -79,6 +79,7 @@ pub struct Queue<W> {
     expiry_changed: Notify,
     closed: AtomicBool,
     streams_bodies: AtomicBool,
+    serves_web: AtomicBool,
     /// Events admitted that have not ended, wherever they are.
     open: AtomicUsize,
     all_ended: Notify,
@@ -113,6 +114,7 @@ impl<W: PartialEq> Queue<W> {
             expiry_changed: Notify::new(),
             closed: AtomicBool::new(false),
             streams_bodies: AtomicBool::new(false),
+            serves_web: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             all_ended: Notify::new(),
         }
@@ -130,6 +132,16 @@ impl<W: PartialEq> Queue<W> {
     /// Whether an event's body may still be arriving when it is submitted.
     pub fn streams_bodies(&self) -> bool {
         self.streams_bodies.load(Ordering::Relaxed)
+    }
+
+    /// Its workers have said that their handler is a web application.
+    pub fn serve_web(&self) {
+        self.serves_web.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether events are requests to a web application.
+    pub fn serves_web(&self) -> bool {
+        self.serves_web.load(Ordering::Relaxed)
     }
 
     /// The pool's counters.
@@ -397,6 +409,7 @@ pub(crate) mod tests {
             log_buffer: None,
             trace: None,
             extra: None,
+            web: None,
         })
     }
 

@@ -151,6 +151,7 @@ fn event(path: &str, body: &'static [u8]) -> Event {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 

@@ -716,12 +716,12 @@ def is_async(function):
     return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
 
 
-OURS = std.__code__.co_filename
+OURS = {std.__code__.co_filename}  # files whose frames are left out of what users are shown
 
 
 def traceback_of(error):
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == OURS:
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in OURS:
         trace = trace.tb_next
     try:
         return "".join(std("traceback").format_exception(type(error), error, trace))
@@ -810,6 +810,8 @@ class Shim:
         self.written = 0      # when something was last written, roughly
         self.sync_only = True
         self.streams = False  # the handler takes bodies as they come
+        self.interface = ""   # "asgi" or "wsgi": the handler is an application
+        self.application: "Any" = None  # how its requests are handled, if that is not the handler's business
 
     def trigger(self, index):
         return self.triggers[index] if index < len(self.triggers) else ("", "")
@@ -822,23 +824,26 @@ class Shim:
             try:
                 done = init_context(self.context)
                 if hasattr(done, "__await__"):
-                    await self.enter_loop()
-                    await done
+                    await self.whole(done)
             except BaseException as error:
                 fail(INIT_FAILED, "init_context failed: %s\n%s" % (message_of(error), traceback_of(error)))
+        if self.application is not None:
+            await self.application.start()
         if self.slots > 1 and self.sync_only:
             self.slots = 1
-            self.logger.warn("The handler is a plain function and gets one event at a time although the trigger's mode "
-                             "is async; make it async def, or give the trigger more workers")
+            self.logger.warn("The handler is a %s and gets one event at a time although the trigger's mode is async; "
+                             "make it %s, or give the trigger more workers" % (
+                                 ("WSGI application", "an ASGI application") if self.interface
+                                 else ("plain function", "async def")))
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
-            ("stream_in", "1" if self.streams else "0")]))
-        if "asyncio" in sys.modules or self.slots > 1:
+            ("stream_in", "1" if self.streams else "0")] + ([("web", self.interface)] if self.interface else [])))
+        if self.slots > 1 or "asyncio" in sys.modules and self.interface != "wsgi":
             await self.enter_loop()
         if self.looping:
             self.base = std("contextvars").copy_context()
-        if self.slots > 1:
-            self.several = Several(self)
+        if self.slots > 1 or self.application is not None:
+            self.several = self.application or Several(self)
             await self.several.serve()
         await self.serve()
 
@@ -969,6 +974,16 @@ class Shim:
         whole.members = [(call.ident, as_bytes(call.argument.id)) for call in calls]
         return whole
 
+    async def whole(self, awaitable):
+        """What a callback's coroutine comes to."""
+        if self.interface == "wsgi":
+            async def run():
+                return await awaitable
+
+            return std("asyncio").run(run())  # The application must not find a running loop.
+        await self.enter_loop()
+        return await awaitable
+
     async def wait_for(self, call, awaitable):
         await self.enter_loop()
         call.task = self.task
@@ -1030,8 +1045,7 @@ class Shim:
             try:
                 done = callback()
                 if hasattr(done, "__await__"):
-                    await self.enter_loop()
-                    await done
+                    await self.whole(done)
             except BaseException as error:
                 failed, text = 1, "%s: %s" % (type(error).__name__, message_of(error))
                 self.logger.error_with("Exception caught in callback", exc=message_of(error),
@@ -1064,7 +1078,7 @@ class Shim:
 
     def run(self, coroutine):
         """Drives `serve`: by hand until an event loop is wanted, then inside it."""
-        if self.sync_only and "asyncio" not in sys.modules:
+        if self.sync_only and (self.interface == "wsgi" or "asyncio" not in sys.modules):
             coroutine.send(None)  # comes back only when it wants a loop
         asyncio = std("asyncio")
         loop = self.loop or self.make_loop()
@@ -1104,18 +1118,21 @@ class Shim:
             asyncio.set_event_loop(self.loop)
         return self.loop
 
-    def use_uvloop(self):
+    def use_uvloop(self, wanted):
+        """Makes uvloop's the loop, where it is installed."""
         try:
             self.loop = __import__("uvloop").new_event_loop()
         except ImportError as error:
-            self.logger.warn_with("NUCLIO_PYTHON_EVENT_LOOP asks for uvloop, which cannot be imported; asyncio's own "
-                                  "loop is used", err=message_of(error))
+            if wanted:
+                self.logger.warn_with("NUCLIO_PYTHON_EVENT_LOOP asks for uvloop, which cannot be imported; asyncio's "
+                                      "own loop is used", err=message_of(error))
         else:
             std("asyncio").set_event_loop(self.loop)
 
     def asyncio_came(self):
         """A handler that is no coroutine has imported asyncio: from now on there is a running loop."""
-        if self.loop is None and self.serving and _thread.get_ident() == self.thread:
+        if (self.loop is None and self.serving and self.interface != "wsgi"
+                and _thread.get_ident() == self.thread):
             std("asyncio")._set_running_loop(self.make_loop())
 
     async def enter_loop(self):
@@ -1261,6 +1278,8 @@ class Shim:
 class Several:
     """The calls of a handler that may have several events at once: each is a task of the one loop."""
 
+    behind: "Any" = ()  # calls that go on after their answers, which only those of applications do
+
     def __init__(self, shim):
         contextvars = std("contextvars")
         self.shim = shim
@@ -1284,7 +1303,7 @@ class Several:
             shim.waiter = shim.loop.create_future()
             shim.waiting = True
             await shim.undisturbed(shim.waiter)
-        tasks = [call.task for call in (*self.calls.values(), *self.given_up)]
+        tasks = [call.task for call in (*self.calls.values(), *self.given_up, *self.behind)]
         if tasks:
             for call in self.calls.values():
                 call.over = True
@@ -1413,7 +1432,7 @@ class Several:
                       % call.why, fields_json(fields), call)
         try:
             if call.stream is not None and call.stream.begun:
-                call.stream.frame(ABORT, b"cancelled")
+                call.stream.frame_out(ABORT, b"cancelled")
             else:
                 nanos = monotonic_ns() - call.started
                 for ident, _ in call.members or ((call.ident, None),):
@@ -1478,7 +1497,7 @@ def stack_of(awaited, call):
         for frame, then in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
             if hasattr(awaited, frame):
                 frame, awaited = getattr(awaited, frame), getattr(awaited, then)
-                if frame is not None and frame.f_code.co_filename != OURS:
+                if frame is not None and frame.f_code.co_filename not in OURS:
                     frames.append((frame, frame.f_lineno))
                 break
         else:
@@ -1780,7 +1799,7 @@ class Stream:
             while True:
                 item = await self.pull()
                 if item is self:
-                    return self.frame(END, b"")
+                    return self.frame_out(END, b"")
                 await self.write(raw_item(item))
         except (Closed, Stop, ProtocolFault):
             raise
@@ -1827,10 +1846,10 @@ class Stream:
                 return self.shim.channel.flush()
             count = min(len(view), PIECE_BYTES_MAX, self.call.credit)
             self.call.credit -= count
-            self.frame(0, view[:count])
+            self.frame_out(0, view[:count])
             view = view[count:]
 
-    def frame(self, flags, body):
+    def frame_out(self, flags, body):
         if self.call.over:
             return
         self.shim.written = monotonic_ns()
@@ -1841,7 +1860,7 @@ class Stream:
             message = message_of(error)
             self.shim.logger.error_with("Exception caught in handler", exc=message, traceback=traceback_of(error))
         uncancel(self.call.task or self.shim.task)
-        self.frame(ABORT, utf8("%s: %s" % (type(error).__name__, message_of(error))))
+        self.frame_out(ABORT, utf8("%s: %s" % (type(error).__name__, message_of(error))))
 
     async def close(self):
         try:
@@ -2222,7 +2241,7 @@ def say_hello(channel):
     channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
         ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
         ("protocol_min", "2"), ("protocol_max", "2"),
-        ("capabilities", "cancel,deadline,client-gone,batch,stream-in,stream-out,ack,control"),
+        ("capabilities", "cancel,deadline,client-gone,batch,stream-in,stream-out,ack,control,web"),
         ("max_inflight", str(IN_FLIGHT_MAX)),
         ("prefetch", str(PREFETCH)), ("pid", str(os.getpid()))]))
 
@@ -2282,12 +2301,80 @@ def load(text):
         raise
     module = sys.modules[name]
     handler = getattr(module, entry, None)
-    if not callable(handler):
+    if handler is not None and not callable(handler):
+        raise HandlerFault('"%s" in module "%s" (%s) is of type %s: neither a function handler(context, event) nor an '
+                           'ASGI or WSGI application' % (entry, name, getattr(module, "__file__", "?"),
+                                                         type(handler).__name__))
+    if handler is None:
         found = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise HandlerFault('no function "%s" in module "%s" (%s); it has: %s; correct spec.handler' % (
             entry, name, getattr(module, "__file__", "?"), ", ".join(found) or "no function at all"))
-    home = sys.modules.get(getattr(handler, "__module__", None) or name, module)
-    return handler, getattr(home, "init_context", None)
+    interface = interface_of(handler)
+    # An application's class is of its framework.
+    home = module if interface else sys.modules.get(getattr(handler, "__module__", None) or name, module)
+    return handler, interface, getattr(home, "init_context", None)
+
+
+def interface_of(handler):
+    """What is called in its own way: "asgi" or "wsgi" for an application, else nothing. Its parameters tell."""
+    names, required = parameters(handler)
+    if names[:3] == ("scope", "receive", "send") or required == 3 and is_async(handler):
+        return "asgi"
+    if required == 2 and (names[1] == "start_response" or names[0] in ("environ", "env")) and not is_async(handler):
+        return "wsgi"
+    if required == 0 and isinstance(handler, FUNCTION) and not names and not hasattr(handler, "__wrapped__"):
+        raise HandlerFault("%s() takes no arguments: it is neither a function handler(context, event) nor an ASGI or "
+                           "WSGI application; if it makes one, name the variable that holds what it returns"
+                           % handler.__qualname__)
+    return ""
+
+
+FUNCTION = type(std)
+
+
+def parameters(called):
+    """Names of the parameters that a call fills by place, and how many it must fill; -1: nobody knows."""
+    filled = 0
+    for _ in range(100):  # partials, methods, decorators that pass everything on
+        if isinstance(called, type):
+            break
+        if hasattr(called, "func") and hasattr(called, "args"):
+            filled += len(called.args)
+            called = called.func
+        elif hasattr(called, "__func__"):
+            filled += 1
+            called = called.__func__
+        elif hasattr(called, "__code__"):
+            code = called.__code__
+            if not code.co_flags & 0x04:  # *args
+                names = code.co_varnames[filled:code.co_argcount]
+                return names, len(names) - len(called.__defaults__ or ())
+            if not hasattr(called, "__wrapped__"):
+                break
+            called = called.__wrapped__
+        else:
+            call = getattr(called, "__call__", None)  # noqa: B004 - it is looked at, not called
+            if not (hasattr(call, "__func__") or hasattr(call, "__code__")):
+                break
+            called = call
+    return (), -1
+
+
+def web_module():
+    """What serves applications: beside this file, or left by `bootstrap`."""
+    code = globals().pop("__web__", None)
+    if code is None:
+        try:
+            return std("_nuclio_web")
+        except ModuleNotFoundError as error:
+            if error.name != "_nuclio_web":
+                raise
+            raise HandlerFault("the handler is a web application: _nuclio_web.py, which serves those, belongs beside %s"
+                               % sys.argv[0]) from None
+    module = type(sys)("_nuclio_web")
+    sys.modules["_nuclio_web"] = module
+    exec(std("marshal").loads(code), module.__dict__)
+    return module
 
 
 def terminate(number, frame):
@@ -2356,16 +2443,22 @@ def main():
         if "nuclio_sdk" in sys.modules:
             adopt(sys.modules["nuclio_sdk"])
         if settings.get("event_loop") == "uvloop":
-            shim.use_uvloop()
+            shim.use_uvloop(True)
         try:
-            shim.handler, init_context = load(settings.get("handler", ""))
+            shim.handler, shim.interface, init_context = load(settings.get("handler", ""))
+            if settings.get("max_inflight_for") == "web" and shim.interface != "asgi":
+                shim.slots = 1
+            if shim.interface == "asgi" and settings.get("event_loop") == "auto":
+                shim.use_uvloop(False)
+            if shim.interface:
+                shim.application = web_module().serve(shim, shim.handler, shim.interface, settings)
         except HandlerFault as error:
             fail(LOAD_FAILED, message_of(error))
         except BaseException as error:
             fail(LOAD_FAILED, 'failed to load handler "%s": %s: %s\n%s' % (
                 settings.get("handler"), type(error).__name__, message_of(error), traceback_of(error)))
-        shim.sync_only = not is_async(shim.handler)
-        shim.streams = bool(getattr(shim.handler, "stream_body", False))
+        shim.sync_only = shim.application is None and not is_async(shim.handler)
+        shim.streams = bool(shim.interface or getattr(shim.handler, "stream_body", False))
         shim.run(shim.live(init_context))
     except (Closed, Stop):
         leave(0)

@@ -31,7 +31,7 @@ impl Default for Env {
             python_wrapper: None,
             python_path: None,
             python_decode_strings: true,
-            python_uvloop: false,
+            python_uvloop: None,
             handler_directory: None,
             nodejs_exe: None,
             nodejs_wrapper: None,
@@ -133,10 +133,11 @@ fn turns_off(value: &str) -> bool {
     ["no", "false", "disable", "disabled"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-fn wants_uvloop(value: Option<String>) -> Result<bool, ConfigError> {
+fn wants_uvloop(value: Option<String>) -> Result<Option<bool>, ConfigError> {
     match value.as_deref() {
-        None | Some("asyncio") => Ok(false),
-        Some("uvloop") => Ok(true),
+        None => Ok(None),
+        Some("asyncio") => Ok(Some(false)),
+        Some("uvloop") => Ok(Some(true)),
         Some(other) => Err(refuse("NUCLIO_PYTHON_EVENT_LOOP", other, "use asyncio or uvloop")),
     }
 }

@@ -209,7 +209,17 @@ impl FunctionFile {
         let node = self.root.child("spec").and_then(|spec| spec.child("runtimeAttributes"));
         match node.map(Node::to_json) {
             None => Ok(serde_json::Map::new()),
-            Some(serde_json::Value::Object(map)) => Ok(map),
+            Some(serde_json::Value::Object(map)) => match map.get(ROOT_PATH) {
+                Some(path) if !path.as_str().is_some_and(is_root_path) => {
+                    let place =
+                        source.place(self.spec_line("runtimeAttributes"), "spec.runtimeAttributes.rootPath");
+                    let problem = place.problem(format!("{path} is no path that an application can be at"));
+                    Err(setting(around(
+                        problem.remedy("write a text like /shop, with a slash only in front of names"),
+                    )))
+                }
+                _ => Ok(map),
+            },
             Some(_) => {
                 let place = source.place(self.spec_line("runtimeAttributes"), "spec.runtimeAttributes");
                 Err(setting(around(place.problem("expected a map").remedy("write `name: value` pairs"))))
@@ -221,6 +231,22 @@ impl FunctionFile {
         let literal = self.spec.env.iter().filter(|entry| entry.value_from.is_none());
         literal.map(|entry| (entry.name.clone(), entry.value.clone())).collect()
     }
+}
+
+/// Key of `runtimeAttributes`: where clients see a web application.
+const ROOT_PATH: &str = "rootPath";
+
+impl Function {
+    /// `spec.runtimeAttributes.rootPath`: where clients see a web application; empty: at the root.
+    pub fn root_path(&self) -> &str {
+        self.runtime_attributes.get(ROOT_PATH).and_then(|path| path.as_str()).unwrap_or_default()
+    }
+}
+
+/// Empty, or names each with a slash in front; as it stands in a target, but not encoded.
+fn is_root_path(path: &str) -> bool {
+    let sound = |name: &str| !name.is_empty() && !name.contains(['?', '#', '\0']);
+    path.is_empty() || path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(sound))
 }
 
 /// The file as YAML text.

@@ -93,7 +93,7 @@ pub(super) struct SpecFile {
     /// Where events come from, by name.
     #[cfg_attr(test, schemars(with = "BTreeMap<String, TriggerFile>"))]
     _triggers: Ignored,
-    /// Settings of some runtimes: `jvmOptions` (Java); `arguments`, `responseHeaders`, `stderr`, `stream`, `clientGone`, `inheritEnvironment` (shell).
+    /// Settings of some runtimes: `rootPath` (web applications in Python); `jvmOptions` (Java); `arguments`, `responseHeaders`, `stderr`, `stream`, `clientGone`, `inheritEnvironment` (shell).
     #[cfg_attr(test, schemars(with = "BTreeMap<String, serde_json::Value>"))]
     _runtime_attributes: Ignored,
     /// How the platform builds the image.

@@ -10,7 +10,7 @@ use super::ignored::Ignored;
 use super::schema::generate;
 use super::source::Source;
 use super::trigger::{TriggerFile, TriggerSource, with_defaults};
-use super::{Batch, Cors, HttpTrigger, RuntimeKind, Trigger, TriggerKind};
+use super::{Batch, Cors, HttpTrigger, RuntimeKind, SeveralFor, Trigger, TriggerKind};
 
 /// Address when nothing is said: every one of this host.
 pub(super) const DEFAULT_LISTEN: &str = ":8080";
@@ -145,7 +145,7 @@ pub(super) fn resolve(
     source: &mut Source,
 ) -> Result<HttpTrigger, Box<Problem>> {
     let attributes: Attributes = place.attributes(source)?;
-    let (in_flight_per_worker, async_handlers_only) = in_flight(file, place, runtime, source)?;
+    let (in_flight_per_worker, several_for) = in_flight(file, place, runtime, source)?;
     Ok(HttpTrigger {
         listen: listen(file, place, source)?,
         head_bytes_max: limit(attributes.read_buffer_size, HEAD_BYTES_MAX, HEAD_BYTES_MAX_WHEN_NEGATIVE),
@@ -154,13 +154,13 @@ pub(super) fn resolve(
         cors: attributes.cors.enabled.then(|| attributes.cors.resolve()),
         batch: batch(&file.batch, place, runtime, source)?,
         in_flight_per_worker,
-        async_handlers_only,
+        several_for,
     })
 }
 
 /// An HTTP trigger about which only address and workers are said.
 pub(super) fn plain(name: &str, listen: &str, workers: usize, runtime: RuntimeKind) -> Trigger {
-    let (in_flight_per_worker, async_handlers_only) = in_flight_by_handler(runtime);
+    let (in_flight_per_worker, several_for) = in_flight_by_handler(runtime);
     let http = HttpTrigger {
         listen: listen.to_owned(),
         head_bytes_max: HEAD_BYTES_MAX,
@@ -169,7 +169,7 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize, runtime: RuntimeKi
         cors: None,
         batch: None,
         in_flight_per_worker,
-        async_handlers_only,
+        several_for,
     };
     with_defaults(name, workers, TriggerKind::Http(http))
 }
@@ -268,24 +268,25 @@ fn batch_timeout(text: &str, place: &TriggerSource<'_>, source: &Source) -> Resu
     })
 }
 
-/// Events in flight per worker where nothing is said, and whether only async handlers get as many.
-fn in_flight_by_handler(runtime: RuntimeKind) -> (usize, bool) {
+/// Events in flight per worker where nothing is said, and which handlers get as many.
+fn in_flight_by_handler(runtime: RuntimeKind) -> (usize, SeveralFor) {
     match runtime {
-        RuntimeKind::NodeJs => (ASYNC_HANDLER_IN_FLIGHT, true),
-        _ => (1, false),
+        RuntimeKind::NodeJs => (ASYNC_HANDLER_IN_FLIGHT, SeveralFor::Async),
+        RuntimeKind::Python => (CONNECTIONS_PER_WORKER, SeveralFor::Applications),
+        _ => (1, SeveralFor::Any),
     }
 }
 
-/// Events in flight per worker, and whether only handlers that are async by themselves get as many.
+/// Events in flight per worker, and which handlers get as many.
 fn in_flight(
     file: &TriggerFile,
     place: &TriggerSource<'_>,
     runtime: RuntimeKind,
     source: &mut Source,
-) -> Result<(usize, bool), Box<Problem>> {
+) -> Result<(usize, SeveralFor), Box<Problem>> {
     match file.mode.as_str() {
         "async" if matches!(runtime, RuntimeKind::Python | RuntimeKind::NodeJs | RuntimeKind::DotNetCore) => {
-            Ok((connections(&file.async_mode, place, source)?, false))
+            Ok((connections(&file.async_mode, place, source)?, SeveralFor::Any))
         }
         "async" => {
             let problem = place.place(source, "mode");
@@ -297,7 +298,7 @@ fn in_flight(
                 let text = "AsyncConfig should be empty when working in `sync` trigger mode; ignored";
                 source.warn(&place.place(source, "async"), text);
             }
-            Ok(if file.mode.is_empty() { in_flight_by_handler(runtime) } else { (1, false) })
+            Ok(if file.mode.is_empty() { in_flight_by_handler(runtime) } else { (1, SeveralFor::Any) })
         }
         other => {
             let problem = place.place(source, "mode").problem(format!("unknown trigger mode {other:?}"));

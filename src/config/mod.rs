@@ -195,8 +195,30 @@ pub struct HttpTrigger {
     pub batch: Option<Batch>,
     /// `mode: async` with `async.maxConnectionsNumber`: events in flight per worker; 1 for `sync`.
     pub in_flight_per_worker: usize,
-    /// No `mode` is set: several events only if the handler is async by itself.
-    pub async_handlers_only: bool,
+    /// Which handlers get as many.
+    pub several_for: SeveralFor,
+}
+
+/// Which handlers of a runtime get several events at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeveralFor {
+    /// `mode` says it for any.
+    Any,
+    /// No `mode` is set: those that are async by themselves.
+    Async,
+    /// No `mode` is set: asynchronous web applications.
+    Applications,
+}
+
+impl SeveralFor {
+    /// Its name in the shim protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Async => "async",
+            Self::Applications => "web",
+        }
+    }
 }
 
 /// `attributes.cors`.
@@ -343,8 +365,9 @@ pub struct Env {
     pub python_path: Option<String>,
     /// `NUCLIO_PYTHON_DECODE_EVENT_STRINGS`: true unless turned off.
     pub python_decode_strings: bool,
-    /// `NUCLIO_PYTHON_EVENT_LOOP` is `uvloop`: handlers run in that loop where it is installed.
-    pub python_uvloop: bool,
+    /// `NUCLIO_PYTHON_EVENT_LOOP`, `uvloop` or `asyncio`. Without it only ASGI applications run in uvloop, where it is
+    /// installed.
+    pub python_uvloop: Option<bool>,
     /// `NUCLIO_HANDLER_DIR`: directory of the Node.js, Ruby or .NET handler; of the last also its file.
     pub handler_directory: Option<PathBuf>,
     /// `NUCLIO_NODEJS_EXE`.

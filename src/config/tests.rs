@@ -65,6 +65,6 @@ fn http_defaults() -> HttpTrigger {
         cors: None,
         batch: None,
         in_flight_per_worker: 1,
-        async_handlers_only: false,
+        several_for: SeveralFor::Any,
     }
 }

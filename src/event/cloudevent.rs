@@ -125,6 +125,7 @@ fn batched(carrier: &mut Event) -> Result<Vec<Event>, CloudEventError> {
             log_buffer: carrier.log_buffer.clone(),
             trace: carrier.trace.as_deref().map(EventTrace::another),
             extra: None,
+            web: None,
         };
         structured(&mut event)?;
         events.push(event);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -69,6 +70,25 @@ pub struct Activity {
     closing: AtomicBool,
     waker: OnceLock<Waker>,
     tail: Tail,
+    ends: Ends,
+}
+
+/// Where a connection comes from and where it arrived.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    pub(super) client: Option<SocketAddr>,
+    pub(super) server: Option<SocketAddr>,
+    /// Both as text, once somebody wants to know.
+    text: OnceLock<Arc<str>>,
+}
+
+impl Ends {
+    fn write(&self) -> Arc<str> {
+        let text = |end: Option<SocketAddr>| {
+            end.map_or_else(String::new, |end| format!("{} {}", end.ip().to_canonical(), end.port()))
+        };
+        format!("{}\0{}", text(self.client), text(self.server)).into()
+    }
 }
 
 /// The last bytes that arrived of a request's head and what came with it.
@@ -125,7 +145,19 @@ impl Activity {
             closing: AtomicBool::new(false),
             waker: OnceLock::new(),
             tail: Tail::default(),
+            ends: Ends::default(),
         }
+    }
+
+    pub(super) fn with_ends(mut self, client: Option<SocketAddr>, server: Option<SocketAddr>) -> Self {
+        (self.ends.client, self.ends.server) = (client, server);
+        self
+    }
+
+    /// Both ends of the connection, the client's and the server's with a NUL in between: each an IP address, a blank
+    /// and a port, or nothing for a socket file.
+    pub fn ends(&self) -> Arc<str> {
+        self.ends.text.get_or_init(|| self.ends.write()).clone()
     }
 
     fn touch(&self) {

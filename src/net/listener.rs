@@ -148,7 +148,8 @@ where
     }
 
     fn take(&self, stream: Stream, closing: bool) {
-        let activity = Arc::new(Activity::new(self.shared.clock.clone()));
+        let (client, server) = stream.ends();
+        let activity = Arc::new(Activity::new(self.shared.clock.clone()).with_ends(client, server));
         if closing {
             activity.close_after_answer();
         }

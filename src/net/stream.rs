@@ -234,6 +234,14 @@ impl Stream {
         }
     }
 
+    /// Addresses of the client and of this end, where it has such.
+    pub(super) fn ends(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        match self {
+            Self::Tcp(stream) => (stream.peer_addr().ok(), stream.local_addr().ok()),
+            Self::Unix(_) => (None, None),
+        }
+    }
+
     /// Small writes go out at once, and a client that has vanished is noticed in the end.
     pub(super) fn prepare(&self) {
         use rustix::net::sockopt;

@@ -293,6 +293,11 @@ impl Pool {
         }
     }
 
+    /// Whether its handler is a web application, which gets requests as they are.
+    pub fn serves_web(&self) -> bool {
+        matches!(&self.shape, Shape::Tasks(queue) if queue.serves_web())
+    }
+
     /// Whether a handler that runs can be ended, because it has a process of its own.
     pub fn ends_handlers(&self) -> bool {
         matches!(self.shape, Shape::Tasks(_))

@@ -176,6 +176,7 @@ mod tests {
                 log_buffer: None,
                 trace: None,
                 extra: None,
+                web: None,
             };
             Member::new(Box::new(event)).0
         };

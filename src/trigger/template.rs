@@ -77,6 +77,7 @@ impl Template {
             log_buffer: None,
             trace: None,
             extra: Some(Box::new(extra)),
+            web: None,
         });
         cloudevent::unwrap_headers(&mut event);
         event

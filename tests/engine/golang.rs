@@ -142,5 +142,5 @@ fn a_plugin_of_the_go_processors_builder_is_refused_with_the_remedy() {
     let container = image.function(json!({"spec": {"runtime": "golang", "handler": "main:Handler"}})).start();
     assert_eq!(container.wait_exit(), 1);
     let logs = container.logs();
-    assert!(logs.contains("Go plugin") && logs.contains("golang onbuild image"), "{logs}");
+    assert!(logs.contains("-buildmode=plugin") && logs.contains("golang onbuild image"), "{logs}");
 }

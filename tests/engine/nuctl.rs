@@ -241,28 +241,123 @@ fn a_function_that_cannot_start_exits_by_itself_and_its_last_words_say_why() {
     assert!(container.logs().contains("/etc/nuclio/config/processor/processor.yaml"), "{}", container.logs());
 }
 
-/// Paths that are copied out of an onbuild image, and where they go.
-fn artifacts(runtime: &str) -> &'static [(&'static str, &'static str)] {
-    match runtime {
-        "golang" => &[
-            ("/home/nuclio/bin/processor", "/usr/local/bin/processor"),
-            ("/home/nuclio/bin/handler.so", "/opt/nuclio/handler.so"),
-        ],
-        _ => &[
-            ("/home/nuclio/bin/processor", "/usr/local/bin/processor"),
+/// What `nuctl build` knows of a runtime.
+struct Runtime {
+    name: &'static str,
+    /// In `scripts/images`.
+    image: &'static str,
+    onbuild: &'static str,
+    base: &'static str,
+    /// Paths that are copied out of the onbuild image, and where they go.
+    artifacts: &'static [(&'static str, &'static str)],
+    /// Whether the sources go into the function's image too.
+    copied: bool,
+    directives: &'static str,
+}
+
+const PROCESSOR: (&str, &str) = ("/home/nuclio/bin/processor", "/usr/local/bin/processor");
+
+const RUNTIMES: [Runtime; 7] = [
+    Runtime {
+        name: "python",
+        image: "python",
+        onbuild: "handler-builder-python-onbuild:latest-amd64",
+        base: "python",
+        artifacts: &[
+            PROCESSOR,
             ("/home/nuclio/bin/py", "/opt/nuclio/"),
             ("/home/nuclio/bin/py3.11-whl", "/opt/nuclio/whl"),
         ],
-    }
-}
+        copied: true,
+        directives: "RUN python /opt/nuclio/whl/$(basename /opt/nuclio/whl/pip-*.whl)/pip install pip --no-index \
+                     --find-links /opt/nuclio/whl && python -m pip install nuclio-sdk msgpack --no-index \
+                     --find-links /opt/nuclio/whl\n",
+    },
+    Runtime {
+        name: "golang",
+        image: "golang-alpine",
+        onbuild: "handler-builder-golang-onbuild:latest-amd64-alpine",
+        base: "musl",
+        artifacts: &[PROCESSOR, ("/home/nuclio/bin/handler.so", "/opt/nuclio/handler.so")],
+        copied: false,
+        directives: "",
+    },
+    Runtime {
+        name: "nodejs",
+        image: "nodejs",
+        onbuild: "handler-builder-nodejs-onbuild:latest-amd64",
+        base: "node",
+        artifacts: &[PROCESSOR, ("/home/nuclio/bin/wrapper.js", "/opt/nuclio/wrapper.js")],
+        copied: true,
+        directives: "ENV NODE_PATH=/usr/local/lib/node_modules\n",
+    },
+    Runtime {
+        name: "ruby",
+        image: "ruby",
+        onbuild: "handler-builder-ruby-onbuild:latest-amd64",
+        base: "ruby",
+        artifacts: &[PROCESSOR, ("/home/nuclio/bin/wrapper.rb", "/opt/nuclio/wrapper.rb")],
+        copied: true,
+        directives: "",
+    },
+    Runtime {
+        name: "shell",
+        image: "processor",
+        onbuild: "processor:latest-amd64",
+        base: "musl",
+        artifacts: &[PROCESSOR],
+        copied: true,
+        directives: "",
+    },
+    Runtime {
+        name: "dotnetcore",
+        image: "dotnetcore",
+        onbuild: "handler-builder-dotnetcore-onbuild:latest-amd64",
+        base: "dotnet",
+        artifacts: &[
+            PROCESSOR,
+            ("/home/nuclio/bin/wrapper", "/opt/nuclio/wrapper"),
+            ("/home/nuclio/bin/handler", "/opt/nuclio/handler"),
+            ("/home/nuclio/src/nuclio-sdk-dotnetcore", "/opt/nuclio/nuclio-sdk-dotnetcore"),
+        ],
+        copied: false,
+        directives: "",
+    },
+    Runtime {
+        name: "java",
+        image: "java",
+        onbuild: "handler-builder-java-onbuild:latest-amd64",
+        base: "java",
+        artifacts: &[
+            ("/home/gradle/bin/processor", "/usr/local/bin/processor"),
+            (
+                "/home/gradle/src/wrapper/build/libs/nuclio-java-wrapper.jar",
+                "/opt/nuclio/nuclio-java-wrapper.jar",
+            ),
+        ],
+        copied: false,
+        directives: "",
+    },
+];
 
-/// `nuctl build`: artifacts out of containers that never start, and an image made of them.
-fn build(runtime: &str, onbuild: &str, base: &str, handler: (&str, &str), directives: &str) -> Image {
-    let staging = folder(&[(&format!("handler/{}", handler.0), handler.1)]);
+/// `nuctl build`: artifacts out of containers that never start, and an image made of them; or what the builder of the
+/// function said. Files are named as they lie in the folder of the handler.
+fn build(runtime: &Runtime, files: &[(&str, &str)]) -> Result<Image, String> {
+    ["uhttpc", runtime.image].iter().for_each(|name| docker::image(name));
+    let files: Vec<_> = files.iter().map(|(name, text)| (format!("handler/{name}"), *text)).collect();
+    let staging = folder(&files.iter().map(|(name, text)| (name.as_str(), *text)).collect::<Vec<_>>());
     let path = |name: &str| staging.path().join(name).display().to_string();
     std::fs::create_dir(path("artifacts")).unwrap();
-    let arguments = ["--build-arg", "NUCLIO_LABEL=latest", "--build-arg", "NUCLIO_ARCH=amd64", "--build-arg"];
-    let arguments = [&arguments[..], &["NUCLIO_BUILD_LOCAL_HANDLER_DIR=handler"]].concat();
+    let step = |file: &str, text: String| {
+        std::fs::write(path(file), text).unwrap();
+        let options = ["--network", "host", "--file", &path(file)];
+        let build = Build::of(staging.path()).option(&options).arg("NUCLIO_LABEL", "latest");
+        let build = build.arg("NUCLIO_ARCH", "amd64").arg("NUCLIO_BUILD_LOCAL_HANDLER_DIR", "handler");
+        build.try_run().expect("the classic builder is always there")
+    };
+    let onbuild = |image: &str| {
+        step("Dockerfile.onbuild", format!("FROM {image}\nARG NUCLIO_LABEL\nARG NUCLIO_ARCH\n"))
+    };
     let mut copied = String::new();
     let mut copy = |image: &str, from: &str, to: &str| {
         let name = from.rsplit('/').next().unwrap();
@@ -272,32 +367,48 @@ fn build(runtime: &str, onbuild: &str, base: &str, handler: (&str, &str), direct
         assert!(!metadata.is_symlink(), "{from}");
         copied += &format!("COPY artifacts/{name} {to}\n");
     };
-    let step = |onbuild: &str| {
-        let dockerfile = format!("FROM {onbuild}\nARG NUCLIO_LABEL\nARG NUCLIO_ARCH\n");
-        std::fs::write(path("Dockerfile.onbuild"), dockerfile).unwrap();
-        let file = path("Dockerfile.onbuild");
-        let options = ["--network", "host", "--force-rm", "--file", &file];
-        Build::of(staging.path()).option(&[&options[..], &arguments].concat()).run()
-    };
     let probe = "quay.io/nuclio/uhttpc:0.0.1-amd64";
     // Copied from directly, and built once more.
     copy(probe, "/home/nuclio/bin/uhttpc", "/usr/local/bin/uhttpc");
-    drop(step(probe));
-    let supplier = step(onbuild);
-    for (from, to) in artifacts(runtime) {
+    drop(onbuild(probe)?);
+    let supplier = onbuild(&format!("quay.io/nuclio/{}", runtime.onbuild))?;
+    for (from, to) in runtime.artifacts {
         copy(&supplier.name, from, to);
     }
-    let handlers = if runtime == "golang" { "" } else { "COPY handler /opt/nuclio\n" };
+    let handlers = if runtime.copied { "COPY handler /opt/nuclio\n" } else { "" };
     let dockerfile = format!(
-        "FROM {base}\nARG NUCLIO_LABEL\nARG NUCLIO_ARCH\nARG NUCLIO_BUILD_LOCAL_HANDLER_DIR\n{copied}{handlers}\
+        "FROM {}\nARG NUCLIO_LABEL\nARG NUCLIO_ARCH\nARG NUCLIO_BUILD_LOCAL_HANDLER_DIR\n{copied}{handlers}\
          HEALTHCHECK --interval=1s --timeout=3s CMD /usr/local/bin/uhttpc --url http://127.0.0.1:8082/ready || exit 1\n\
-         {directives}CMD [ \"processor\" ]\n"
+         {}CMD [ \"processor\" ]\n",
+        base(runtime.base),
+        runtime.directives
     );
-    std::fs::write(path("Dockerfile.processor"), dockerfile).unwrap();
-    let file = path("Dockerfile.processor");
-    let options = ["--network", "host", "--force-rm", "--file", &file];
-    Build::of(staging.path()).option(&[&options[..], &arguments].concat()).run()
+    step("Dockerfile.processor", dockerfile)
 }
+
+/// Deploys an image of that runtime and calls it once, as `nuctl invoke` does right after a deploy.
+fn first_answer(image: &Image, runtime: &str, handler: &str) -> String {
+    base("musl");
+    let function = Function::deploy(image, json!({"runtime": runtime, "handler": handler}), "0", &[]);
+    function.container.wait_healthy();
+    let answer = function.invoke("/a", "info", "");
+    assert_eq!(answer.status, 200, "{runtime}: {}\n{}", answer.text(), function.container.logs());
+    records(&answer);
+    answer.text().trim_end().to_owned()
+}
+
+/// `build.gradle` as `nuctl` writes it into the folder of a Java function that depends on something.
+const GRADLE: &str = "plugins {\n  id 'com.github.johnrengelman.shadow' version '5.2.0'\n  id 'java'\n}\n\n\
+    repositories {\n\t\n\tmavenCentral()\n\t\n}\n\n\
+    dependencies {\n\t\n\tcompile group: 'com.google.code.gson', name: 'gson', version: '2.10.1'\n\t\n\n    \
+    compile files('./nuclio-sdk-java-1.1.0.jar')\n}\n\n\
+    shadowJar {\n   baseName = 'user-handler'\n   classifier = null  // no suffix\n}\n\n\
+    task userHandler(dependsOn: shadowJar)\n";
+
+const USES_GSON: &str = "import io.nuclio.*;\nimport com.google.gson.Gson;\n\n\
+    public class Greeter implements EventHandler {\n    \
+    public Response handleEvent(Context context, Event event) {\n        \
+    return new Response().setBody(new Gson().toJson(event.getPath()));\n    }\n}\n";
 
 #[test]
 #[ignore = "with scripts/test --full"]
@@ -305,28 +416,40 @@ fn images_built_from_artifacts_as_nuctl_does_it_answer() {
     if !available() {
         return;
     }
-    ["musl", "python"].iter().for_each(|name| drop(base(name)));
-    ["uhttpc", "python", "golang-alpine"].iter().for_each(|name| docker::image(name));
-    let pip = "RUN python /opt/nuclio/whl/$(basename /opt/nuclio/whl/pip-*.whl)/pip install pip --no-index \
-               --find-links /opt/nuclio/whl && python -m pip install nuclio-sdk msgpack --no-index \
-               --find-links /opt/nuclio/whl\n";
-    let python = || {
-        let onbuild = "quay.io/nuclio/handler-builder-python-onbuild:latest-amd64";
-        build("python", onbuild, "nuclio-base:python", ("main.py", HANDLER), pip)
-    };
-    let golang = || {
-        let onbuild = "quay.io/nuclio/handler-builder-golang-onbuild:latest-amd64-alpine";
-        let source = include_str!("../../examples/docker/golang/handler.go");
-        build("golang", onbuild, "nuclio-base:musl", ("handler.go", source), "")
-    };
-    for (image, more, expected) in [
-        (python(), json!({}), "none /a"),
-        (golang(), json!({"runtime": "golang", "handler": "main:Handler"}), "Hello from golang"),
+    for (name, file, source, handler) in [
+        ("python", "main.py", include_str!("../../examples/docker/python/main.py"), "main:handler"),
+        ("golang", "handler.go", include_str!("../../examples/docker/golang/handler.go"), "main:Handler"),
+        ("nodejs", "handler.js", include_str!("../../examples/docker/nodejs/handler.js"), "handler:handler"),
+        ("ruby", "handler.rb", include_str!("../../examples/docker/ruby/handler.rb"), "handler:handler"),
+        ("shell", "handler.sh", include_str!("../../examples/docker/shell/handler.sh"), "handler.sh:main"),
+        (
+            "dotnetcore",
+            "handler.cs",
+            include_str!("../../examples/docker/dotnetcore/handler.cs"),
+            "Function:Handler",
+        ),
     ] {
-        let function = Function::deploy(&image, more, "0", &[]);
-        function.container.wait_healthy();
-        let answer = function.invoke("/a", "info", "");
-        assert_eq!((answer.status, answer.text().as_str()), (200, expected));
-        records(&answer);
+        let runtime = RUNTIMES.iter().find(|runtime| runtime.name == name).unwrap();
+        let image = build(runtime, &[(file, source)]).unwrap_or_else(|said| panic!("{said}"));
+        assert_eq!(first_answer(&image, name, handler), format!("Hello from {name}"));
     }
+}
+
+#[test]
+#[ignore = "with scripts/test --full"]
+fn a_java_function_with_the_dependencies_that_nuctl_writes_down_is_built() {
+    if !available() {
+        return;
+    }
+    let runtime = RUNTIMES.iter().find(|runtime| runtime.name == "java").unwrap();
+    let files = [("src/main/java/Greeter.java", USES_GSON), ("build.gradle", GRADLE)];
+    let image = match build(runtime, &files) {
+        Ok(image) => image,
+        Err(said) if ["Could not transfer", "Unknown host"].iter().any(|text| said.contains(text)) => {
+            println!("skipped: Maven Central cannot be reached");
+            return;
+        }
+        Err(said) => panic!("{said}"),
+    };
+    assert_eq!(first_answer(&image, "java", "Greeter"), "\"/a\"");
 }

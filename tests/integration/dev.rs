@@ -9,9 +9,15 @@ const FIRST: &str = "def handler(context, event):\n    return 'first'\n";
 const SECOND: &str = "def handler(context, event):\n    return 'second'\n";
 
 fn dev(source: &str) -> Processor {
+    dev_of("hello.py", "", source)
+}
+
+/// `handler`: its name with a colon in front, or nothing.
+fn dev_of(name: &str, handler: &str, source: &str) -> Processor {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("hello.py");
+    let file = directory.path().join(name);
     std::fs::write(&file, source).unwrap();
+    let file = format!("{}{handler}", file.display());
     let port = free_port();
     let ports = Ports { http: port, health: free_port(), admin: 0, metrics: 0 };
     let mut command = Command::new(processor_bin());
@@ -42,6 +48,17 @@ fn dev_prints_the_url_and_a_command_that_works() {
     processor.stderr.wait_for("the URL", |line| line.contains(&url) && !line.contains("curl"));
     processor.stderr.wait_for("the command", |line| line.contains(&format!("curl -i {url}/")));
     assert_eq!(processor.get("/").text(), "first");
+    processor.signal(2);
+    assert_eq!(processor.end().code(), Some(0));
+}
+
+#[test]
+fn dev_serves_an_application_by_its_name_in_the_file() {
+    let source = "def site(environ, start_response):\n    start_response('200 OK', [])\n    \
+                  return [environ['PATH_INFO'].encode()]\n";
+    let mut processor = dev_of("app.py", ":site", source);
+    processor.stderr.wait_for("the URL", |line| line.contains("http://127.0.0.1"));
+    assert_eq!(processor.get("/a//b").text(), "/a//b");
     processor.signal(2);
     assert_eq!(processor.end().code(), Some(0));
 }

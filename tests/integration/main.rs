@@ -73,4 +73,5 @@ mod v1_languages;
 mod v1_ours;
 mod v1_start;
 mod v1_wire;
+mod web;
 mod webadmin;

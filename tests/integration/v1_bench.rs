@@ -91,6 +91,7 @@ impl Bench {
             log_buffer: None,
             trace: None,
             extra: None,
+            web: None,
         };
         let (job, reply) = Job::new(Box::new(event), PATIENCE);
         if let Some((desk, job)) = self.queue.admit(job) {

@@ -20,7 +20,9 @@ fn s01_minimal_python_has_all_defaults() {
         ("hello", "", "")
     );
     assert_eq!(names(&config), ["default-http"]);
-    assert_eq!(http(&config, "default-http"), &http_defaults());
+    let several =
+        HttpTrigger { in_flight_per_worker: 1000, several_for: SeveralFor::Applications, ..http_defaults() };
+    assert_eq!(http(&config, "default-http"), &several);
     let trigger = trigger(&config, "default-http");
     assert_eq!((trigger.workers, &trigger.allocator), (1, &None));
     assert_eq!(trigger.availability_timeout, Duration::from_secs(10));
@@ -346,19 +348,20 @@ fn the_function_overrules_the_platform_about_the_default_trigger() {
 #[test]
 fn async_mode_has_its_own_number_of_events_in_flight() {
     let cases = [
-        ("python", "{kind: http, mode: async}", 1000, false),
-        ("nodejs", "{kind: http, mode: async, async: {maxConnectionsNumber: 7}}", 7, false),
-        ("nodejs", "{kind: http}", 100, true),
-        ("nodejs", "{kind: http, mode: sync}", 1, false),
-        ("python", "{kind: http, mode: sync, async: {maxConnectionsNumber: 7}}", 1, false),
-        ("python", "{kind: http, attributes: {mode: async}}", 1, false),
+        ("python", "{kind: http, mode: async}", 1000, SeveralFor::Any),
+        ("nodejs", "{kind: http, mode: async, async: {maxConnectionsNumber: 7}}", 7, SeveralFor::Any),
+        ("nodejs", "{kind: http}", 100, SeveralFor::Async),
+        ("nodejs", "{kind: http, mode: sync}", 1, SeveralFor::Any),
+        ("ruby", "{kind: http}", 1, SeveralFor::Any),
+        ("python", "{kind: http, mode: sync, async: {maxConnectionsNumber: 7}}", 1, SeveralFor::Any),
+        ("python", "{kind: http, attributes: {mode: async}}", 1000, SeveralFor::Applications),
     ];
-    for (runtime, trigger, expected, only_async) in cases {
+    for (runtime, trigger, expected, several_for) in cases {
         let config =
             config_of(&format!("  runtime: {runtime}\n  triggers: {{w: {trigger}}}\n")).expect(trigger);
         let found = http(&config, "w");
-        let found = (found.in_flight_per_worker, found.async_handlers_only);
-        assert_eq!(found, (expected, only_async), "{trigger}");
+        let found = (found.in_flight_per_worker, found.several_for);
+        assert_eq!(found, (expected, several_for), "{trigger}");
     }
 }
 

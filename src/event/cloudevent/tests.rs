@@ -25,6 +25,7 @@ fn event(headers: &[(&'static str, &str)], body: &str) -> Event {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 

@@ -406,6 +406,7 @@ mod tests {
             log_buffer: None,
             trace: None,
             extra: None,
+            web: None,
         };
         let (job, _answer) = Job::new(Box::new(event), Duration::ZERO);
         let call = workers.call(&Slot::new(0), job, |_, _, _| panic!("ours"));

@@ -26,6 +26,7 @@ fn event(arguments: &[&str]) -> Event {
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 

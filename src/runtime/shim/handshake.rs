@@ -33,6 +33,8 @@ pub struct Hello {
     pub prefetch: usize,
     /// Its handler takes bodies as they come; known once it is ready.
     pub streams_bodies: bool,
+    /// Its handler is a web application and gets requests as they are; known once it is ready.
+    pub web: bool,
 }
 
 /// What READY says of the handler.
@@ -42,6 +44,8 @@ pub struct Ready {
     pub in_flight_max: Option<usize>,
     /// It asks for bodies as they come.
     pub streams_bodies: bool,
+    /// It is a web application.
+    pub web: bool,
 }
 
 /// Why a shim did not become ready.
@@ -140,6 +144,7 @@ impl Link {
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),
             streams_bodies: offers("stream-in"),
+            web: offers("web"),
         })
     }
 
@@ -171,6 +176,7 @@ impl Link {
                             .and_then(|value| value.parse().ok())
                             .filter(|events| *events > 0),
                         streams_bodies: said("stream_in").is_some_and(|value| value == "1"),
+                        web: said("web").is_some_and(|value| !value.is_empty()),
                     });
                 }
                 kind::METRIC => {}

@@ -75,6 +75,7 @@ pub static LANGUAGES: &[Language] = &[
         embedded: &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
+            ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],

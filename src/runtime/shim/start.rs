@@ -16,6 +16,7 @@ use super::languages::Language;
 use super::process::{Launch, Process, describe};
 use super::v1;
 use super::worker::{Command, Ended, Settings, Worker};
+use crate::config::SeveralFor;
 use crate::event::{HandlerError, WorkerId};
 use crate::fields;
 use crate::logging::Logger;
@@ -116,8 +117,8 @@ impl Recipe {
                     "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities
                 };
                 logger.debug("Worker is ready", fields);
-                // Where only handlers that are async by themselves get several, nobody has asked for them.
-                let asked = !self.init.contains(&("max_inflight_for", "async".to_owned()));
+                // Where only handlers of some kind get several, nobody has asked for them.
+                let asked = self.init.contains(&("max_inflight_for", SeveralFor::Any.name().to_owned()));
                 if asked && self.in_flight_max > hello.in_flight_max && id.index == 0 {
                     let fields = fields! {"asked" => self.in_flight_max, "offered" => hello.in_flight_max};
                     logger.warn("Fewer events in work per worker than mode: async asks for", fields);
@@ -263,10 +264,15 @@ async fn handshake(
     let mut link = Link::new(stream);
     let mut hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);
+    if !hello.web && init.contains(&("max_inflight_for", SeveralFor::Applications.name().to_owned())) {
+        settings.in_flight_max = 1; // A shim that does not know whom they are meant for.
+    }
     init.push(("max_inflight", settings.in_flight_max.to_string()));
     // Only the loaded handler tells whether it can have several events, and how it wants their bodies.
     let ready = link.init(&init, logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(ready.in_flight_max.unwrap_or(usize::MAX));
     hello.streams_bodies &= ready.streams_bodies;
+    hello.web &= ready.web;
+    hello.batch &= !hello.web;
     Ok((link, hello))
 }

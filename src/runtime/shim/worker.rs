@@ -174,6 +174,9 @@ impl Worker {
         if hello.streams_bodies {
             queue.stream_bodies();
         }
+        if hello.web {
+            queue.serve_web();
+        }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
         Self {
@@ -318,7 +321,8 @@ impl Worker {
         let reply = Some(reply);
         let frames = self.link.writer.frames();
         let start = frames.len();
-        v2::write_event(frames, id, &event, self.settings.event_timeout);
+        let write = if self.hello.web { v2::web::write_event } else { v2::write_event };
+        write(frames, id, &event, self.settings.event_timeout);
         mark(&mut frames[start..]);
         self.link.writer.body(event.body.len(), event.body.pieces());
         let intake = event.body.stream.take().map(|stream| Box::new(Intake::new(stream)));

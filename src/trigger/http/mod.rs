@@ -110,6 +110,7 @@ impl Http {
     async fn answer(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> Answer {
         let (mut parts, body) = request.into_parts();
         let path = request::decoded_path(&parts.uri);
+        let web = self.cx.events.serves_web();
         let mut answer = match self.settle(&parts, &body, path.as_deref()) {
             Break(mut answer) => {
                 if !body.is_end_stream() {
@@ -124,10 +125,18 @@ impl Http {
             answer.span = RequestSpan::begin(trace, &parts, &self.cx.info);
         }
         let logs = answer.logs.clone();
+        if web {
+            if request::wants_web_socket(&parts.headers) {
+                self.cx.events.count(false);
+                return answer.no_web_socket();
+            }
+            answer.serve_web(&parts.method);
+        }
+        let ends = || web.then(|| activity.ends());
         if self.takes_as_it_comes(&parts, &body) {
             return match incoming::open(&parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
                 Ok((feed, body)) => {
-                    let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                    let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
                     answer.trace(&mut event, trace);
                     // Boxed, as below: what few requests need must not make the future of all larger.
                     Box::pin(self.submit_with(event, answer, feed, activity)).await
@@ -141,8 +150,11 @@ impl Http {
         activity.set_phase(Phase::Service);
         match body {
             Ok(body) => {
-                let mut event = request::event(parts, path, body, logs, self.cx.info.clone());
+                let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
                 answer.trace(&mut event, trace);
+                if web {
+                    return self.submit(event, answer).await; // Cloud events are the application's business.
+                }
                 match cloudevent::unwrap(&mut event) {
                     Ok(None) => self.submit(event, answer).await,
                     Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
@@ -175,7 +187,7 @@ impl Http {
             && self.batches.is_none()
             && !body.is_end_stream()
             && body.size_hint().exact().is_none_or(|bytes| bytes > incoming::WHOLE_BYTES_MAX)
-            && !cloudevent::is_one(&parts.headers)
+            && (self.cx.events.serves_web() || !cloudevent::is_one(&parts.headers))
     }
 
     /// As [`Http::submit`], with a body that is still arriving.

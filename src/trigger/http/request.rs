@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::{LOG_LEVEL, bodiless};
 use crate::config::Level;
 use crate::config::percent;
-use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo};
+use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, WebRequest};
 use crate::logging::LogBuffer;
 use crate::net::Activity;
 
@@ -239,15 +239,24 @@ fn grow(
     Ok(())
 }
 
-/// The event of a request that has been read.
+/// Whether a request asks for a WebSocket (RFC 6455, section 4.1).
+pub(super) fn wants_web_socket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|protocol| {
+        let mut names = protocol.as_bytes().split(|byte| *byte == b',');
+        names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    })
+}
+
+/// The event of a request that has been read. `ends`: those of its connection, for web applications.
 pub(super) fn event(
     mut parts: Parts,
     path: Option<Box<[u8]>>,
     body: EventBody,
     log_buffer: Option<Arc<LogBuffer>>,
     trigger: Arc<TriggerInfo>,
+    ends: Option<Arc<str>>,
 ) -> Box<Event> {
-    tidy_headers(&mut parts);
+    tidy_headers(&mut parts, ends.is_some());
     Box::new(Event {
         id: EventId::random(),
         trigger,
@@ -258,11 +267,12 @@ pub(super) fn event(
         log_buffer,
         trace: None,
         extra: None,
+        web: ends.map(|ends| WebRequest { version: parts.version, ends }),
     })
 }
 
-/// Cookies become one header; a missing length is shown as 0 where a body could have been.
-fn tidy_headers(parts: &mut Parts) {
+/// Cookies become one header; a missing length is shown as 0 to functions where a body could have been.
+fn tidy_headers(parts: &mut Parts, web: bool) {
     let headers = &mut parts.headers;
     if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
         let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
@@ -272,7 +282,7 @@ fn tidy_headers(parts: &mut Parts) {
     }
     let unframed =
         !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
-    if unframed && !bodiless(&parts.method) {
+    if !web && unframed && !bodiless(&parts.method) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }

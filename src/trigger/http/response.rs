@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
@@ -47,6 +47,16 @@ pub(super) struct Answer {
     pub(super) feed: Option<Feed>,
     version: Version,
     closes: bool,
+    web: Option<Web>,
+}
+
+/// What is different about the answers of a web application: they say themselves what they are.
+#[derive(Debug, Clone, Copy)]
+struct Web {
+    /// The request was HEAD: a length is that of a body which is not sent.
+    head: bool,
+    /// The answer is the application's own, not one about it.
+    answered: bool,
 }
 
 impl Answer {
@@ -67,6 +77,7 @@ impl Answer {
             feed: None,
             version: request.version,
             closes,
+            web: None,
         }
     }
 
@@ -91,6 +102,7 @@ impl Answer {
             span: None,
             version: Version::HTTP_11,
             closes: false,
+            web: None,
         }
     }
 
@@ -129,6 +141,11 @@ impl Answer {
         self
     }
 
+    /// It is a web application's.
+    pub(super) fn serve_web(&mut self, method: &Method) {
+        self.web = Some(Web { head: method == Method::HEAD, answered: false });
+    }
+
     /// What the handler, or the lack of a worker, makes of it.
     pub(super) fn reply(self, reply: Reply, counters: &TriggerCounters, logger: &Logger) -> Self {
         match reply {
@@ -163,8 +180,15 @@ impl Answer {
         } else {
             merge(&mut self.headers, response.headers);
         }
+        let framing = self.web.and_then(|_| self.headers.remove(header::CONTENT_LENGTH));
         if !self.headers.is_empty() {
             self.drop_framing();
+        }
+        if let Some(web) = &mut self.web {
+            web.answered = true;
+        }
+        if let Some(length) = framing {
+            self.keep_length(length, &response.body);
         }
         if let Some(content_type) = response.content_type {
             self.headers.insert(header::CONTENT_TYPE, content_type);
@@ -180,6 +204,15 @@ impl Answer {
             }
         }
         self
+    }
+
+    /// The length that an application gives its answer, where nobody else knows it.
+    fn keep_length(&mut self, length: HeaderValue, body: &Body) {
+        if self.web.is_some_and(|web| web.head) {
+            self.headers.insert(header::CONTENT_LENGTH, length);
+        } else if let Body::Stream(_) = body {
+            self.length = length.to_str().ok().and_then(|text| text.parse().ok());
+        }
     }
 
     /// Headers that are the server's business, and what asks it to close.
@@ -232,6 +265,13 @@ impl Answer {
         self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy")
     }
 
+    /// A WebSocket: whoever asks for one understands no other answer, so it is refused before it costs a worker.
+    pub(super) fn no_web_socket(self) -> Self {
+        let text = "WebSocket is not served here: the application gets HTTP requests only; use server-sent events, or \
+                    run it under an ASGI server";
+        self.text(StatusCode::NOT_IMPLEMENTED, text)
+    }
+
     /// `Expect` with something else than `100-continue`.
     pub(super) fn unknown_expectation(mut self) -> Self {
         self.closes = true;
@@ -264,7 +304,10 @@ impl Answer {
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
-        self.default_content_type();
+        // What an application does not say of its answer it does not want to say.
+        if !self.web.is_some_and(|web| web.answered) {
+            self.default_content_type();
+        }
         if let Some(logs) = &self.logs {
             // JSON has no control bytes left, so this cannot fail.
             self.headers.insert(

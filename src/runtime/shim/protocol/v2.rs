@@ -1,6 +1,8 @@
 //! Shim protocol, version 2: 16-byte little-endian frame headers, NUL-separated texts, raw bodies. The page
 //! `runtimes/README.md` has the whole protocol; this file has what the processor writes and reads.
 
+pub mod web;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
@@ -270,21 +272,7 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         out.pop(); // no NUL after the last text
     }
 
-    let extra = event.extra.as_deref();
-    let timestamp = match event.timestamp.duration_since(UNIX_EPOCH) {
-        Ok(since) => since.as_micros() as i64,
-        Err(before) => -(before.duration().as_micros() as i64),
-    };
-    let millis = timeout.map_or(0, |left| u32::try_from(left.as_millis().max(1)).unwrap_or(u32::MAX));
-    let fixed = &mut out[start + HEADER_BYTES..start + HEADER_BYTES + EVENT_FIXED_BYTES];
-    fixed[0..8].copy_from_slice(&timestamp.to_le_bytes());
-    fixed[8..16].copy_from_slice(&extra.map_or(0, |extra| extra.offset).to_le_bytes());
-    fixed[16..20].copy_from_slice(&extra.map_or(-1, |extra| extra.shard_id).to_le_bytes());
-    fixed[20..24].copy_from_slice(&extra.map_or(0, |extra| extra.num_shards).to_le_bytes());
-    fixed[24..28].copy_from_slice(&millis.to_le_bytes());
-    fixed[28..30].copy_from_slice(&headers.to_le_bytes());
-    fixed[30..32].copy_from_slice(&field_count.to_le_bytes());
-
+    fill_fixed(&mut out[start + HEADER_BYTES..], event, timeout, (headers, field_count));
     let head = (out.len() - start - HEADER_BYTES) as u32;
     let header = Header {
         size: head + event.body.len() as u32,
@@ -295,6 +283,23 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         head,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+}
+
+/// The fixed part of an EVENT's head. `counts`: of headers and fields.
+fn fill_fixed(fixed: &mut [u8], event: &Event, timeout: Option<Duration>, counts: (u16, u16)) {
+    let extra = event.extra.as_deref();
+    let timestamp = match event.timestamp.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_micros() as i64,
+        Err(before) => -(before.duration().as_micros() as i64),
+    };
+    let millis = timeout.map_or(0, |left| u32::try_from(left.as_millis().max(1)).unwrap_or(u32::MAX));
+    fixed[0..8].copy_from_slice(&timestamp.to_le_bytes());
+    fixed[8..16].copy_from_slice(&extra.map_or(0, |extra| extra.offset).to_le_bytes());
+    fixed[16..20].copy_from_slice(&extra.map_or(-1, |extra| extra.shard_id).to_le_bytes());
+    fixed[20..24].copy_from_slice(&extra.map_or(0, |extra| extra.num_shards).to_le_bytes());
+    fixed[24..28].copy_from_slice(&millis.to_le_bytes());
+    fixed[28..30].copy_from_slice(&counts.0.to_le_bytes());
+    fixed[30..32].copy_from_slice(&counts.1.to_le_bytes());
 }
 
 /// Makes of the EVENT frame that starts `frame` one of a batch, which ends with the `last`.

@@ -15,6 +15,7 @@ use super::lines::Lines;
 use super::socket::{Listener, Loopback, Port, Socket};
 use super::transit::Transit;
 use super::{Arguments, Shared, Transport, Wrapper};
+use crate::config::SeveralFor;
 use crate::event::WorkerId;
 use crate::logging::{Logger, Origin};
 use crate::runtime::StartError;
@@ -75,7 +76,10 @@ pub(in crate::runtime::shim) async fn start(
     wrapper: &Wrapper,
     id: &WorkerId,
 ) -> Result<Running, StartError> {
-    let many = recipe.in_flight_max > 1 && wrapper.async_path.is_some();
+    // Wrappers serve functions only.
+    let for_functions =
+        !recipe.init.contains(&("max_inflight_for", SeveralFor::Applications.name().to_owned()));
+    let many = for_functions && recipe.in_flight_max > 1 && wrapper.async_path.is_some();
     let explain = |error: io::Error| {
         StartError::new("cannot make the sockets of a wrapper", format!("{error}; is /tmp writable?"))
     };

@@ -24,6 +24,7 @@ fn event(uri: &str, headers: &[(&'static str, &str)], body: &'static str) -> Eve
         log_buffer: None,
         trace: None,
         extra: None,
+        web: None,
     }
 }
 

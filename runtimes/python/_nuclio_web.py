@@ -1,0 +1,687 @@
+"""ASGI and WSGI applications as handlers. The shim loads this file where its handler is one, and only there.
+
+A request comes as the processor got it: path and query as sent, header names in lower case, all values in order. What
+the shim knows already is not repeated here: `Asgi` is its `Several`, with other answers; `Wsgi` is called where a
+function would be. Reading order: `serve`, `Asgi.one`, `Exchange.send`; `Wsgi.__call__`.
+"""
+
+import asyncio
+import io
+import logging
+import sys
+from time import monotonic_ns
+from urllib.parse import unquote_to_bytes
+
+MYPY = False
+if MYPY:
+    from typing import Any
+
+# The shim is the program of this process, also where it has been read from a descriptor.
+shim_module: "Any" = sys.modules["__main__"]
+
+HELD_NS_MAX = 1_000_000   # an answer waits no longer for others to go with it
+BEHIND_MAX = 1000         # applications that go on after their answers; beyond, no further request begins
+NAMES_MAX = 1000          # of headers and of clients that are remembered in decoded form
+PLAIN_TEXT = b"\0content-type\0text/plain; charset=utf-8"
+NOT_STARTED, STARTED, STREAMING, FINISHED = range(4)
+
+std, wake, message_of, traceback_of = (
+    shim_module.std, shim_module.wake, shim_module.message_of, shim_module.traceback_of)
+Several: "Any" = shim_module.Several
+FAULTS = shim_module.Closed, shim_module.Stop, shim_module.ProtocolFault
+HEADER, EVENT_HEAD = shim_module.HEADER, shim_module.EVENT_HEAD
+DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, shim_module.ABORT
+
+
+def serve(shim, application, interface, settings):
+    """Makes the shim serve an application."""
+    shim_module.OURS.add(serve.__code__.co_filename)
+    if not logging.getLogger().handlers:  # else the application has said where its records go
+        logging.getLogger().addHandler(Records(shim))
+    shim.streams = True
+    root = settings.get("root_path", "")
+    if interface == "wsgi":
+        shim.handler = Wsgi(shim, application, root)
+        return None
+    return Asgi(shim, application, root, int(settings.get("stop_timeout_ms") or 10_000) / 1000)
+
+
+class Records(logging.Handler):
+    """What the application logs becomes a record like those of functions, at its level and with its event."""
+
+    def __init__(self, shim):
+        super().__init__()
+        self.shim = shim
+
+    def emit(self, record):
+        try:
+            fields = {"logger": record.name}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields.update(exc=message_of(record.exc_info[1]), traceback=traceback_of(record.exc_info[1]))
+            level = max(min(record.levelno // 10 - 1, shim_module.ERROR), shim_module.DEBUG)
+            self.shim.logger._log(level, record.getMessage(), (), fields)
+        except Exception:
+            self.handleError(record)
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+ADDRESSES: "dict[bytes, Any]" = {b"": None}
+
+
+def address(text):
+    """An end of a connection as (host, port)."""
+    try:
+        return ADDRESSES[text]
+    except KeyError:
+        if len(ADDRESSES) > NAMES_MAX:
+            ADDRESSES.clear()
+            ADDRESSES[b""] = None
+        host, _, port = text.decode().rpartition(" ")
+        pair = ADDRESSES[text] = host, int(port)
+        return pair
+
+
+def texts_of(frame):
+    """The texts of a frame, and where those behind its headers begin."""
+    data, at = frame[4], frame[5]
+    head, _, _, _, _, _, count, _ = EVENT_HEAD.unpack_from(data, at - 4)
+    return data[at + 32:at + head].split(b"\0"), 12 + 2 * count
+
+
+class LengthFault(RuntimeError):
+    """More or less of a body than its Content-Length says."""
+
+
+# ---------------------------------------------------------------------------------------------- ASGI
+
+
+class Asgi(Several):
+    """Requests to an ASGI application, each a task of the one loop."""
+
+    def __init__(self, shim, application, root, stop_seconds):
+        super().__init__(shim)
+        self.application = application
+        self.root = root
+        self.fresh = 0          # tasks that have not run yet: their answers may go with others
+        self.holding = 0        # since when answers are held
+        self.behind = set()     # calls whose applications go on after their answers
+        self.stop_seconds = stop_seconds
+        self.lifespan = Lifespan(self)
+
+    async def start(self):
+        """Before the first request. Says why, and ends the process, if the application cannot start."""
+        platform = self.shim.context.platform
+        before: "Any" = platform._termination_callback
+
+        async def terminate():
+            await self.settle(self.stop_seconds / 2)
+            await self.lifespan.stop()
+            done: "Any" = before() if before is not None else None
+            if hasattr(done, "__await__"):
+                await done
+
+        platform._termination_callback = terminate
+        await self.lifespan.start()
+
+    async def serve(self):
+        try:
+            await super().serve()
+        finally:
+            # The processor is gone, or somebody has sent SIGTERM; else this has happened already.
+            ending = self.shim.loop.create_task(self.lifespan.stop())
+            await asyncio.wait([ending], timeout=shim_module.END_SECONDS)
+
+    async def settle(self, seconds):
+        """Waits for what goes on behind answers."""
+        tasks = [call.task for call in self.behind]
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=seconds)
+            if left:
+                self.shim.logger.warn("%d background tasks have not ended within %g s" % (len(left), seconds))
+
+    # -- calls
+
+    def begin(self):
+        shim = self.shim
+        while self.waiting and len(self.calls) < shim.slots and len(self.behind) < BEHIND_MAX:
+            call = self.waiting.pop(0)
+            self.calls[call.ident] = call
+            self.fresh += 1
+            call.task = shim.base.run(shim.loop.create_task, self.one(call))
+
+    async def one(self, call):
+        self.fresh -= 1
+        shim = self.shim
+        self.call_of_task.set(call)
+        call.started = shim.written = monotonic_ns()
+        call.begun = True
+        exchange = call.stream = Exchange(self, call)
+        try:
+            if call.cancelled:
+                return exchange.give_up()
+            exchange.returned(await self.application(exchange.scope(), exchange.receive, exchange.send))
+        except FAULTS as fault:
+            self.end(fault)
+        except BaseException as error:
+            try:
+                exchange.raised(error)
+            except FAULTS as fault:
+                self.end(fault)
+        finally:
+            exchange.deliver()
+            self.leave(call)
+
+    def leave(self, call):
+        if call in self.behind:
+            self.behind.discard(call)
+            if self.waiting:
+                self.begin()
+        else:
+            super().leave(call)
+
+    def answered(self, call):
+        """Nothing is owed for the call any more, but it may go on."""
+        call.over = True
+        if self.calls.pop(call.ident, None) is None:
+            return  # given up
+        self.behind.add(call)
+        if call.waiters:
+            wake(call)
+        if self.waiting:
+            self.begin()
+        if self.shim.stopping and not self.calls:
+            self.wake_serve()
+
+    def cancel(self, ident, code, flags=0):
+        call = self.calls.get(ident)
+        if code == shim_module.CLIENT_GONE and call is not None and call.begun:
+            call.cancelled = True  # The application is told, and ends as it sees fit.
+            return wake(call)
+        super().cancel(ident, code, flags)
+
+    # -- answers
+
+    def holds(self, now):
+        """Whether a whole answer waits for those of requests that came with it."""
+        if not self.fresh:
+            return False
+        if not self.holding:
+            self.holding = now
+            self.shim.loop.call_soon(self.flush_answers)
+            return True
+        return now - self.holding < HELD_NS_MAX
+
+    def flush_answers(self):
+        self.holding = 0
+        self.flush()
+
+
+class Exchange:
+    """One request and its answer, as an application sees them."""
+
+    __slots__ = ("asgi", "call", "frame", "state", "bodiless", "status", "pairs", "table", "left", "read", "pending",
+                 "begun")
+    source = None  # see `stack_of`
+
+    def __init__(self, asgi, call):
+        self.asgi, self.call = asgi, call
+        self.frame = call.argument._frame
+        self.state = NOT_STARTED
+        self.begun = self.bodiless = self.read = False
+        self.left = self.pending = None
+        call.credit = asgi.shim.credit
+
+    def scope(self):
+        texts, tail = texts_of(self.frame)
+        method, raw = texts[1].decode("latin-1"), texts[2]
+        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "replace")
+        root = self.asgi.root
+        if root and path != root and not path.startswith(root + "/"):
+            path = root + path  # taken off on the way here
+        self.bodiless = method == "HEAD"
+        return {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": texts[tail].decode(), "scheme": "http",
+            "server": address(texts[tail + 2]), "client": address(texts[tail + 1]),
+            "method": method or ("POST" if self.frame[6] else "GET"), "path": path or "/", "raw_path": raw,
+            "query_string": texts[3], "root_path": root,
+            "headers": list(zip(texts[12:tail:2], texts[13:tail:2])), "state": self.asgi.lifespan.state.copy()}
+
+    async def receive(self):
+        call = self.call
+        if not self.read:
+            body = call.body
+            if body is None:
+                self.read = True
+                return {"type": "http.request", "body": self.frame[6], "more_body": False}
+            try:
+                piece = await body.next_piece_async()
+            except shim_module.RequestBodyError:
+                return {"type": "http.disconnect"}
+            more = body.more or bool(body.pieces)
+            self.read = not more
+            return {"type": "http.request", "body": piece, "more_body": more}
+        while not (call.over or call.cancelled):
+            await self.asgi.shim.news(call)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        kind, state = message["type"], self.state
+        if state == FINISHED:
+            raise RuntimeError("Unexpected ASGI message '%s' sent, after response already completed." % kind)
+        if self.call.over or self.call.cancelled:
+            return await shim_module.Suspend()  # Nobody listens; others get their turn.
+        if state == NOT_STARTED:
+            if kind != "http.response.start":
+                raise RuntimeError("Expected ASGI message 'http.response.start', but got '%s'." % kind)
+            return self.start(message)
+        if kind != "http.response.body":
+            raise RuntimeError("Expected ASGI message 'http.response.body', but got '%s'." % kind)
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if type(body) is not bytes:
+            body = bytes(memoryview(body))
+        if self.bodiless:
+            body = b""
+        elif self.left is not None:
+            self.left -= len(body)
+            if self.left < 0:
+                raise LengthFault("Response content longer than Content-Length")
+            if self.left and not more:
+                raise LengthFault("Response content shorter than Content-Length")
+        if state == STREAMING:
+            return await self.stream(body, more)
+        if more and not self.bodiless:
+            self.state = STREAMING
+            self.begun = True
+            self.answer(b"", MORE, True)
+            return await self.stream(body, more)
+        self.state = FINISHED if not more else STREAMING
+        self.finish(body)
+
+    def start(self, message):
+        status = self.status = int(message["status"])
+        texts = [b""]
+        for name, value in message.get("headers", ()):
+            texts += name, value
+            if len(name) == 14 and name.lower() == b"content-length":
+                self.left = int(value)
+        self.pairs = len(texts) // 2
+        self.table = b"\0".join(texts) if self.pairs else b""
+        if self.table.count(b"\0") != 2 * self.pairs or not 200 <= status <= 999:
+            raise ValueError("a NUL in a header, or a status that is not final: %d" % status)
+        self.bodiless = self.bodiless or status == 204 or status == 304
+        self.state = STARTED
+
+    def finish(self, body):
+        """The whole answer."""
+        if self.status >= 500 and self.pending is None:
+            # What is logged of it comes first, so that it still belongs to the event.
+            self.pending = body
+            self.asgi.shim.loop.call_soon(self.deliver)
+        else:
+            self.answer(body, 0, self.asgi.holds(monotonic_ns()))
+            self.asgi.answered(self.call)
+
+    def deliver(self):
+        """Sends an answer that waits for what is logged of it."""
+        body, self.pending = self.pending, None
+        if body is not None and not self.call.over:
+            try:
+                self.answer(body, 0, False)
+            except FAULTS as fault:
+                self.asgi.end(fault)
+            self.asgi.answered(self.call)
+
+    def answer(self, body, more, hold):
+        call = self.call
+        self.asgi.shim.send_answer(call.ident, monotonic_ns() - call.started,
+                                   (self.status, 0, b"", self.pairs, self.table, body), more, hold)
+
+    async def stream(self, body, more):
+        """Passes a piece on as far as the processor's credit goes."""
+        call, shim = self.call, self.asgi.shim
+        view = memoryview(body)
+        while view:
+            while call.credit <= 0 and not (call.cancelled or call.over):
+                await shim.news(call)
+            if call.cancelled or call.over:
+                return
+            count = min(len(view), shim_module.PIECE_BYTES_MAX, call.credit)
+            call.credit -= count
+            last = not more and count == len(view)
+            self.frame_out(END if last else 0, view[:count])
+            view = view[count:]
+        if not more:
+            self.state = FINISHED
+            if not body:
+                self.frame_out(END, b"")
+            self.asgi.answered(call)
+        elif not body:
+            shim.channel.flush()
+
+    def frame_out(self, flags, body):
+        shim = self.asgi.shim
+        shim.written = monotonic_ns()
+        shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
+
+    # -- ends
+
+    def returned(self, _):
+        if self.call.over or self.pending is not None:
+            return
+        if self.call.cancelled:
+            return self.give_up()
+        self.fail("ASGI callable returned without %s response."
+                  % ("starting" if self.state == NOT_STARTED else "completing"))
+
+    def raised(self, error):
+        call, shim = self.call, self.asgi.shim
+        cancelled = call.cancelled and isinstance(error, asyncio.CancelledError)
+        if shim.fault is not None or cancelled and call.over:
+            return
+        if cancelled:
+            return self.give_up()
+        shim.logger.error_with("Exception in ASGI application", exc=message_of(error), traceback=traceback_of(error))
+        if not call.over and self.pending is None:
+            self.abandon("%s: %s" % (type(error).__name__, message_of(error)))
+
+    def fail(self, text):
+        self.asgi.shim.logger.error(text)
+        self.abandon(text)
+
+    def abandon(self, text):
+        """The application will not answer, or not to the end."""
+        if self.call.cancelled:
+            self.give_up()
+        elif self.begun:
+            self.frame_out(ABORT, shim_module.utf8(text))
+            self.asgi.answered(self.call)
+        else:
+            self.status, self.pairs, self.table = 500, 1, PLAIN_TEXT
+            self.answer(b"Internal Server Error", 0, False)
+            self.asgi.answered(self.call)
+
+    def give_up(self):
+        """Nobody waits for an answer."""
+        if self.begun:
+            self.frame_out(ABORT, b"cancelled")
+        else:
+            nanos = monotonic_ns() - self.call.started
+            self.asgi.shim.send_answer(self.call.ident, nanos, shim_module.CANCELLED_ANSWER)
+        self.asgi.answered(self.call)
+
+
+class Lifespan:
+    """The application's start and stop."""
+
+    def __init__(self, asgi):
+        self.asgi = asgi
+        self.state: "dict[str, Any]" = {}
+        self.events: "Any" = None
+        self.task: "Any" = None
+        self.started: "Any" = None
+        self.stopped: "Any" = None
+        self.failure: "Any" = None  # what startup.failed or shutdown.failed says
+
+    async def start(self):
+        loop = asyncio.get_running_loop()
+        self.events, self.started, self.stopped = asyncio.Queue(), loop.create_future(), loop.create_future()
+        self.events.put_nowait({"type": "lifespan.startup"})
+        self.task = loop.create_task(self.run())
+        await self.started
+        if self.failure is not None:
+            if not self.failure.strip():
+                await asyncio.wait([self.task], timeout=0.1)  # It raises what it does not say, as a rule.
+            shim_module.fail(shim_module.INIT_FAILED, "the application's lifespan startup failed: %s" % self.failure)
+
+    async def stop(self):
+        if self.task is None or self.task.done() or self.stopped.done():
+            return
+        self.events.put_nowait({"type": "lifespan.shutdown"})
+        await self.stopped
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise RuntimeError("the application's lifespan shutdown failed: %s" % failure)
+
+    async def run(self):
+        logger = self.asgi.shim.logger
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self.asgi.application(scope, self.events.get, self.send)
+        except BaseException as error:
+            if not self.started.done():
+                # An application may refuse this scope (ASGI, "Lifespan protocol"); its requests are served.
+                logger.info_with("The application has no lifespan events", exc=message_of(error))
+            elif self.failure is None:
+                logger.error_with("Exception in the application's lifespan", exc=message_of(error),
+                                  traceback=traceback_of(error))
+            elif not self.failure.strip():
+                self.failure = traceback_of(error)
+        finally:
+            for future in (self.started, self.stopped):
+                future.done() or future.set_result(None)
+
+    async def send(self, message):
+        kind = message["type"]
+        future = self.started if kind.startswith("lifespan.startup.") else self.stopped
+        if kind not in ("lifespan.startup.complete", "lifespan.startup.failed", "lifespan.shutdown.complete",
+                        "lifespan.shutdown.failed") or future.done():
+            raise RuntimeError("Unexpected ASGI message '%s' in a lifespan." % kind)
+        if kind.endswith(".failed"):
+            self.failure = message.get("message", "")
+        future.set_result(None)
+
+
+# ---------------------------------------------------------------------------------------------- WSGI
+
+
+class Wsgi:
+    """Requests to a WSGI application, one at a time (PEP 3333)."""
+
+    def __init__(self, shim, application, root):
+        self.shim, self.application = shim, application
+        self.root = root
+        self.names: "dict[bytes, Any]" = {b"content-type": "CONTENT_TYPE", b"content-length": "CONTENT_LENGTH"}
+        self.base = {
+            "wsgi.version": (1, 0), "wsgi.url_scheme": "http", "wsgi.errors": sys.stderr, "wsgi.multithread": False,
+            "wsgi.multiprocess": True, "wsgi.run_once": False, "wsgi.file_wrapper": FileWrapper,
+            "wsgi.input_terminated": True, "SERVER_SOFTWARE": "nuclio", "SCRIPT_NAME": root}
+
+    def __call__(self, context, event):
+        call = self.shim.call
+        answer = call.stream = WsgiAnswer(self.shim, call)
+        result: "Any" = None
+        try:
+            try:
+                result = self.application(self.environ(event._frame, call, answer), answer.start_response)
+                answer.send(result)
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+        except FAULTS:
+            raise
+        except BaseException as error:
+            answer.raised(error)
+        return call
+
+    def environ(self, frame, call, answer):
+        texts, tail = texts_of(frame)
+        raw, query = texts[2], texts[3].decode("latin-1")
+        path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("latin-1")
+        environ = self.base.copy()
+        root = self.root
+        if root and (path == root or path.startswith(root + "/")):
+            path = path[len(root):]
+        client, server = address(texts[tail + 1]) or ("", ""), address(texts[tail + 2]) or ("localhost", 80)
+        method = texts[1].decode("latin-1")
+        target = raw.decode("latin-1") + ("?" + query if query else "")
+        answer.bodiless = method == "HEAD"
+        body = frame[6] if call.body is None else None
+        environ.update({
+            "REQUEST_METHOD": method or ("POST" if body else "GET"), "PATH_INFO": path, "QUERY_STRING": query,
+            "RAW_URI": target, "REQUEST_URI": target, "SERVER_PROTOCOL": "HTTP/" + texts[tail].decode(),
+            "SERVER_NAME": server[0], "SERVER_PORT": str(server[1]), "REMOTE_ADDR": client[0],
+            "REMOTE_PORT": str(client[1]),
+            "wsgi.input": io.BytesIO(body) if body is not None else io.BufferedReader(Input(call.body))})
+        names = self.names
+        for at in range(12, tail, 2):
+            name = texts[at]
+            key = names.get(name, 0)
+            if key == 0:
+                key = self.key_of(name)
+            if key is None:
+                continue
+            value = texts[at + 1].decode("latin-1")
+            environ[key] = environ[key] + "," + value if key in environ else value
+        return environ
+
+    def key_of(self, name):
+        """The variable of a header. There is none for a name with an underscore: it would be that of another."""
+        key = None if b"_" in name else "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+        if len(self.names) < NAMES_MAX:
+            self.names[name] = key
+        return key
+
+
+class WsgiAnswer:
+    """What a WSGI application answers to one request."""
+
+    source = None  # see `stack_of`
+
+    def __init__(self, shim, call):
+        self.shim, self.call = shim, call
+        self.head: "Any" = None  # status, number of headers, their table
+        self.left: "Any" = None
+        self.begun = self.finished = self.bodiless = False
+        call.credit = shim.credit
+
+    def start_response(self, status, headers, exc_info=None):
+        if exc_info is not None:
+            try:
+                if self.begun or self.finished:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.head is not None:
+            raise AssertionError("start_response() is called a second time, without exc_info")
+        code, texts = int(status.split(" ", 1)[0]), [""]
+        self.left = None
+        for name, value in headers:
+            texts += name, value
+            if len(name) == 14 and name.lower() == "content-length":
+                self.left = int(value)
+        pairs, table = len(texts) // 2, "\0".join(texts).encode("latin-1")
+        if table.count(b"\0") != 2 * pairs or not 200 <= code <= 999:
+            raise ValueError("a NUL in a header, or a status that is not final: %s" % status)
+        self.head = code, pairs, table
+        self.bodiless = self.bodiless or code == 204 or code == 304
+        return self.write
+
+    def send(self, result):
+        """Sends what the application has returned: in one piece where its length is known, else as it comes."""
+        if isinstance(result, (list, tuple)):
+            body = b"".join(result)
+            if not self.begun:
+                return self.finish(body)
+            result = (body,)
+        for piece in result:
+            if not piece:
+                continue
+            if not self.begun and (self.bodiless or self.left == len(piece)):
+                self.finish(piece)
+                if self.bodiless:
+                    return
+            elif self.finished:
+                raise LengthFault("the application yields more than its Content-Length")
+            else:
+                self.write(piece)
+        if self.begun:
+            if self.left:
+                raise LengthFault("the application has yielded less than its Content-Length")
+            self.finished = True
+            self.frame(END, b"")
+        elif not self.finished:
+            self.finish(b"")
+
+    def finish(self, body):
+        """The whole answer."""
+        if self.head is None:
+            raise RuntimeError("the application answers before it has called start_response")
+        if self.bodiless:
+            body = b""
+        elif self.left is not None and self.left != len(body):
+            raise LengthFault("the answer has %d bytes, its Content-Length is %d" % (len(body), self.left))
+        self.finished = True
+        self.answer(self.head, bytes(body), 0)
+
+    def answer(self, head, body, more):
+        status, pairs, table = head
+        self.shim.send_answer(self.call.ident, monotonic_ns() - self.call.started,
+                              (status, 0, b"", pairs, table if pairs else b"", body), more)
+
+    def write(self, piece):
+        """Sends a piece now, as far as the processor's credit goes."""
+        if self.head is None:
+            raise RuntimeError("the application answers before it has called start_response")
+        if self.left is not None:
+            self.left -= len(piece)
+            if self.left < 0:
+                raise LengthFault("the application yields more than its Content-Length")
+        if not self.begun:
+            self.begun = True
+            self.answer(self.head, b"", MORE)
+        shim, call, view = self.shim, self.call, memoryview(piece)
+        while view:
+            shim.poll()
+            while call.credit <= 0 and not call.cancelled:
+                shim.channel.fill()
+                shim.poll()
+            if call.cancelled:
+                raise shim_module.StreamCancelled("cancelled")
+            count = min(len(view), shim_module.PIECE_BYTES_MAX, call.credit)
+            call.credit -= count
+            self.frame(0, view[:count])
+            view = view[count:]
+
+    def frame(self, flags, body):
+        self.shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
+
+    def raised(self, error):
+        if not isinstance(error, shim_module.StreamCancelled):
+            self.shim.logger.error_with("Exception in WSGI application", exc=message_of(error),
+                                        traceback=traceback_of(error))
+        if self.finished:
+            return
+        self.finished = True
+        if self.begun:
+            self.frame(ABORT, shim_module.utf8("%s: %s" % (type(error).__name__, message_of(error))))
+        else:
+            self.answer((500, 1, PLAIN_TEXT), b"Internal Server Error", 0)
+
+
+class Input(io.RawIOBase):
+    """The body of a request, while it arrives."""
+
+    def __init__(self, body):
+        self.body = body
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        piece = self.body.next_piece(len(buffer))
+        buffer[:len(piece)] = piece
+        return len(piece)
+
+
+class FileWrapper:
+    """A file as an answer (PEP 3333, "Optional Platform-Specific File Handling")."""
+
+    def __init__(self, file, size=65536):
+        self.file, self.size = file, size
+        if hasattr(file, "close"):
+            self.close = file.close
+
+    def __iter__(self):
+        return iter(lambda: self.file.read(self.size), b"")
