@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
 use crate::java_build::{built, wrapper};
+use crate::support::said_at_the_start;
 
 /// A handler whose method has this body.
 fn start(body: &str) -> Option<Processor> {
@@ -319,25 +320,6 @@ fn class(head: &str, members: &str) -> String {
     format!("import io.nuclio.*;\npublic {head} {{\n{members}\n{}\n}}\n", method("return new Response();"))
 }
 
-/// What starts with these handlers and sources say.
-fn said_at_the_start(cases: &[(&str, String, &[&str])]) {
-    std::thread::scope(|scope| {
-        for (handler, source, texts) in cases {
-            scope.spawn(move || {
-                let Some(setup) = Setup::java_text(source) else { return };
-                let mut setup = setup.no_wait();
-                setup.function["spec"]["handler"] = json!(handler);
-                let mut processor = setup.start();
-                assert_eq!(processor.end().code(), Some(1), "{source}");
-                let said = processor.stderr.text();
-                for text in *texts {
-                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
     let handler = "class Handler implements EventHandler";
@@ -375,7 +357,7 @@ fn what_is_wrong_with_a_java_handler_is_said_at_the_start() {
             &["exited with code 0", "last words"],
         ),
     ];
-    said_at_the_start(cases);
+    said_at_the_start(cases, Setup::java_text);
 }
 
 #[test]
@@ -413,7 +395,7 @@ fn java_classes_that_are_no_handler_or_not_the_only_one_are_named_at_the_start()
         ),
         ("", "class Handler {}".to_owned(), &["no class there implements io.nuclio.EventHandler"]),
     ];
-    said_at_the_start(cases);
+    said_at_the_start(cases, Setup::java_text);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
 use crate::languages::nodejs;
+use crate::support::said_at_the_start;
 
 fn start(source: &str) -> Option<Processor> {
     Setup::nodejs(source).map(Setup::start)
@@ -392,21 +393,7 @@ fn what_is_wrong_with_a_handler_is_said_at_the_start() {
             &["no function \"other\"", "handler, two", "correct spec.handler"],
         ),
     ];
-    std::thread::scope(|scope| {
-        for (handler, source, texts) in cases {
-            scope.spawn(move || {
-                let Some(setup) = Setup::nodejs(source) else { return };
-                let mut setup = setup.no_wait();
-                setup.function["spec"]["handler"] = json!(handler);
-                let mut processor = setup.start();
-                assert_eq!(processor.end().code(), Some(1), "{source}");
-                let said = processor.stderr.text();
-                for text in *texts {
-                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
-                }
-            });
-        }
-    });
+    said_at_the_start(cases, Setup::nodejs);
 }
 
 #[test]

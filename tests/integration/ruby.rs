@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
 use crate::languages::ruby;
+use crate::support::said_at_the_start;
 
 fn start(source: &str) -> Option<Processor> {
     Setup::ruby(source).map(Setup::start)
@@ -171,21 +172,7 @@ fn what_is_wrong_with_a_ruby_handler_is_said_at_the_start() {
         ("main", "", &["does not have the form file:method", "correct spec.handler"]),
         ("main:other", "def one; end", &["no method \"other\"", "it defines: one; correct spec.handler"]),
     ];
-    std::thread::scope(|scope| {
-        for (handler, source, texts) in cases {
-            scope.spawn(move || {
-                let Some(setup) = Setup::ruby(source) else { return };
-                let mut setup = setup.no_wait();
-                setup.function["spec"]["handler"] = json!(handler);
-                let mut processor = setup.start();
-                assert_eq!(processor.end().code(), Some(1), "{source}");
-                let said = processor.stderr.text();
-                for text in *texts {
-                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
-                }
-            });
-        }
-    });
+    said_at_the_start(cases, Setup::ruby);
 }
 
 #[test]

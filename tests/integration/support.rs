@@ -192,6 +192,30 @@ fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
     client.read_answer(false).unwrap()
 }
 
+/// What ends the start of these handlers, given as `spec.handler`, source, and texts on standard error. `setup`: how a source
+/// is made a function; `None` where its language is not installed.
+pub fn said_at_the_start<S: AsRef<str> + Sync>(
+    cases: &[(&str, S, &[&str])],
+    setup: impl Fn(&str) -> Option<Setup> + Copy + Send,
+) {
+    std::thread::scope(|scope| {
+        for (handler, source, texts) in cases {
+            scope.spawn(move || {
+                let source = source.as_ref();
+                let Some(setup) = setup(source) else { return };
+                let mut setup = setup.no_wait();
+                setup.function["spec"]["handler"] = (*handler).into();
+                let mut processor = setup.start();
+                assert_eq!(processor.end().code(), Some(1), "{source}");
+                let said = processor.stderr.text();
+                for text in *texts {
+                    assert!(said.contains(text), "{text:?} is not in:\n{said}");
+                }
+            });
+        }
+    });
+}
+
 /// Kills a process.
 pub fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap_or_default();
