@@ -1,6 +1,8 @@
 //! `processor dev`: from a file to a URL, and again when the file changes.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{Client, Ports, Processor, free_port, get, processor_bin, python, wait_until};
@@ -24,6 +26,17 @@ fn dev_of(name: &str, handler: &str, source: &str) -> Processor {
     command.args(["dev", "--port", &port.to_string()]).arg(&file);
     command.env("NUCLIO_PYTHON_EXE_PATH", python());
     Processor::spawn(command, ports, directory)
+}
+
+/// Serves a file until it has answered with that text, then stops it. `environment`: one variable more, or none.
+pub fn serves(file: &Path, environment: Option<(&str, &OsStr)>, text: &str) {
+    let ports = Ports { http: free_port(), health: 0, admin: 0, metrics: 0 };
+    let mut command = Command::new(processor_bin());
+    command.args(["dev", "--port", &ports.http.to_string()]).arg(file).envs(environment);
+    let mut processor = Processor::spawn(command, ports, tempfile::tempdir().unwrap());
+    answers(&processor, text);
+    processor.signal(2);
+    assert_eq!(processor.end().code(), Some(0));
 }
 
 fn answers(processor: &Processor, text: &str) {

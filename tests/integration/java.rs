@@ -6,7 +6,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
+use crate::dev::serves;
+use crate::harness::{Client, Processor, Setup, wait_until};
 use crate::java_build::{built, wrapper};
 use crate::support::said_at_the_start;
 
@@ -472,15 +473,6 @@ fn dev_serves_java_sources_and_jars() {
     let jar = folder.path().join("any-name.jar");
     built(&source, &jar).unwrap();
     for file in [source, jar] {
-        let ports = Ports { http: free_port(), health: 0, admin: 0, metrics: 0 };
-        let mut command = Command::new(processor_bin());
-        command
-            .args(["dev", "--port", &ports.http.to_string()])
-            .arg(&file)
-            .env("NUCLIO_WRAPPER_JAR", wrapper);
-        let mut processor = Processor::spawn(command, ports, tempfile::tempdir().unwrap());
-        wait_until("it answers", || get(ports.http, "/").is_ok_and(|answer| answer.text() == "hello"));
-        processor.signal(2);
-        assert_eq!(processor.end().code(), Some(0));
+        serves(&file, Some(("NUCLIO_WRAPPER_JAR", wrapper.as_os_str())), "hello");
     }
 }

@@ -1,12 +1,12 @@
 //! What only Node.js handlers do: habits of functions in the wild, several events at a time, promises that fail, ES
 //! modules, and everything that can be wrong with a handler's file.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
+use crate::dev::serves;
+use crate::harness::{Client, Processor, Setup, wait_until};
 use crate::languages::nodejs;
 use crate::support::said_at_the_start;
 
@@ -432,11 +432,5 @@ fn dev_serves_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("hello.js");
     std::fs::write(&file, "exports.handler = async (context, event) => 'hello'").unwrap();
-    let ports = Ports { http: free_port(), health: 0, admin: 0, metrics: 0 };
-    let mut command = Command::new(processor_bin());
-    command.args(["dev", "--port", &ports.http.to_string()]).arg(&file).env("NUCLIO_NODEJS_EXE", node);
-    let mut processor = Processor::spawn(command, ports, directory);
-    wait_until("it answers", || get(ports.http, "/").is_ok_and(|answer| answer.text() == "hello"));
-    processor.signal(2);
-    assert_eq!(processor.end().code(), Some(0));
+    serves(&file, Some(("NUCLIO_NODEJS_EXE", node.as_ref())), "hello");
 }

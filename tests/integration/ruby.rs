@@ -2,11 +2,11 @@
 //! be wrong with a handler's file.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::{Client, Ports, Processor, Setup, free_port, get, processor_bin, wait_until};
+use crate::dev::serves;
+use crate::harness::{Client, Processor, Setup};
 use crate::languages::ruby;
 use crate::support::said_at_the_start;
 
@@ -258,11 +258,5 @@ fn dev_serves_a_ruby_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("hello.rb");
     std::fs::write(&file, "def handler(context, event)\n  'hello'\nend\n").unwrap();
-    let ports = Ports { http: free_port(), health: 0, admin: 0, metrics: 0 };
-    let mut command = Command::new(processor_bin());
-    command.args(["dev", "--port", &ports.http.to_string()]).arg(&file).env("NUCLIO_RUBY_EXE", ruby);
-    let mut processor = Processor::spawn(command, ports, directory);
-    wait_until("it answers", || get(ports.http, "/").is_ok_and(|answer| answer.text() == "hello"));
-    processor.signal(2);
-    assert_eq!(processor.end().code(), Some(0));
+    serves(&file, Some(("NUCLIO_RUBY_EXE", ruby.as_ref())), "hello");
 }

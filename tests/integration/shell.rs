@@ -2,12 +2,12 @@
 //! processes when an event ends before they do.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Client, Ports, Processor, Setup, alive, free_port, get, processor_bin, wait_until};
+use crate::dev::serves;
+use crate::harness::{Client, Processor, Setup, alive, wait_until};
 
 /// The script of a case in `tests/handlers/shell`; `FOLDER` is the folder of the test.
 fn case(name: &str) -> Setup {
@@ -420,11 +420,5 @@ fn dev_serves_a_script() {
     let directory = tempfile::tempdir().unwrap();
     let file: PathBuf = directory.path().join("hello.sh");
     std::fs::write(&file, "echo \"hello $(cat)\"\n").unwrap();
-    let ports = Ports { http: free_port(), health: 0, admin: 0, metrics: 0 };
-    let mut command = Command::new(processor_bin());
-    command.args(["dev", "--port", &ports.http.to_string()]).arg(&file);
-    let mut processor = Processor::spawn(command, ports, directory);
-    wait_until("it answers", || get(ports.http, "/").is_ok_and(|answer| answer.text() == "hello \n"));
-    processor.signal(2);
-    assert_eq!(processor.end().code(), Some(0));
+    serves(&file, None, "hello \n");
 }
