@@ -111,6 +111,11 @@ impl App {
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
         warn_of_batches(&config, &runtime, &logger);
+        if config.function.recycle.is_some() && matches!(runtime, Runtime::InProcess(_)) {
+            let message = "spec.runtimeAttributes.recycle has no effect: this handler is a library inside the processor, \
+                           not a process; remove it, or build the handler as a program";
+            logger.warn(message, fields! {});
+        }
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
         let otlp = Otlp::start(&config, &logger).context("Failed to start the export of traces")?;

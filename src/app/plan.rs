@@ -72,6 +72,13 @@ impl PoolPlan<'_> {
             waiting_max: env.waiting_events_max,
             stuck_max: env.stuck_threads_max,
             calls,
+            recycling: function.recycle.map(|recycle| pool::Recycling {
+                events: recycle.events,
+                memory: recycle.memory,
+                age: recycle.age,
+                jitter: recycle.jitter,
+                allowed: self.trigger.termination_timeout,
+            }),
             init: init_settings(config, self.trigger),
             children: children.clone(),
         }

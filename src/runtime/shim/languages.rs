@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dialects::{self, jvm_options, no_options};
 use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
@@ -76,6 +77,7 @@ pub static LANGUAGES: &[Language] = &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
             ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
+            ("_nuclio_preload.py", include_str!("../../../runtimes/python/_nuclio_preload.py")),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
@@ -300,6 +302,12 @@ impl Language {
         let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
         let answer_bytes_max = config.env.answer_bytes_max;
+        if config.function.preload && wrapper.is_some() {
+            let message = "spec.runtimeAttributes.preload has no effect with a wrapper of the Go processor; \
+                           NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside this binary";
+            logger.warn(message, fields! {});
+        }
+        let preload = config.function.preload && wrapper.is_none();
         Ok(Launch {
             program,
             arguments,
@@ -307,6 +315,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            fork_server: preload.then(Arc::default),
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
@@ -328,6 +337,7 @@ impl Language {
             wrapper: None,
             answer_bytes_max: config.env.answer_bytes_max,
             files: Vec::new(),
+            fork_server: None,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })

@@ -7,6 +7,7 @@ pub mod connection;
 mod deadline;
 pub mod desk;
 pub mod dialects;
+pub mod fork_server;
 pub mod handshake;
 mod intake;
 pub mod languages;

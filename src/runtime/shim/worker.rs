@@ -38,6 +38,8 @@ const HELD_MAX: usize = 1 << 15;
 pub enum Command {
     /// Send a control frame when no event is in work; drain and terminate take no more events.
     Control(ControlCode, Duration, oneshot::Sender<Result<(), String>>),
+    /// Take no more events, and say when none is in work.
+    Finish(oneshot::Sender<()>),
     /// Close the connection when no event is in work.
     Close,
     /// End now: the process is gone, though something it forked may hold its socket.
@@ -134,6 +136,8 @@ pub struct Worker {
     pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
+    /// Told when no event is in work.
+    finishing: Option<oneshot::Sender<()>>,
     next_control: u32,
     pub(super) logger: Logger,
     /// How often an event was looked at.
@@ -202,6 +206,7 @@ impl Worker {
             leaving: false,
             closing: false,
             control: None,
+            finishing: None,
             next_control: 0,
             logger,
             #[cfg(test)]
@@ -411,6 +416,10 @@ impl Worker {
                     self.control = Some(PendingControl { code, allowed, id: 0, done });
                 }
             }
+            Command::Finish(done) => {
+                self.paused = true;
+                self.finishing = Some(done);
+            }
             Command::Close | Command::Abort => {
                 self.paused = true;
                 self.closing = true;
@@ -441,6 +450,9 @@ impl Worker {
     fn send_control(&mut self) {
         if !self.in_flight.is_empty() {
             return;
+        }
+        if let Some(finishing) = self.finishing.take() {
+            finishing.send(()).unwrap_or_default();
         }
         if let Some(control) = &mut self.control
             && control.id == 0
