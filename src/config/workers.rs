@@ -191,7 +191,70 @@ fn quantity(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::yaml;
     use super::*;
+
+    /// What the limits say, with the warnings.
+    fn read(text: &str, runtime: RuntimeKind) -> (Result<Option<Recycle>, String>, Vec<String>) {
+        let root = yaml::parse(text).unwrap();
+        let mut source = Source::new(Path::new("f.yaml"));
+        let recycle = recycle(Some(&root), runtime, &mut source).map_err(|problem| problem.to_string());
+        (recycle, source.warnings)
+    }
+
+    #[test]
+    fn limits_are_read_and_mistakes_named_with_line_and_remedy() {
+        let text = "recycle:\n  Events: 500\n  memory: 512Mi\n  age: 1h\n";
+        let expected = Recycle {
+            events: Some(500),
+            memory: Some(512 << 20),
+            age: Some(Duration::from_secs(3600)),
+            jitter: JITTER,
+        };
+        assert_eq!(read(text, RuntimeKind::Ruby), (Ok(Some(expected)), Vec::new()));
+        for (wrong, words) in [
+            ("events: 0", "f.yaml:2: spec.runtimeAttributes.recycle.events: 0 is no number"),
+            ("memory: lots", "f.yaml:2: spec.runtimeAttributes.recycle.memory: \"lots\" is no quantity"),
+            ("age: 0s", "f.yaml:2: spec.runtimeAttributes.recycle.age: \"0s\" is no age"),
+            ("jitter: 2", "f.yaml:2: spec.runtimeAttributes.recycle.jitter: 2 is no share"),
+            ("events: many", "expected an integer"),
+        ] {
+            let (recycle, _) = read(&format!("recycle:\n  {wrong}\n"), RuntimeKind::Python);
+            let error = recycle.unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_without_effect_are_warned_of() {
+        for (text, runtime, words) in [
+            ("recycle: {jitter: 0.2}", RuntimeKind::Python, "names none of"),
+            ("recycle: {events: 5}", RuntimeKind::Shell, "no effect with spec.runtime shell"),
+            ("recycle: {events: 5}", RuntimeKind::Builtin, "nuclio:builtin"),
+        ] {
+            let (recycle, warnings) = read(text, runtime);
+            assert_eq!(recycle, Ok(None));
+            assert!(warnings.len() == 1 && warnings[0].contains(words), "{warnings:?}");
+        }
+        let (recycle, warnings) = read("recycle: {event: 5, age: 1s}", RuntimeKind::Java);
+        assert!(recycle.unwrap().is_some() && warnings[0].contains("did you mean events?"), "{warnings:?}");
+    }
+
+    #[test]
+    fn preload_is_for_python_alone() {
+        let root = yaml::parse("preload: true").unwrap();
+        for (runtime, wanted, warned) in [(RuntimeKind::Python, true, 0), (RuntimeKind::NodeJs, false, 1)] {
+            let mut source = Source::new(Path::new("f.yaml"));
+            assert_eq!(preload(Some(&root), runtime, &mut source).unwrap(), wanted);
+            assert_eq!(source.warnings.len(), warned);
+        }
+        let root = yaml::parse("preload: maybe").unwrap();
+        let problem =
+            preload(Some(&root), RuntimeKind::Python, &mut Source::new(Path::new("f.yaml"))).unwrap_err();
+        assert!(problem.to_string().contains("f.yaml:1: spec.runtimeAttributes.preload"), "{problem}");
+    }
 
     #[test]
     fn quantities_are_read_as_kubernetes_writes_them() {

@@ -10,6 +10,8 @@ use crate::metrics::process::resident_tree;
 
 /// How often the memory of a worker is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same for one that has more than three quarters of its limit.
+const LOOK_CLOSELY: Duration = Duration::from_millis(200);
 
 /// When workers are replaced by fresh ones.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +76,7 @@ async fn outgrown(pid: i32, limit: u64) -> u64 {
         if found > limit {
             return found;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(if found > limit / 4 * 3 { LOOK_CLOSELY } else { LOOK_EVERY }).await;
     }
 }
 

@@ -52,6 +52,12 @@ fn pid(said: &Value) -> i32 {
     said["pid"].as_i64().unwrap() as i32
 }
 
+/// What some worker says of itself; `None`: the event came to one that was just killed.
+fn said(processor: &Processor) -> Option<Value> {
+    let answer = processor.get("/");
+    (answer.status == 200).then(|| answer.json())
+}
+
 /// The process that workers are forked from.
 fn server(processor: &Processor, said: &Value) -> i32 {
     let imported = said["imported"].as_i64().unwrap() as i32;
@@ -70,7 +76,10 @@ fn preloaded_workers_share_one_import_and_are_workers_like_others() {
         assert_eq!(one["init"], one["pid"], "init_context runs in each worker");
         assert_eq!(one["parent"], json!(processor.child.id()), "it is the processor's own child");
         assert_eq!(one["group"], one["pid"], "it leads a group");
-        assert_eq!((&one["argv"], &one["shim"], &one["name"]), (&json!(1), &json!(false), &json!("conformance")));
+        assert_eq!(
+            (&one["argv"], &one["shim"], &one["name"]),
+            (&json!(1), &json!(false), &json!("conformance"))
+        );
     }
     // The workers, and what they are forked from.
     assert_eq!(processor.children().len(), 5);
@@ -88,8 +97,9 @@ fn a_preloaded_worker_that_ends_is_explained_and_forked_again() {
     assert_eq!(first["imported"], second["imported"], "it was not imported again");
     assert_eq!(second["count"], 1, "nothing of its predecessor is left");
     kill(pid(&second));
-    wait_until("a third one", || processor.get("/").json()["pid"] != second["pid"]);
-    let record = processor.stdout.wait_for("the signal", |line| line.contains("killed by signal 9 (SIGKILL)"));
+    wait_until("a third one", || said(&processor).is_some_and(|third| third["pid"] != second["pid"]));
+    let record =
+        processor.stdout.wait_for("the signal", |line| line.contains("killed by signal 9 (SIGKILL)"));
     assert!(record.contains(&second["pid"].to_string()), "{record}");
     assert_eq!((processor.restarts("exit"), processor.restarts("signal")), (1, 1));
     wait_until("nothing is left of them", || ![&first, &second].iter().any(|one| alive(pid(one))));
@@ -131,8 +141,7 @@ fn when_the_process_that_workers_are_forked_from_dies_they_go_on_and_the_next_on
     assert_eq!(pids(&before), pids(&after), "nobody else ended");
     kill(pid(&before[0]));
     wait_until("a worker of another import", || {
-        let said = processor.get("/").json();
-        said["pid"] != before[0]["pid"] && said["imported"] != before[0]["imported"]
+        said(&processor).is_some_and(|after| after["imported"] != before[0]["imported"])
     });
     processor.wait_ready();
     let said = processor.stdout.records();
@@ -141,8 +150,11 @@ fn when_the_process_that_workers_are_forked_from_dies_they_go_on_and_the_next_on
 
 #[test]
 fn a_preloaded_handler_that_cannot_be_loaded_is_named_as_without_preload() {
-    for source in ["import nothing_of_that_name\ndef handler(context, event): pass\n", "def other(context, event): pass\n"] {
-        let said = [true, false].map(|preload| {
+    for source in [
+        "import nothing_of_that_name\ndef handler(context, event): pass\n",
+        "def other(context, event): pass\n",
+    ] {
+        let texts = [true, false].map(|preload| {
             let mut setup = Setup::python(source).no_wait();
             setup.function["spec"]["runtimeAttributes"] = json!({"preload": preload});
             let mut processor = setup.start();
@@ -151,7 +163,7 @@ fn a_preloaded_handler_that_cannot_be_loaded_is_named_as_without_preload() {
             assert!(text.contains("python worker 0"), "{text}");
             text
         });
-        assert_eq!(said[0], said[1]);
+        assert_eq!(texts[0], texts[1]);
     }
 }
 
@@ -178,7 +190,9 @@ async def handler(context, event):
     await asyncio.sleep(0.001)
     return 'fine'\n";
     let processor = preload(source, 2).start();
-    processor.stdout.wait_for("the thread", |line| line.contains("has started threads") && line.contains("poller"));
+    processor
+        .stdout
+        .wait_for("the thread", |line| line.contains("has started threads") && line.contains("poller"));
     processor.stdout.wait_for("the loop", |line| line.contains("has made 1 event loop(s)"));
     let answers: Vec<_> = (0..20).map(|_| processor.send("/", "")).collect();
     for answer in answers {
@@ -216,7 +230,8 @@ fn preload_warns_where_it_cannot_be_had() {
     let nodejs = Setup::new("nodejs", "main:handler").spec(json!({"runtimeAttributes": {"preload": true}}));
     nodejs.write("main.js", "exports.handler = (context) => context.callback('fine')\n");
     let mut processor = nodejs.no_wait().start();
-    let line = processor.stdout.wait_for("the runtime", |line| line.contains("spec.runtimeAttributes.preload"));
+    let line =
+        processor.stdout.wait_for("the runtime", |line| line.contains("spec.runtimeAttributes.preload"));
     assert!(line.contains("no effect with spec.runtime nodejs"), "{line}");
     drop(processor.child.kill());
     // A shim that does not know it.

@@ -18,7 +18,11 @@ fn recycled(source: &str, workers: usize, limits: Value) -> Setup {
 }
 
 /// Clients that call without a pause until they are told to stop; each answer must be a good one. How many there were.
-fn load(processor: &Processor, clients: usize, stop: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<usize>> {
+fn load(
+    processor: &Processor,
+    clients: usize,
+    stop: &Arc<AtomicBool>,
+) -> Vec<std::thread::JoinHandle<usize>> {
     let call = |address, stop: Arc<AtomicBool>| {
         let mut client = Client::connect(address);
         let mut answers = 0;
@@ -58,7 +62,8 @@ fn is_well(processor: &Processor, workers: usize) {
 #[test]
 fn workers_are_recycled_after_so_many_events_and_no_caller_notices() {
     let processor = recycled(TELLS, 2, json!({"events": 100})).start();
-    let answers = under_load(&processor, 4, "workers have been recycled", || processor.restarts("recycle") >= 6);
+    let answers =
+        under_load(&processor, 4, "workers have been recycled", || processor.restarts("recycle") >= 6);
     assert!(answers >= 300, "{answers} events are too few for that");
     is_well(&processor, 2);
     let record = processor.stdout.wait_for_record("Recycling worker");
@@ -69,7 +74,11 @@ fn workers_are_recycled_after_so_many_events_and_no_caller_notices() {
 fn every_runtime_behind_a_shim_is_recycled() {
     let nodejs = "exports.handler = (context, event) => context.callback(String(process.pid))\n";
     let ruby = "def handler(context, event)\n  Process.pid.to_s\nend\n";
-    let cases = [("python", "python3", "main.py", TELLS), ("nodejs", "node", "main.js", nodejs), ("ruby", "ruby", "main.rb", ruby)];
+    let cases = [
+        ("python", "python3", "main.py", TELLS),
+        ("nodejs", "node", "main.js", nodejs),
+        ("ruby", "ruby", "main.rb", ruby),
+    ];
     for (runtime, program, file, source) in cases {
         if std::process::Command::new(program).arg("--version").output().is_err() {
             println!("skipped: {program} is not installed");
@@ -99,10 +108,12 @@ fn a_wrapper_of_protocol_1_is_recycled_too() {
 
 #[test]
 fn a_handler_that_leaks_never_has_much_more_memory_than_its_limit() {
-    let source = "import os\nkept = []\ndef handler(context, event):
-    kept.append(os.urandom(64 << 10))
+    // At most 20 MiB a second.
+    let source = "import os, time\nkept = []\ndef handler(context, event):
+    time.sleep(0.01)
+    kept.append(b'x' * (200 << 10))
     return str(os.getpid())\n";
-    let processor = recycled(source, 1, json!({"memory": "100Mi", "jitter": 0.2})).start();
+    let processor = recycled(source, 1, json!({"memory": "50Mi", "jitter": 0.2})).start();
     let highest = AtomicUsize::new(0);
     under_load(&processor, 1, "it has been recycled for its memory", || {
         let pids = processor.children();
@@ -112,7 +123,9 @@ fn a_handler_that_leaks_never_has_much_more_memory_than_its_limit() {
     });
     let record = processor.stdout.wait_for_record("Recycling worker");
     assert!(record.to_string().contains("MiB of memory, more than"), "{record}");
-    println!("at most {} MiB", highest.load(Ordering::Relaxed) >> 20);
+    // What it keeps until somebody looks, and while its replacement starts on a busy machine.
+    let highest = highest.load(Ordering::Relaxed) >> 20;
+    assert!(highest < 50 + 100, "{highest} MiB");
     is_well(&processor, 1);
 }
 

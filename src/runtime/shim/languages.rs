@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::dialects::{self, jvm_options, no_options};
+use super::fork_server::ForkServer;
 use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
 use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
@@ -242,6 +243,16 @@ fn ruby_handler_dir(env: &Env) -> PathBuf {
     env.handler_directory.as_deref().or(beside).map_or_else(|| HANDLER_DIR.into(), Path::to_owned)
 }
 
+/// What workers are forked from, where the function asks for it. `foreign`: the shim is a wrapper of the Go processor.
+fn fork_server(config: &Config, foreign: bool, logger: &Logger) -> Option<Arc<ForkServer>> {
+    if config.function.preload && foreign {
+        let message = "spec.runtimeAttributes.preload has no effect with a wrapper of the Go processor; \
+                       NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside this binary";
+        logger.warn(message, fields! {});
+    }
+    (config.function.preload && !foreign).then(Arc::default)
+}
+
 impl Language {
     /// Finds interpreter and shim.
     ///
@@ -302,12 +313,7 @@ impl Language {
         let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
         let answer_bytes_max = config.env.answer_bytes_max;
-        if config.function.preload && wrapper.is_some() {
-            let message = "spec.runtimeAttributes.preload has no effect with a wrapper of the Go processor; \
-                           NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside this binary";
-            logger.warn(message, fields! {});
-        }
-        let preload = config.function.preload && wrapper.is_none();
+        let fork_server = fork_server(config, wrapper.is_some(), logger);
         Ok(Launch {
             program,
             arguments,
@@ -315,7 +321,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
-            fork_server: preload.then(Arc::default),
+            fork_server,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })

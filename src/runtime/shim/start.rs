@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
@@ -84,6 +84,7 @@ impl Recipe {
         if let Some(wrapper) = &self.launch.wrapper {
             return v1::start::start(self, wrapper, id).await;
         }
+        let begun = Instant::now();
         let forked = match &self.launch.fork_server {
             Some(server) => server.fork(self, id).await?,
             None => None,
@@ -96,7 +97,7 @@ impl Recipe {
         let (end, ended) = oneshot::channel();
         let (commands, inbox) = mpsc::channel(4);
         self.runtime.spawn(self.run(id, socket, inbox, logger.clone(), ready, end));
-        self.wait_ready(&mut process, readied, &logger, id).await?;
+        self.wait_ready(&mut process, readied, &logger, id, begun).await?;
         Ok(Running { process, commands, ended })
     }
 
@@ -115,11 +116,13 @@ impl Recipe {
         readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
         logger: &Logger,
         id: &WorkerId,
+        begun: Instant,
     ) -> Result<(), StartError> {
         match self.wait_hello(process, readied, logger).await {
             Ok(hello) => {
                 let fields = fields! {
-                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities
+                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities,
+                    "took" => format!("{:.1?}", begun.elapsed())
                 };
                 logger.debug("Worker is ready", fields);
                 // Where only handlers of some kind get several, nobody has asked for them.
