@@ -198,7 +198,7 @@ mod tests {
 
     /// What the limits say, with the warnings.
     fn read(text: &str, runtime: RuntimeKind) -> (Result<Option<Recycle>, String>, Vec<String>) {
-        let root = yaml::parse(text).unwrap();
+        let root = yaml::parse(text).unwrap().unwrap();
         let mut source = Source::new(Path::new("f.yaml"));
         let recycle = recycle(Some(&root), runtime, &mut source).map_err(|problem| problem.to_string());
         (recycle, source.warnings)
@@ -244,13 +244,13 @@ mod tests {
 
     #[test]
     fn preload_is_for_python_alone() {
-        let root = yaml::parse("preload: true").unwrap();
+        let root = yaml::parse("preload: true").unwrap().unwrap();
         for (runtime, wanted, warned) in [(RuntimeKind::Python, true, 0), (RuntimeKind::NodeJs, false, 1)] {
             let mut source = Source::new(Path::new("f.yaml"));
             assert_eq!(preload(Some(&root), runtime, &mut source).unwrap(), wanted);
             assert_eq!(source.warnings.len(), warned);
         }
-        let root = yaml::parse("preload: maybe").unwrap();
+        let root = yaml::parse("preload: maybe").unwrap().unwrap();
         let problem =
             preload(Some(&root), RuntimeKind::Python, &mut Source::new(Path::new("f.yaml"))).unwrap_err();
         assert!(problem.to_string().contains("f.yaml:1: spec.runtimeAttributes.preload"), "{problem}");
