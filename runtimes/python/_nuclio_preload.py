@@ -57,7 +57,10 @@ def fork_twice(birth, processor):
         return False
     if between:
         birth.close()
-        os.waitpid(between, 0)
+        try:
+            os.waitpid(between, 0)
+        except ChildProcessError:
+            pass  # the import has said that nobody waits for children
         return False
     between = os.getpid()
     try:
@@ -88,9 +91,9 @@ def be_worker(errors, birth, processor, prctl, loops, std):
     if os.getppid() != processor:
         os._exit(0)  # it had ended before
     # The standard library's generators have been seeded anew by the fork itself.
-    random = sys.modules.get("numpy.random")
-    if hasattr(random, "seed"):
-        random.seed()
+    seed = getattr(sys.modules.get("numpy.random"), "seed", None)
+    if seed is not None:
+        seed()
     if loops:
         asyncio = std("asyncio")
         asyncio.set_event_loop(asyncio.new_event_loop())

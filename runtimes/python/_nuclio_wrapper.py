@@ -2497,10 +2497,12 @@ def main():
         if "nuclio_sdk" in sys.modules:
             adopt(sys.modules["nuclio_sdk"])
         if settings.get("preload") == "1":
-            shim = Shim(Channel(or_fail(fork_workers, settings)))
+            sock, response = or_fail(fork_workers, settings), shim.context.Response
+            shim = Shim(Channel(sock))
             set_signals()
             settings = greet()
             apply(settings)
+            shim.context.Response = response  # the SDK's, where the import has brought that
         shim.run(shim.live(or_fail(prepare, settings)))
     except (Closed, Stop):
         leave(0)

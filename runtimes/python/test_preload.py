@@ -177,6 +177,18 @@ async def handler(context, event):
         self.addCleanup(shim.__exit__)
         self.assertEqual(self.worker(shim).call().body, b"True")
 
+    def test_the_sdks_answer_is_the_contexts_as_without_preload(self):
+        source = ("import nuclio_sdk\ndef handler(context, event):\n"
+                  "    return str(context.Response is nuclio_sdk.Response) + str(isinstance(event, nuclio_sdk.Event))\n")
+        plain = test_wrapper.Shim(source)
+        self.addCleanup(plain.__exit__)
+        self.assertEqual(self.worker(self.server(source)).call().body, plain.call().body)
+
+    def test_an_import_that_ignores_its_children_can_be_forked(self):
+        server = self.server("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+                             "def handler(context, event): return 'fine'\n")
+        self.assertEqual([self.worker(server).call().body for _ in range(2)], [b"fine"] * 2)
+
     def test_objects_of_the_import_are_frozen(self):
         server = self.server("import gc\ndef handler(context, event): return str(gc.get_freeze_count() > 1000)\n")
         self.assertEqual(self.worker(server).call().body, b"True")

@@ -65,8 +65,8 @@ pub(super) struct RecycleFile {
 
 /// `runtimeAttributes`; what else stands there is read by its runtime.
 #[cfg(test)]
-#[derive(schemars::JsonSchema)]
-#[schemars(rename = "RuntimeAttributes", rename_all = "camelCase", extend("additionalProperties" = true))]
+#[derive(Default, schemars::JsonSchema)]
+#[schemars(default, rename = "RuntimeAttributes", rename_all = "camelCase", extend("additionalProperties" = true))]
 #[expect(dead_code, reason = "describes only")]
 pub(super) struct AttributesFile {
     /// Web applications in Python: where clients see it, for example `/shop`.
@@ -75,7 +75,7 @@ pub(super) struct AttributesFile {
     #[schemars(extend("default" = false))]
     preload: Option<bool>,
     /// When a worker is replaced by a fresh one; for handlers that are processes.
-    recycle: Option<RecycleFile>,
+    recycle: RecycleFile,
 }
 
 /// What a runtime can do.

@@ -108,10 +108,10 @@ fn a_wrapper_of_protocol_1_is_recycled_too() {
 
 #[test]
 fn a_handler_that_leaks_never_has_much_more_memory_than_its_limit() {
-    // At most 20 MiB a second.
+    // At most 50 MiB a second.
     let source = "import os, time\nkept = []\ndef handler(context, event):
     time.sleep(0.01)
-    kept.append(b'x' * (200 << 10))
+    kept.append(b'x' * (500 << 10))
     return str(os.getpid())\n";
     let processor = recycled(source, 1, json!({"memory": "50Mi", "jitter": 0.2})).start();
     let highest = AtomicUsize::new(0);
@@ -119,13 +119,13 @@ fn a_handler_that_leaks_never_has_much_more_memory_than_its_limit() {
         let pids = processor.children();
         let sum = pids.iter().map(|pid| resident(*pid)).max().unwrap_or_default();
         highest.fetch_max(sum, Ordering::Relaxed);
-        processor.restarts("recycle") >= 3
+        processor.restarts("recycle") >= 2
     });
     let record = processor.stdout.wait_for_record("Recycling worker");
     assert!(record.to_string().contains("MiB of memory, more than"), "{record}");
     // What it keeps until somebody looks, and while its replacement starts on a busy machine.
     let highest = highest.load(Ordering::Relaxed) >> 20;
-    assert!(highest < 50 + 100, "{highest} MiB");
+    assert!(highest < 50 + 150, "{highest} MiB");
     is_well(&processor, 1);
 }
 
