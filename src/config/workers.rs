@@ -67,7 +67,6 @@ pub(super) struct RecycleFile {
 #[cfg(test)]
 #[derive(Default, schemars::JsonSchema)]
 #[schemars(default, rename = "RuntimeAttributes", rename_all = "camelCase", extend("additionalProperties" = true))]
-#[expect(dead_code, reason = "describes only")]
 pub(super) struct AttributesFile {
     /// Web applications in Python: where clients see it, for example `/shop`.
     root_path: Option<String>,

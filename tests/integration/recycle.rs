@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::compiled::program;
 use crate::harness::{Client, PATIENCE, Processor, Setup, alive, wait_until};
-use crate::support::kill;
+use crate::support::{kill, plain_c_library};
 
 const TELLS: &str = "import os\ndef handler(context, event): return str(os.getpid())\n";
 
@@ -27,7 +28,7 @@ fn load(
         let mut client = Client::connect(address);
         let mut answers = 0;
         while !stop.load(Ordering::Relaxed) {
-            client.send(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n");
+            client.send(b"GET /empty HTTP/1.1\r\nHost: t\r\n\r\n");
             let answer = client.read_answer(false).unwrap();
             assert_eq!(answer.status, 200, "{}", answer.text());
             answers += 1;
@@ -95,6 +96,20 @@ fn every_runtime_behind_a_shim_is_recycled() {
         let processor = setup.spec(attributes).start();
         under_load(&processor, 2, runtime, || processor.restarts("recycle") >= 2);
         is_well(&processor, 1);
+    }
+}
+
+#[test]
+fn a_program_is_recycled_and_a_library_cannot_be() {
+    let attributes = json!({"runtimeAttributes": {"recycle": {"events": 20, "jitter": 0}}});
+    if let Some(file) = program("tests/handlers/c/handler.c", &[]) {
+        let processor = Setup::library(&file).spec(attributes.clone()).start();
+        under_load(&processor, 2, "it has been recycled", || processor.restarts("recycle") >= 2);
+        is_well(&processor, 1);
+    }
+    if let Some(file) = plain_c_library() {
+        let processor = Setup::library(&file).spec(attributes).start();
+        processor.stdout.wait_for("a warning", |line| line.contains("recycle has no effect"));
     }
 }
 
