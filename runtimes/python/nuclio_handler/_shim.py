@@ -54,6 +54,8 @@ def name(wanted: str) -> Any:
     """One of the shim's classes."""
     module = running() or carried()
     try:
+        if wanted == "Response":  # That of the installed SDK, once somebody has imported it: ours is one, too.
+            return module.RESPONSES[-1]
         return getattr(module, wanted)
     except AttributeError:
         raise ImportError("nuclio_handler: the shim %s has no %s: it is older than this package"

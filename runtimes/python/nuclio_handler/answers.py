@@ -21,10 +21,11 @@ class Record:
 
     def __str__(self) -> str:
         text = "%-5s %s" % (self.level, self.message)
-        for key, value in self.fields.items():
-            # A traceback is read, not looked at as a value.
-            text += "\n%s" % value.rstrip() if isinstance(value, str) and "\n" in value else " %s=%r" % (key, value)
-        return text
+        long = [value.rstrip() for value in self.fields.values() if isinstance(value, str) and "\n" in value]
+        text += "".join(" %s=%r" % (name, value) for name, value in self.fields.items()
+                        if not (isinstance(value, str) and "\n" in value))
+        # Tracebacks are to be read.
+        return "\n".join([text, *long])
 
 
 class Records(list[Record]):
@@ -105,6 +106,7 @@ class Answer:
 
     def raise_for_error(self) -> Answer:
         """Raises what the handler raised; else gives the answer back."""
+        __tracebackhide__ = True
         if self.exception is not None:
             raise self.exception
         if self.aborted is not None:

@@ -25,6 +25,8 @@ def split(spec: str) -> tuple[str, str]:
 def locate(spec: str, folders: Sequence[str]) -> tuple[str, str]:
     """The folder that goes into the path, and `module:function`. Looks in the folders, in this order."""
     name, entry = split(spec)
+    if os.sep in name and not name.endswith(".py"):
+        name += ".py"
     relative = name if name.endswith(".py") else name.replace(".", "/") + ".py"
     tried = []
     for folder in folders:

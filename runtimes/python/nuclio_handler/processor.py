@@ -29,6 +29,7 @@ STOP_SECONDS = 30.0     # beyond: SIGKILL
 REQUEST_SECONDS = 60.0
 ATTEMPTS = 5            # with other ports, where one was taken in the meantime
 LOG_LINES_SHOWN = 60
+LINE_SHOWN = 300
 # Below those that the kernel gives to clients: one of that range could be taken between the look and the start.
 PORTS = range(10_000, 32_000)
 TAKEN = re.compile(r"address (already )?in use|EADDRINUSE", re.IGNORECASE)
@@ -132,7 +133,7 @@ class Processor:
         """Lines it has written that are no records: what a handler prints."""
         self._listener = listener
         self._news = threading.Condition()
-        self._ended = False
+        self._ended = self._reported = False
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._folder = tempfile.mkdtemp(prefix="nuclio-test-")
         try:
@@ -283,6 +284,8 @@ class Processor:
             except subprocess.TimeoutExpired:
                 late = True
         self._kill()
+        if self._reported:
+            return  # by the request that found out
         if died:
             raise ProcessorError("the processor ended while it was used: %s\n%s" % (self._end(), self._shown()))
         if late:
@@ -318,7 +321,8 @@ class Processor:
     def _shown(self) -> str:
         """The end of the log; what is no record last, because the reason of a start that failed is there."""
         with self._news:
-            lines = [str(record) for record in self.logs][-LOG_LINES_SHOWN:] + self.output[-LOG_LINES_SHOWN:]
+            records = [cut(str(record)) for record in self.logs]
+            lines = records[-LOG_LINES_SHOWN:] + self.output[-LOG_LINES_SHOWN:]
         return "---- log of the processor\n%s\n----" % "\n".join(lines)
 
     # -- use
@@ -366,7 +370,8 @@ class Processor:
         except subprocess.TimeoutExpired:
             return
         self._reader.join(5)
-        raise ProcessorError("the processor has ended (%s): %s\n%s" % (error, self._end(), self._shown())) from error
+        self._reported = True
+        raise ProcessorError("the processor has ended (%s): %s\n%s" % (error, self._end(), self._shown())) from None
 
     def get(self, path: str = "/", **options: Any) -> Answer:
         """`request("GET", …)`."""
@@ -436,6 +441,11 @@ def record_of(line: str) -> Optional[Record]:
         fields["more"] = more
     fields.update(more if isinstance(more, dict) else {})
     return Record(level if level in LEVELS else str(level), str(found["message"]), fields)
+
+
+def cut(text: str) -> str:
+    """Tracebacks whole, what is long on one line cut."""
+    return "\n".join(line if len(line) <= LINE_SHOWN else line[:LINE_SHOWN] + "…" for line in text.split("\n"))
 
 
 def listens(pid: int, port: int) -> bool:

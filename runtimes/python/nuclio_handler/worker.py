@@ -204,7 +204,7 @@ class Worker:
             self._wire.coming += frame.encode(ident, flags | (events.BATCH_END if batch and ident == idents[-1] else 0))
         with self._active():
             self._run(self._settle())
-            answers = self._answers(idents)
+            answers = self._answers(idents, batch)
         for answer in answers:
             # What ends a test must not become an answer.
             if answer.exception is not None and not isinstance(answer.exception, (Exception, SystemExit)) \
@@ -226,15 +226,17 @@ class Worker:
         if shim.fault is not None:
             raise RuntimeError("the shim has ended: %r" % shim.fault)
 
-    def _answers(self, idents: list[int]) -> list[Answer]:
+    def _answers(self, idents: list[int], batch: bool) -> list[Answer]:
         answers, logs = self._collect()
         found = []
         for ident in idents:
             answer = answers.get(ident)
             if answer is None:
                 raise RuntimeError("the shim has not answered event %d" % ident)
-            answer.exception = self._faults.pop(ident, None) or self._faults.get(idents[0])
-            answer.logs = logs if len(idents) == 1 else Records(
+            # A batch is one call: what is logged and raised there is of all its events.
+            fault = self._faults.get(idents[0] if batch else ident)
+            answer.exception = None if fault is None else trimmed(fault, self._wrapper)
+            answer.logs = logs if batch or len(idents) == 1 else Records(
                 record for owner, record in self._owned if owner in (ident, 0))
             found.append(answer)
         self._faults.clear()
@@ -336,11 +338,10 @@ def answer_of(flags: int, status: int, head: bytes, body: bytes) -> Answer:
 def trimmed(error: BaseException, wrapper: Any) -> BaseException:
     """The error without the frames of this package and the shim in front: what is left is the user's."""
     trace = error.__traceback__
-    last = None
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if not (file.startswith(OWN + os.sep) or file in wrapper.OURS or file.startswith("<frozen importlib")
                 or os.sep + "asyncio" + os.sep in file):
             break
-        last, trace = trace, trace.tb_next
-    return error.with_traceback(trace or last)
+        trace = trace.tb_next
+    return error.with_traceback(trace)
