@@ -20,6 +20,7 @@ from . import _shim
 
 _OWN = {"Context", "Event", "Logger", "Platform", "QualifiedOffset", "RequestBody", "Response", "TriggerInfo"}
 _ALIASES = {"Batch", "BatchHandler", "BatchResult", "Body", "Handler", "InitContext", "Result", "Results"}
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "Batch", "BatchHandler", "BatchResult", "Body", "Context", "Event", "Handler", "InitContext", "Logger", "Platform",
     "QualifiedOffset", "RequestBody", "Response", "Result", "Results", "StreamEvent", "TriggerInfo",

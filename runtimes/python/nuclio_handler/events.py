@@ -51,7 +51,8 @@ class Frames:
 def pairs_of(headers: HeadersOf) -> list[tuple[str, str]]:
     """Headers in order, named as the processor names them; a list is a header that comes several times."""
     pairs: list[tuple[str, str]] = []
-    for name, value in headers.items() if isinstance(headers, Mapping) else headers or ():
+    given: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
+    for name, value in given:
         for one in value if isinstance(value, (list, tuple)) else (value,):
             pairs.append((canonical(name), str(one)))
     return pairs

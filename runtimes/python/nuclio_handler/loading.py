@@ -1,4 +1,4 @@
-"""From `main.py:handler` to the function: where the file is, and its modules, kept apart from those of other functions."""
+"""From `main.py:handler` to the function: where its file is, and its modules, apart from those of other functions."""
 
 from __future__ import annotations
 

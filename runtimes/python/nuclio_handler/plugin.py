@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Protocol, Union
 
 import pytest
 
@@ -39,6 +39,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         report.sections.extend(sections)
     return report
+
+
+class Serve(Protocol):
+    """What the fixture `processor` is."""
+
+    def __call__(self, handler: Optional[str] = None, **options: Any) -> Processor: ...
 
 
 class Nuclio:
@@ -130,6 +136,6 @@ def nuclio_session(request: pytest.FixtureRequest) -> Iterator[Nuclio]:
 
 
 @pytest.fixture
-def processor(nuclio: Nuclio) -> Callable[..., Processor]:
+def processor(nuclio: Nuclio) -> Serve:
     """Starts a real processor with a handler: `processor("main.py:handler", workers=2)`."""
     return nuclio.processor

@@ -98,7 +98,8 @@ def read_config(file: str) -> dict[str, Any]:
         try:
             config = json.loads(text)
         except ValueError:
-            raise ProcessorError("%s cannot be read without PyYAML: pip install 'nuclio-handler[yaml]'" % file) from None
+            raise ProcessorError("%s cannot be read without PyYAML: pip install 'nuclio-handler[yaml]'"
+                                 % file) from None
     else:
         config = yaml.safe_load(text)
     if not isinstance(config, dict):

@@ -13,6 +13,7 @@ import functools
 import inspect
 import json
 import os
+import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
@@ -23,6 +24,7 @@ from .loading import HandlerError, Modules, locate
 
 ANSWER, DATA, LOG, ACK = 0x83, 0x84, 0x86, 0x88
 NONE, ABORT = 0x08, 0x02
+ACK_HEAD = struct.Struct("<iq")
 OWN = os.path.dirname(os.path.abspath(__file__))
 Listener = Callable[[str, Records], None]
 
@@ -46,7 +48,9 @@ class Wire:
         self.sent += data
 
     def sendmsg(self, parts: Iterable[bytes]) -> int:
-        return sum(self.sent.extend(part) or len(part) for part in parts)
+        data = b"".join(parts)
+        self.sent += data
+        return len(data)
 
     def fileno(self) -> int:
         return -1
@@ -260,7 +264,7 @@ class Worker:
                 logs.append(record)
                 self._owned.append((ident, record))
             elif kind == ACK:
-                partition, offset = int.from_bytes(head[:4], "little", signed=True), int.from_bytes(head[4:12], "little")
+                partition, offset = ACK_HEAD.unpack_from(head)
                 self.acks.append((head[12:].decode(), partition, offset))
         self.logs += logs
         if logs and self._listener is not None:

@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-pytest_plugins = ["pytester"]
 os.environ.pop("PYTEST_ADDOPTS", None)
 
 

@@ -19,12 +19,13 @@ def differences(context, event, event_class="Event"):
     found += declared.faults(context.trigger, "TriggerInfo")
     found += declared.faults(context.logger, "Logger")
     found += declared.faults(context.platform, "Platform")
-    for response in (context.Response(), context.Response(body={"a": 1}), context.Response({"a": "b"}, b"", "", 204, "x")):
+    responses = context.Response(), context.Response(body={"a": 1}), context.Response({"a": "b"}, b"", "", 204, "x")
+    for response in responses:
         found += declared.faults(response, "Response")
     if not os.environ.get("PROBE_SDK"):
         found += declared.faults(nuclio_handler.QualifiedOffset.from_event(event), "QualifiedOffset")
     for wanted, value in (("Context", context), ("Event", event), ("Logger", context.logger),
-                          ("Platform", context.platform), ("TriggerInfo", event.trigger), ("Response", context.Response())):
+                          ("Platform", context.platform), ("TriggerInfo", event.trigger), ("Response", responses[0])):
         if not isinstance(value, getattr(nuclio_handler, wanted)):
             found.append("%r is no nuclio_handler.%s" % (value, wanted))
     return found

@@ -246,7 +246,7 @@ def init_context(context):
 
 async def handler(context, event):
     await context.platform.explicit_ack(QualifiedOffset.from_event(event))
-    return "", 
+    return ""
 ''')
     call = nuclio.handler(name)
     call(topic="t", offset=7, shard_id=2, trigger=("kafka-cluster", "k"))
