@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 FILE = "_nuclio_wrapper.py"
+PARTS = ("_nuclio_more", "_nuclio_sdk", "_nuclio_several", "_nuclio_streams")
 _lock = threading.Lock()
 _carried: Any = None
 
@@ -43,20 +44,36 @@ def carried() -> Any:
             spec = importlib.util.spec_from_file_location("_nuclio_wrapper", path())
             assert spec is not None and spec.loader is not None
             module: Any = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
             spec.loader.exec_module(module)
-            # What the shim loads on first use lies beside it.
-            module.STANDARD_LIBRARY.append(os.path.dirname(spec.origin or ""))
+            # What the shim loads on first use lies beside it, not beside the program.
+            folder = os.path.dirname(spec.origin or "")
+            module.STANDARD_LIBRARY.append(folder)
+            module.HERE = [folder]
             _carried = module
         return _carried
 
 
+def home(shim: Any, wanted: str) -> Any:
+    """The part of the shim that has this name: its core, or one that it loads on first use."""
+    if hasattr(shim, wanted):
+        return shim
+    for name in PARTS if hasattr(shim, "part") else ():
+        part = shim.part(name)
+        if hasattr(part, wanted):
+            return part
+    raise ImportError("nuclio_handler: the shim %s has no %s: it is not of the same age as this package"
+                      % (getattr(shim, "__file__", "in the processor"), wanted))
+
+
+def find(shim: Any, wanted: str) -> Any:
+    """What has this name in the shim."""
+    return getattr(home(shim, wanted), wanted)
+
+
 def name(wanted: str) -> Any:
     """One of the shim's classes."""
-    module = running() or carried()
-    try:
-        if wanted == "Response":  # That of the installed SDK, once somebody has imported it: ours is one, too.
-            return module.RESPONSES[-1]
-        return getattr(module, wanted)
-    except AttributeError:
-        raise ImportError("nuclio_handler: the shim %s has no %s: it is older than this package"
-                          % (getattr(module, "__file__", "in the processor"), wanted)) from None
+    shim = running() or carried()
+    if wanted == "Response":  # That of the installed SDK, once somebody has imported it: ours is one, too.
+        return shim.RESPONSES[-1]
+    return find(shim, wanted)

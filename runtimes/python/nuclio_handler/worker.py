@@ -114,11 +114,12 @@ class Worker:
 
     def _load(self, handler: Any, folders: Sequence[str], init_context: bool, fresh: bool) -> None:
         wrapper, shim = self._wrapper, self._shim
+        getattr(shim, "more", int)()  # All its methods.
         shim.serving = shim.looping = True
         if wrapper.Finder not in sys.meta_path:
             sys.meta_path.insert(0, wrapper.Finder)
         if "nuclio_sdk" in sys.modules:
-            wrapper.adopt(sys.modules["nuclio_sdk"])
+            _shim.find(wrapper, "adopt")(sys.modules["nuclio_sdk"])
         try:
             if isinstance(handler, str):
                 folder, text = locate(handler, folders)
@@ -307,7 +308,9 @@ def as_event(item: Any) -> events.Frames:
 def calls(wrapper: Any) -> Any:
     """The shim's `Several`, which remembers what handlers raised."""
 
-    class Watched(wrapper.Several):  # type: ignore[misc]
+    several, stream = _shim.find(wrapper, "Several"), _shim.home(wrapper, "Stream")
+
+    class Watched(several):  # type: ignore[misc]
         def __init__(self, shim: Any, faults: dict[int, BaseException]) -> None:
             super().__init__(shim)
             self.faults = faults
@@ -316,12 +319,12 @@ def calls(wrapper: Any) -> Any:
             self.faults[call.ident] = error
             super().failed(call, error)
 
-    class Stream(wrapper.Stream):  # type: ignore[misc]
+    class Stream(stream.Stream):  # type: ignore[misc]
         def abort(self, error: BaseException) -> None:
             self.shim.several.faults[self.call.ident] = error
             super().abort(error)
 
-    wrapper.Stream = Stream
+    stream.Stream = Stream
     return Watched
 
 
