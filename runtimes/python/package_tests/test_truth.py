@@ -41,9 +41,8 @@ def test_streamed_bodies(nuclio):
 
 @pytest.mark.skipif(importlib.util.find_spec("nuclio_sdk") is None, reason="nuclio-sdk is not installed")
 def test_with_the_published_sdk(nuclio):
-    """Its classes have more members, which are not declared; none is missing."""
-    found = nuclio.processor("probe.py:handler", env={"PROBE_SDK": "1"}).get("/").json()["found"]
-    assert [fault for fault in found if not fault.endswith("is not declared")] == []
+    """Its classes are bases of the shim's then, and `Response` is its own."""
+    assert nuclio.processor("probe.py:handler", env={"PROBE_SDK": "1"}).get("/").json()["found"] == []
 
 
 def test_under_a_processor(nuclio):

@@ -327,7 +327,9 @@ def test_packages(nuclio, source, tmp_path):
     source("VALUE = 'value'\n", "pack/other.py")
     name = source("from .other import VALUE\ndef handler(context, event):\n    return VALUE\n", "pack/main.py")
     assert nuclio.handler(name)().text == "value"
-    assert Worker("pack.main:handler", [str(tmp_path)])().text == "value"
+    worker = Worker("pack.main:handler", [str(tmp_path)])
+    assert worker().text == "value"
+    worker.close()
 
 
 @pytest.mark.parametrize("text, handler, message", [
