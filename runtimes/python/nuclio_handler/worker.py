@@ -308,7 +308,9 @@ def as_event(item: Any) -> events.Frames:
 def calls(wrapper: Any) -> Any:
     """The shim's `Several`, which remembers what handlers raised."""
 
-    several, stream = _shim.find(wrapper, "Several"), _shim.home(wrapper, "Stream")
+    several: Any = _shim.find(wrapper, "Several")
+    home: Any = _shim.home(wrapper, "Stream")
+    stream: Any = home.Stream
 
     class Watched(several):  # type: ignore[misc]
         def __init__(self, shim: Any, faults: dict[int, BaseException]) -> None:
@@ -319,12 +321,12 @@ def calls(wrapper: Any) -> Any:
             self.faults[call.ident] = error
             super().failed(call, error)
 
-    class Stream(stream.Stream):  # type: ignore[misc]
+    class Stream(stream):  # type: ignore[misc]
         def abort(self, error: BaseException) -> None:
             self.shim.several.faults[self.call.ident] = error
             super().abort(error)
 
-    stream.Stream = Stream
+    home.Stream = Stream
     return Watched
 
 
