@@ -10,6 +10,7 @@ pub mod dialects;
 pub mod handshake;
 mod intake;
 pub mod languages;
+mod order;
 mod pace;
 pub mod process;
 pub mod protocol;
