@@ -61,6 +61,7 @@ mod shell;
 mod smoke;
 mod smuggling;
 mod support;
+mod system_calls;
 mod timeouts;
 mod tracing;
 mod triggers;
