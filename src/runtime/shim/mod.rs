@@ -14,6 +14,7 @@ mod order;
 mod pace;
 pub mod process;
 pub mod protocol;
+pub mod socket;
 pub mod start;
 pub mod stream;
 pub mod v1;
