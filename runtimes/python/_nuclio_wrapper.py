@@ -19,6 +19,7 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import _struct
 import _thread
+from _io import BytesIO
 
 # Kinds of frames.
 INIT, EVENT, DATA_IN, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08
@@ -110,12 +111,13 @@ class Channel:
     """The socket: takes whole frames out of what it reads, writes whole frames."""
 
     start: "Any"
+    large: "Any"
 
     def __init__(self, sock):
         self.sock = sock
         self.lock = _thread.RLock()
         self.data, self.at = b"", 0
-        self.start, self.chunks, self.missing = None, [], 0  # a frame whose body is still coming
+        self.start, self.large, self.missing = None, None, 0  # a frame whose body is still coming
         self.max_frame = 1 << 30
         self.held, self.held_bytes = [], 0  # frames that go out with the next write
 
@@ -136,15 +138,17 @@ class Channel:
             return kind, flags, code, ident, data, at + 16, data[body:end]
         if body <= len(data):
             self.start = kind, flags, code, ident, data[at:body], 16
-            self.chunks, self.missing = [data[body:]], end - len(data)
+            # Received straight into what becomes the body: `getvalue` gives it without a copy.
+            self.large, self.missing = BytesIO(bytes(end - body)), end - len(data)
+            self.large.write(data[body:])
             self.data, self.at = b"", 0
         return None
 
     def take_large(self):
         if self.missing:
             return None
-        frame = self.start + (b"".join(self.chunks),)
-        self.start, self.chunks = None, []
+        frame = self.start + (self.large.getvalue(),)
+        self.start = self.large = None
         return frame
 
     def fill(self, flags=0):
@@ -153,18 +157,19 @@ class Channel:
             if self.start is not None:
                 if not self.missing:
                     return  # the frame is whole, and nobody has taken it yet
-                wait = flags or WAIT_ALL
-                chunk = self.sock.recv(self.missing if wait == WAIT_ALL else min(self.missing, 1 << 20), wait)
-                self.chunks.append(chunk)
-                self.missing -= len(chunk)
+                with self.large.getbuffer()[-self.missing:] as rest:
+                    count = self.sock.recv_into(rest, 0, flags or WAIT_ALL)
+                self.missing -= count
+                if not count:
+                    raise Closed
             else:
                 chunk = self.sock.recv(READ_BYTES, flags)
+                if not chunk:
+                    raise Closed
                 rest = self.data[self.at:]
                 self.data, self.at = (rest + chunk if rest else chunk), 0
         except ConnectionError:
             raise Closed from None
-        if not chunk:
-            raise Closed
 
     def hold(self, frame):
         self.held.append(frame)

@@ -243,6 +243,19 @@ class LifeCycle(unittest.TestCase):
             self.assertEqual(shim.call().body, b"hello")
             self.assertEqual(shim.finish(), 0)
 
+    def test_a_large_body_is_received_into_its_place(self):
+        source = ("import tracemalloc\ntracemalloc.start()\n"
+                  "def handler(context, event):\n"
+                  "    return event.body or str(tracemalloc.get_traced_memory()[1])\n")
+        body = os.urandom(1 << 20) * 8
+        with Shim(source) as shim:
+            writing = threading.Thread(target=shim.send, args=(event(body=body),))
+            writing.start()
+            self.assertTrue(shim.answer().body == body)
+            writing.join()
+            peak = int(shim.call(body=b"").body)
+            self.assertLess(peak, 1.3 * len(body), "held more than once")
+
     def test_runs_from_a_descriptor(self):
         with Shim("import sys\ndef handler(context, event):\n    return repr(sys.path[:2])\n",
                   through_descriptor=True) as shim:

@@ -63,6 +63,7 @@ mod shell;
 mod smoke;
 mod smuggling;
 mod support;
+mod system_calls;
 mod timeouts;
 mod tracing;
 mod triggers;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +13,7 @@ use super::desk::Desk;
 use super::handshake::{HandshakeError, Hello, Link};
 use super::languages::Language;
 use super::process::{Launch, Process, describe};
+use super::socket::Socket;
 use super::v1;
 use super::worker::{Command, Ended, Settings, Worker};
 use crate::config::SeveralFor;
@@ -270,7 +270,7 @@ pub(super) async fn handshake(
     settings: &mut Settings,
     logger: &Logger,
 ) -> Result<(Link, Hello), HandshakeError> {
-    let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
+    let stream = Socket::new(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
     let mut link = Link::new(stream);
     let mut hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);

@@ -3,7 +3,6 @@
 //!
 //! One turn of the loop: refill the shim with one write, only then hand out the answers just read, then wait.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::deadline::Why;
 use super::desk::{Bells, Desk};
 use super::handshake::{Hello, Link};
 use super::intake::Intake;
+use super::order::Order;
 use super::pace::Pace;
 use super::protocol::v2::{self, ControlCode};
 use super::stream::PipeWriter;
@@ -121,9 +121,8 @@ pub struct Worker {
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
-    /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
-    pub(super) order: VecDeque<usize>,
-    pub(super) begun: usize,
+    /// Keys of `in_flight`.
+    pub(super) order: Order,
     /// What they take of the shim's places.
     pub(super) places: Places,
     /// Answers read but not yet handed out.
@@ -196,8 +195,7 @@ impl Worker {
             listed: Listed::No,
             commands,
             in_flight: Slab::new(),
-            order: VecDeque::new(),
-            begun: 0,
+            order: Order::default(),
             places: Places::default(),
             done: Vec::new(),
             pace,
@@ -343,23 +341,25 @@ impl Worker {
             cancelled: false,
             expired: None,
         });
-        self.order.push_back(key);
+        self.order.push(key);
         self.post.rung.push(key);
     }
 
     /// Starts the clock of the events that the shim works on from now on.
     fn begin(&mut self, now: Instant) {
-        while !self.leaving && self.begun < self.order.len() {
-            let event = &mut self.in_flight[self.order[self.begun]];
+        while !self.leaving
+            && let Some(key) = self.order.next()
+        {
+            let event = &mut self.in_flight[key];
             if !self.places.begin(event.seat, self.settings.in_flight_max) {
                 return;
             }
             event.begun = Some(now);
             if event.intake.is_some() || event.cancelled {
-                self.post.rung.push(self.order[self.begun]);
+                self.post.rung.push(key);
             }
             self.queue.counters().started(now.duration_since(event.submitted));
-            self.begun += 1;
+            self.order.begin();
             if let Some(limit) = self.settings.event_timeout {
                 // Not moved for every event: when it rings it looks at who is oldest then.
                 self.post.wake_at(now + limit);
@@ -378,10 +378,7 @@ impl Worker {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
         self.trace(&event, error);
-        if let Some(place) = self.order.iter().position(|other| *other == key) {
-            self.order.remove(place);
-            self.begun -= usize::from(place < self.begun);
-        }
+        self.order.remove(key);
         self.held_by -= usize::from(matches!(event.expired, Some((_, Why::TakenBack))));
         let taken = event.begun.map(|begun| now.duration_since(begun));
         let last = self.places.leave(event.seat, taken.is_some());
@@ -490,7 +487,7 @@ impl Worker {
             drop(reply.send(answer));
         }
         let mut waiting = Vec::new();
-        let keys: Vec<usize> = self.order.iter().copied().collect();
+        let keys: Vec<usize> = self.order.keys().collect();
         let mut unbegun = Vec::new();
         for key in keys {
             let mut event = self.in_flight.remove(key);
