@@ -27,7 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 WRAPPER = os.environ.get("SHIM_TEST_WRAPPER") or os.path.join(HERE, "_nuclio_wrapper.py")
 PYTHON = os.environ.get("SHIM_TEST_PYTHON", sys.executable)
 BOOTSTRAP = os.path.join(HERE, "bootstrap.py")
-WEB = os.path.join(HERE, "_nuclio_web.py")
+PARTS = ("_nuclio_more", "_nuclio_several", "_nuclio_streams", "_nuclio_sdk", "_nuclio_web")
 VECTORS = os.path.join(HERE, "..", "..", "tests", "vectors", "handlers.json")
 HAS_SDK = subprocess.run([PYTHON, "-c", "import nuclio_sdk"], stderr=subprocess.DEVNULL).returncode == 0
 VERSION = tuple(json.loads(subprocess.check_output([PYTHON, "-c", "import sys; print(list(sys.version_info[:2]))"])))
@@ -72,10 +72,23 @@ class Answer:
 
 def memory_file(path):
     """A descriptor with the file's text, as the processor gives it to its children."""
-    descriptor = os.memfd_create("shim")
     with open(path, "rb") as file:
-        os.write(descriptor, file.read())
+        return memory_text(file.read())
+
+
+def memory_text(text):
+    descriptor = os.memfd_create("shim")
+    os.write(descriptor, text)
     return descriptor
+
+
+def memory_parts():
+    """A descriptor with the parts of the shim that are loaded when they are needed."""
+    text = b""
+    for name in PARTS:
+        with open(os.path.join(HERE, name + ".py"), "rb") as file:
+            text += b"\0%s\0%s" % (name.encode(), file.read())
+    return memory_text(text)
 
 
 class Shim:
@@ -103,7 +116,7 @@ class Shim:
             wrapper = "/proc/self/fd/%d" % keep[0]
         descriptors = [theirs.fileno()]
         if embedded:  # as the processor starts it: descriptors 4 to 7
-            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB)]
+            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts()]
             descriptors.append(os.memfd_create("code") if code is None else os.dup(code))
             wrapper = "/proc/self/fd/4"
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
@@ -1028,7 +1041,7 @@ class Bootstrap(unittest.TestCase):
 
     def compiled(self):
         """What the processor's one compiling process leaves in descriptor 7."""
-        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB), os.memfd_create("code")]
+        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts(), os.memfd_create("code")]
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in files]
 
         def prepare():

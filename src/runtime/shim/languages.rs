@@ -75,7 +75,22 @@ pub static LANGUAGES: &[Language] = &[
         embedded: &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
-            ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
+            // Loaded when they are needed, so they share a file: each behind its name.
+            (
+                "parts",
+                concat!(
+                    "\0_nuclio_more\0",
+                    include_str!("../../../runtimes/python/_nuclio_more.py"),
+                    "\0_nuclio_several\0",
+                    include_str!("../../../runtimes/python/_nuclio_several.py"),
+                    "\0_nuclio_streams\0",
+                    include_str!("../../../runtimes/python/_nuclio_streams.py"),
+                    "\0_nuclio_sdk\0",
+                    include_str!("../../../runtimes/python/_nuclio_sdk.py"),
+                    "\0_nuclio_web\0",
+                    include_str!("../../../runtimes/python/_nuclio_web.py"),
+                ),
+            ),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
