@@ -120,7 +120,7 @@ def part(name):
         with IMPORTING:
             module = sys.modules.get(name) or (load_beside(name) if PARTS is None else load_carried(name))
             IMPORTED[name] = module
-            OURS.add(module.__file__)
+            OURS.add(str(module.__file__))
     return module
 
 
@@ -806,6 +806,12 @@ class Shim:
     task: "Any"
     waiter: "Any"
     base: "Any"
+    early: "Any"
+    batch: "Any"
+    # Methods that it has once it is whole.
+    idle: "Any"
+    undisturbed: "Any"
+    readable_again: "Any"
 
     def __init__(self, channel):
         self.channel = channel

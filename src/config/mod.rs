@@ -40,6 +40,7 @@ mod tests;
 mod tracing;
 mod trigger;
 mod yaml;
+mod zone;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
@@ -47,6 +48,7 @@ pub(crate) use nearest::nearest;
 pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
 pub use trigger::SERVED_KINDS;
+pub use zone::local_zone;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]

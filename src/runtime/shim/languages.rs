@@ -241,6 +241,13 @@ pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, 
     ]
 }
 
+/// Whether compiling a shim in a process of its own saves more than that process costs: not for a single worker that
+/// would share its processor with it.
+fn pays_off(config: &Config) -> bool {
+    let workers: usize = config.function.triggers.iter().map(|trigger| trigger.workers).sum();
+    workers > 1 || std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+}
+
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     let first = config.env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned());
     let inherited = config.env.python_path_inherited.clone().filter(|path| !path.is_empty());
@@ -302,6 +309,7 @@ impl Language {
                 }
                 arguments.extend(self.embedded_arguments.iter().map(OsString::from));
                 if let Some(options) = self.compile_options
+                    && pays_off(config)
                     && let Err(error) = compile_ahead(&program, options, &files)
                 {
                     let fields = fields! {"language" => self.name, "err" => error.to_string()};
