@@ -21,6 +21,9 @@ if MYPY:
 class WholeShim(core.Shim):
     """A `Shim` with all its methods, which it becomes once it needs one of these."""
 
+    early: "Any"
+    batch: "Any"
+
     def more(self):
         return self
 

@@ -806,8 +806,6 @@ class Shim:
     task: "Any"
     waiter: "Any"
     base: "Any"
-    early: "Any"
-    batch: "Any"
     # Methods that it has once it is whole.
     idle: "Any"
     undisturbed: "Any"
