@@ -52,7 +52,8 @@ IN_FLIGHT_MAX = 32768        # events in work at once, where the trigger asks fo
 GIVE_UP_SECONDS = 0.05       # for a cancelled handler to end, before its event is answered without it
 GIVEN_UP_MAX = 100           # handlers that go on all the same; beyond, the processor replaces this process
 END_SECONDS = 0.5            # for handlers to end once the processor is gone
-SETTLE_SECONDS = 0.2         # without an event after the start: time to load what faults need
+# Without an event for that long after the start there is time to load what faults need.
+SETTLE_TIME, NO_TIME = _struct.pack("ll", 0, 200_000), _struct.pack("ll", 0, 0)
 
 HEADER = _struct.Struct("<IBBHII")
 EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
@@ -110,6 +111,7 @@ def std(name):
 # Where the other parts are: beside this file, or their sources left by `bootstrap`.
 HERE = sys.path[:1]
 PARTS: "Any" = globals().pop("__parts__", None)
+COMPILED: "Any" = globals().pop("__compiled__", None)
 sys.modules["_nuclio_shim"] = sys.modules[__name__]  # This module, for them: the program may have another name.
 
 
@@ -140,12 +142,12 @@ def load_beside(name):
 def load_carried(name):
     module: "Any" = type(sys)(name)
     module.__file__ = "<nuclio shim: %s>" % name
-    code = compile(PARTS[name], module.__file__, "exec", dont_inherit=True)
     sys.modules[name] = module
     path = sys.path
     sys.path = STANDARD_LIBRARY + path
     try:
-        exec(code, module.__dict__)
+        for code in COMPILED(PARTS[name], module.__file__):
+            exec(code, module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
@@ -870,7 +872,7 @@ class Shim:
         if self.slots > 1 or self.application is not None:
             self.several = self.application or part("_nuclio_several").Several(self)
             await self.several.serve()
-        if not self.looping and type(self.channel) is Channel:
+        if PARTS is None and not self.looping and type(self.channel) is Channel:
             self.settle()
         await self.serve()
 
@@ -933,15 +935,17 @@ class Shim:
             raise Stop
 
     def settle(self):
-        """Waits for the first event. If none comes, there is time to load what is needed when something goes wrong."""
-        self.channel.sock.settimeout(SETTLE_SECONDS)
+        """Waits for the first event. If none comes, there is time to read what is needed when something goes wrong:
+        then there may be no descriptor left to read it from."""
+        sock = self.channel.sock
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, SETTLE_TIME)
         try:
             self.read()
-        except _socket.timeout:
+        except BlockingIOError:
             self.waiting = False
             self.more()
         finally:
-            self.channel.sock.setblocking(True)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, NO_TIME)
 
     def read(self):
         """Blocks until something has been read."""

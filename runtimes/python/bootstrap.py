@@ -3,7 +3,7 @@
 Compiling it costs as much time as starting the interpreter. So the processor starts this file once more beside its
 first workers, with the argument `compile`. Descriptor 5 has the source of the core, 7 takes its code; the compiling
 process holds a lock on it until it ends, however it ends. 6 has the other parts, each behind its name: they stay
-sources, as `__parts__`, until somebody needs them.
+sources, as `__parts__`, until somebody needs them, and `__compiled__` compiles them.
 """
 import marshal
 import posix
@@ -11,7 +11,6 @@ import sys
 
 SOURCE, PARTS, CODE = "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/7"
 TAG = ("%s %x\n" % (sys.implementation.cache_tag, sys.hexversion)).encode()
-PORTION_BYTES = 8192
 
 
 def read(path):
@@ -19,23 +18,27 @@ def read(path):
         return file.read()
 
 
-def compiled():
-    """The core's code, in portions that end between two definitions: the compiler's memory is never given back, and
-    touching it for the first time costs as much as the compiling."""
+def compiled(source, name):
+    """In portions that end between two definitions: the compiler's memory is never given back, and touching it for the
+    first time costs as much as the compiling."""
     codes, portion, line = [], b"", 0
-    for text in read(SOURCE).split(b"\n\n\n"):
+    for text in source.split(b"\n\n\n"):
         portion += text + b"\n\n\n"
-        if len(portion) - line > PORTION_BYTES:
-            codes.append(compile(portion, "<nuclio shim>", "exec"))
+        if len(portion) - line > 8192:
+            codes.append(compile(portion, name, "exec"))
             line = portion.count(b"\n")
             portion = b"\n" * line
-    codes.append(compile(portion, "<nuclio shim>", "exec"))
+    codes.append(compile(portion, name, "exec"))
     return codes
+
+
+def core():
+    return compiled(read(SOURCE), "<nuclio shim>")
 
 
 def write():
     with open(7, "r+b", 0) as file:
-        file.write(TAG + marshal.dumps(compiled()))
+        file.write(TAG + marshal.dumps(core()))
 
 
 def load():
@@ -49,7 +52,7 @@ def load():
             return list(marshal.loads(memoryview(data)[len(TAG):]))
         except Exception:
             pass  # cut short: its writer was killed, or found no room
-    return compiled()
+    return core()
 
 
 def parts():
@@ -60,11 +63,11 @@ def parts():
 if sys.argv[1:] == ["compile"]:
     write()
     posix._exit(0)
-codes, __parts__ = load(), parts()
+codes, __parts__, __compiled__ = load(), parts(), compiled
 posix.close(5)
 posix.close(6)
 posix.close(7)
 # Whoever starts Python anew, as multiprocessing does, must not look for this file there.
-del marshal, posix, SOURCE, PARTS, CODE, TAG, PORTION_BYTES, read, compiled, write, load, parts, __file__
+del marshal, posix, SOURCE, PARTS, CODE, TAG, read, compiled, core, write, load, parts, __file__
 while codes:
     exec(codes.pop(0))
