@@ -748,6 +748,11 @@ def is_async(function):
     return bool(code is not None and code.co_flags & 0x380)  # coroutine, iterable coroutine, async generator
 
 
+def is_generator(function):
+    code = getattr(function, "__code__", None)
+    return bool(code is not None and code.co_flags & 0x220)  # also an asynchronous one
+
+
 OURS = {std.__code__.co_filename}  # files whose frames are left out of what users are shown
 
 
@@ -862,6 +867,10 @@ class Shim:
             await self.application.start()
         if self.slots > 1 and self.sync_only:
             self.more().only_one()
+        if self.slots > 1:  # What the first event needs is there when it comes.
+            part("_nuclio_several")
+        if self.streams or is_generator(self.handler):
+            part("_nuclio_streams")
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
             ("stream_in", "1" if self.streams else "0")] + ([("web", self.interface)] if self.interface else [])))
