@@ -1299,6 +1299,8 @@ def main():
         leave(0)
     except ProtocolFault as fault:
         fail(PROTOCOL_FAULT, message_of(fault))
+    except HandlerFault as fault:  # A part is missing.
+        fail(LOAD_FAILED, message_of(fault))
 
 
 if __name__ == "__main__":

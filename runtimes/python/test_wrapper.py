@@ -1077,6 +1077,30 @@ class Bootstrap(unittest.TestCase):
             with self.subTest(len(content)):
                 self.check(content)
 
+    def test_parts_are_loaded_when_they_are_needed_and_not_before(self):
+        source = ("import sys\ndef pieces(): yield 'piece'\ndef handler(c, e):\n"
+                  "    if e.path == '/fail': raise ValueError('bad')\n    if e.path == '/stream': return pieces()\n"
+                  "    return ' '.join(sorted(n for n in sys.modules if n.startswith('_nuclio_')))\n")
+        with Shim(source, embedded=True) as shim:
+            self.assertEqual(shim.call().body, b"_nuclio_shim")
+            failed = shim.call(2, path="/fail")
+            self.assertEqual(failed.status, 500)
+            self.assertNotIn(b"nuclio shim", failed.body)  # the parts' frames are not the user's
+            self.assertEqual(shim.call(3).body, b"_nuclio_more _nuclio_shim")
+            shim.send(event(4, path="/stream"))
+            self.assertEqual(shim.answer().ident, 4)
+            while shim.next()[1] != 1:
+                pass
+            self.assertEqual(shim.call(5).body, b"_nuclio_more _nuclio_shim _nuclio_streams")
+            shim.send(frame(CONTROL, 0, 2, 9))
+            self.assertEqual(shim.next()[0], CONTROL_DONE)
+
+    def test_a_part_that_is_missing_is_named(self):
+        with Shim("async def handler(c, e): return 'ok'", through_descriptor=True, start=False) as shim:
+            kind, _, _, _, _, body = shim.next()
+            self.assertEqual(kind, FAILED)
+            self.assertIn(b"_nuclio_more.py, a part of the shim, belongs beside", body)
+
     def test_workers_wait_for_the_compiling_process(self):
         descriptor = self.code_file(b"")
         lock = open("/proc/self/fd/%d" % descriptor, "r+b", 0)

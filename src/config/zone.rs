@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use jiff::tz::TimeZone;
 
+use super::env::zone_name;
+
 /// What says which zone it is.
 const LOCAL: &str = "/etc/localtime";
 /// Where the zones are.
@@ -14,10 +16,7 @@ const ZONES: &str = "/usr/share/zoneinfo";
 /// The zone that log lines are written in.
 pub fn local_zone() -> &'static TimeZone {
     static ZONE: OnceLock<TimeZone> = OnceLock::new();
-    ZONE.get_or_init(|| {
-        let name = std::env::var_os("TZ").map(|name| name.to_string_lossy().into_owned());
-        file_of(name.as_deref()).unwrap_or_else(TimeZone::system)
-    })
+    ZONE.get_or_init(|| file_of(zone_name().as_deref()).unwrap_or_else(TimeZone::system))
 }
 
 /// The zone of `TZ`, or of the machine without it; `None`: not a plain name, or no such file.
@@ -48,7 +47,7 @@ mod tests {
         let local = file_of(None).unwrap_or_else(TimeZone::system);
         let times = [0, 1_735_822_446, 1_751_500_000].map(|seconds| Timestamp::from_second(seconds).unwrap());
         for time in times {
-            if std::env::var_os("TZ").is_none() {
+            if zone_name().is_none() {
                 assert_eq!(local.to_offset(time), TimeZone::system().to_offset(time));
             }
             for name in ["Europe/Berlin", "America/Argentina/Ushuaia", "UTC", "EST5EDT"] {
