@@ -1,7 +1,7 @@
 """Starts the shim embedded in the processor, whose core one process may compile for all workers.
 
-Compiling it costs as much time as starting the interpreter. So the processor starts this file once more beside its
-first workers, with the argument `compile`. Descriptor 5 has the source of the core, 7 takes its code; the compiling
+A single worker compiles it. Where there are several, the processor starts this file once more beside the first of
+them, with the argument `compile`. Descriptor 5 has the source of the core, 7 takes its code; the compiling
 process holds a lock on it until it ends, however it ends. 6 has the other parts, each behind its name: they stay
 sources, as `__parts__`, until somebody needs them, and `__compiled__` compiles them.
 """

@@ -241,11 +241,10 @@ pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, 
     ]
 }
 
-/// Whether compiling a shim in a process of its own saves more than that process costs: not for a single worker that
-/// would share its processor with it.
+/// Whether compiling a shim in a process of its own saves more than that process costs. A single worker is ready as soon
+/// without, for two thirds of the processor time.
 fn pays_off(config: &Config) -> bool {
-    let workers: usize = config.function.triggers.iter().map(|trigger| trigger.workers).sum();
-    workers > 1 || std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+    config.function.triggers.iter().map(|trigger| trigger.workers).sum::<usize>() > 1
 }
 
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
