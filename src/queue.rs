@@ -71,6 +71,20 @@ impl Job {
     }
 }
 
+/// A worker as the queue knows it.
+pub trait Lend: PartialEq + Sized {
+    /// Events that it has, if it may have several: of the workers that wait, the one with the fewest gets the next.
+    fn load(&self) -> usize {
+        0
+    }
+
+    /// Lends one of its places; it goes on waiting for events. `None`: it has one place only, or this is its last, and it
+    /// is lent as a whole.
+    fn lend_place(&self) -> Option<Self> {
+        None
+    }
+}
+
 /// Events of a pool that wait, and workers that wait for events. `W` identifies a worker that is lent out.
 pub struct Queue<W> {
     state: Mutex<State<W>>,
@@ -96,7 +110,7 @@ struct State<W> {
     cleared: Option<Instant>,
 }
 
-impl<W: PartialEq> Queue<W> {
+impl<W: Lend> Queue<W> {
     /// An empty queue in which at most `waiting_max` events wait.
     pub fn new(counters: Arc<PoolCounters>, waiting_max: usize) -> Self {
         let state = State {
@@ -168,7 +182,7 @@ impl<W: PartialEq> Queue<W> {
         // A worker with several connections may be idle several times over.
         let idle_percent = (state.idle.len() * 100 / workers).min(100);
         counters.idle_percent_sum.fetch_add(idle_percent as u64, Relaxed);
-        if let Some(worker) = state.idle.pop_front() {
+        if let Some(worker) = lend(&mut state.idle) {
             drop(state);
             counters.allocated_at_once.fetch_add(1, Relaxed);
             return Some((worker, job));
@@ -287,7 +301,7 @@ impl<W: PartialEq> Queue<W> {
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
         let mut state = self.lock();
-        if let Some(worker) = state.idle.pop_front() {
+        if let Some(worker) = lend(&mut state.idle) {
             return Some((worker, job));
         }
         self.count_waiting(&mut state, job.events());
@@ -390,6 +404,21 @@ impl<W: PartialEq> Queue<W> {
     }
 }
 
+/// The worker that gets the next event: the first of those with the fewest.
+fn lend<W: Lend>(idle: &mut VecDeque<W>) -> Option<W> {
+    let (mut place, mut fewest) = (0, usize::MAX);
+    for (other, worker) in idle.iter().enumerate() {
+        let load = worker.load();
+        if load < fewest {
+            (place, fewest) = (other, load);
+        }
+        if load == 0 {
+            break;
+        }
+    }
+    idle.get(place)?.lend_place().or_else(|| idle.remove(place))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::time::SystemTime;
@@ -412,6 +441,8 @@ pub(crate) mod tests {
             web: None,
         })
     }
+
+    impl Lend for usize {}
 
     fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
         Job::new(event(id), Duration::from_millis(wait_ms))
