@@ -74,4 +74,5 @@ mod v1_ours;
 mod v1_start;
 mod v1_wire;
 mod web;
+mod web_faults;
 mod webadmin;
