@@ -1,8 +1,9 @@
 //! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
 //! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. `batch` has what is
-//! particular to jobs of several events.
+//! particular to jobs of several events, `lend` says which of the idle workers is next.
 
 mod batch;
+mod lend;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,6 +16,8 @@ use crate::event::{Event, HandlerError, Response};
 use crate::metrics::PoolCounters;
 
 pub use self::batch::Member;
+pub use self::lend::Lend;
+use self::lend::lend;
 
 /// Why an event got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -68,20 +71,6 @@ impl Job {
     /// A job that goes back to the queue; it waits practically as long as it takes, for it had been accepted.
     pub fn again(event: Box<Event>, reply: ReplySender, submitted: Instant) -> Self {
         Self { event, reply, submitted, expires: submitted + AGAIN_WAIT_MAX, batch: None }
-    }
-}
-
-/// A worker as the queue knows it.
-pub trait Lend: PartialEq + Sized {
-    /// Events that it has, if it may have several: of the workers that wait, the one with the fewest gets the next.
-    fn load(&self) -> usize {
-        0
-    }
-
-    /// Lends one of its places; it goes on waiting for events. `None`: it has one place only, or this is its last, and it
-    /// is lent as a whole.
-    fn lend_place(&self) -> Option<Self> {
-        None
     }
 }
 
@@ -402,21 +391,6 @@ impl<W: Lend> Queue<W> {
         state.next_expiry = state.waiting.iter().map(|job| job.expires).min();
         expired
     }
-}
-
-/// The worker that gets the next event: the first of those with the fewest.
-fn lend<W: Lend>(idle: &mut VecDeque<W>) -> Option<W> {
-    let (mut place, mut fewest) = (0, usize::MAX);
-    for (other, worker) in idle.iter().enumerate() {
-        let load = worker.load();
-        if load < fewest {
-            (place, fewest) = (other, load);
-        }
-        if load == 0 {
-            break;
-        }
-    }
-    idle.get(place)?.lend_place().or_else(|| idle.remove(place))
 }
 
 #[cfg(test)]

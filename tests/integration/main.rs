@@ -52,6 +52,7 @@ mod pid1;
 mod plugin_faults;
 mod pushes;
 mod python;
+mod python_examples;
 mod readiness;
 mod ruby;
 mod samples;

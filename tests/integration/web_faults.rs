@@ -207,7 +207,8 @@ async def release(receive, start, body): go.set(); await start(); await body(b''
 
 #[test]
 fn a_wsgi_application_that_fails_right_behind_its_first_piece_has_sent_that_and_its_head() {
-    let processor = wsgi("
+    let processor = wsgi(
+        "
 def fails(environ, start):
     start('200 OK', [])
     yield b'a'
@@ -222,7 +223,8 @@ def restarted(environ, start):
         raise ValueError('replaced')
     except ValueError:
         start('500 Late', [], sys.exc_info())
-")
+",
+    )
     .start();
     // Several times: whether the head goes out first must not be a matter of luck.
     for _ in 0..20 {
@@ -254,7 +256,8 @@ fn a_generator_that_fails_right_behind_its_first_piece_has_sent_that_and_its_hea
 
 #[test]
 fn a_client_that_leaves_an_asgi_answer_or_its_own_body_is_a_disconnect() {
-    let processor = asgi("
+    let processor = asgi(
+        "
 async def streams(receive, start, body):
     await receive(); await start(); await body(b'a' * 100000, True)
     seen.append((await receive())['type'])
@@ -276,7 +279,8 @@ async def slow(receive, start, body):
             await asyncio.sleep(0.1)
     finally:
         seen.append('slow')
-")
+",
+    )
     .start();
     let count = |expected: &str| get(&processor, "/show").text().matches(expected).count();
     let mut client = asking(&processor, "/streams");
@@ -305,7 +309,8 @@ async def slow(receive, start, body):
 
 #[test]
 fn a_client_that_leaves_a_wsgi_answer_has_its_iterable_closed() {
-    let processor = wsgi("
+    let processor = wsgi(
+        "
 class Pieces:
     def __init__(self, name, piece, seconds): self.name, self.piece, self.seconds = name, piece, seconds
     def __iter__(self): return self
@@ -322,7 +327,8 @@ def takes(environ, start):
     except OSError:
         closed.append('body')
         raise
-")
+",
+    )
     .start();
     for (path, name) in [("/many", "many"), ("/slow", "slow"), ("/empty", "empty")] {
         let mut client = asking(&processor, path);
@@ -344,13 +350,15 @@ def takes(environ, start):
 
 #[test]
 fn what_comes_after_an_answer_reaches_no_client_and_is_said_once() {
-    let processor = asgi("
+    let processor = asgi(
+        "
 async def writes(receive, start, body): await start(); await body(b'whole'); await body(b'more')
 async def fails(receive, start, body):
     await start(); await body(b'whole')
     await asyncio.sleep(0.01)
     raise ValueError('in the background')
-")
+",
+    )
     .start();
     let mut client = Client::connect(processor.http());
     for path in ["/writes", "/fails", "/fine"] {
@@ -362,12 +370,14 @@ async def fails(receive, start, body):
         processor.stdout.wait_for(said, |line| line.contains(said));
     }
     assert_eq!(errors(&processor).len(), 2);
-    let processor = wsgi("
+    let processor = wsgi(
+        "
 def late(environ, start):
     closed.append(start('200 OK', []))
     return [b'whole']
 def writes(environ, start): closed[0](b'more')
-")
+",
+    )
     .start();
     assert_eq!(get(&processor, "/late").text(), "whole");
     assert_eq!(get(&processor, "/writes").status, 500);
@@ -401,9 +411,11 @@ fn an_application_whose_lifespan_raises_in_the_middle_of_its_start_says_why() {
 
 #[test]
 fn huge_headers_go_both_ways_up_to_the_limit_of_the_trigger() {
-    let processor = asgi("
+    let processor = asgi(
+        "
 async def large(receive, start, body): await start(200, [(b'x-large', b'x' * 100000)]); await body(b'fine')
-")
+",
+    )
     .start();
     let answer = get(&processor, "/large");
     assert_eq!((answer.status, answer.header("x-large").unwrap().len()), (200, 100_000));

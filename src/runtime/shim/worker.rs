@@ -267,7 +267,11 @@ impl Worker {
         }
         let mut next = Some(job);
         while let Some(job) = next {
-            if withdrawn { self.give_back(job) } else { self.write_job(job) }
+            if withdrawn {
+                self.give_back(job)
+            } else {
+                self.write_job(job)
+            }
             next = self.post.desk.take();
         }
     }
