@@ -240,15 +240,21 @@ class Asgi(Several):
         return bool(self.fresh) and self.waits(now)
 
     def waits(self, now):
-        """Whether something is held until the loop comes round; False: something has been for too long."""
+        """Whether something is held until the loop comes round; False: it is time to write what is held."""
         if not self.holding:
             self.holding = now
             self.shim.loop.call_soon(self.flush_answers)
-            return True
-        return now - self.holding < HELD_NS_MAX
+        elif now - self.holding >= HELD_NS_MAX:
+            self.holding = now
+            return False
+        return True
 
     def flush_answers(self):
+        """The loop has come round."""
         self.holding = 0
+        self.flush_held()
+
+    def flush_held(self):
         streams, self.streams = self.streams, []
         try:
             for exchange in streams:
@@ -356,7 +362,7 @@ class Exchange:
             if len(self.pieces) == 1:
                 self.asgi.streams.append(self)
             if not self.asgi.waits(monotonic_ns()):
-                self.asgi.flush_answers()
+                self.asgi.flush_held()
 
     async def ignore(self):
         """A message that nobody gets. An application that looks for nothing is told so in the end, by an error."""
