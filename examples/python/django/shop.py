@@ -1,4 +1,4 @@
-"""A Django application in one file. One that `startproject` makes runs in the same way: `handler: shop.wsgi:application`."""
+"""A Django application in one file. One of `startproject` runs in the same way: `handler: shop.wsgi:application`."""
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
