@@ -70,6 +70,7 @@ pub struct Server<S> {
     service: S,
     shared: Arc<Shared>,
     logger: Logger,
+    keeps_ends: bool,
     complained: Option<Instant>,
 }
 
@@ -96,7 +97,13 @@ where
             left: Notify::new(),
         };
         let door = Door::new(listener)?;
-        Ok(Self { door, service, shared: Arc::new(shared), logger, complained: None })
+        Ok(Self { door, service, shared: Arc::new(shared), logger, keeps_ends: false, complained: None })
+    }
+
+    /// Whether [`Activity::ends`] will be asked for: the kernel is asked only then.
+    pub fn keep_ends(mut self, keep: bool) -> Self {
+        self.keeps_ends = keep;
+        self
     }
 
     /// Accepts and serves until the shutdown closes it and every connection has ended.
@@ -148,7 +155,7 @@ where
     }
 
     fn take(&self, stream: Stream, closing: bool) {
-        let (client, server) = stream.ends();
+        let (client, server) = if self.keeps_ends { stream.ends() } else { (None, None) };
         let activity = Arc::new(Activity::new(self.shared.clock.clone()).with_ends(client, server));
         if closing {
             activity.close_after_answer();
@@ -161,7 +168,6 @@ where
             }
             connections.insert(activity.clone())
         };
-        stream.prepare();
         let (shared, service) = (self.shared.clone(), self.service.clone());
         tokio::spawn(async move {
             let entry = Entry { shared: shared.clone(), key };

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with};
@@ -18,6 +19,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 const BACKLOG: u32 = 4096;
 /// What an address that names a file begins with.
 pub const UNIX_PREFIX: &str = "unix:";
+/// A connection on which nothing moves is probed this often; nine probes without an answer end it.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Who may connect to a socket file: its user and its group.
 const SOCKET_FILE_MODE: u32 = 0o660;
 
@@ -122,8 +125,19 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         TcpSocket::new_v4()?
     };
     socket.set_reuseaddr(true)?;
+    prepare(&socket);
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
+}
+
+/// Small writes go out at once, and a client that has vanished is noticed in the end. What is said of a listener holds
+/// for its connections, which costs them no calls.
+fn prepare(listener: &TcpSocket) {
+    use rustix::net::sockopt;
+    listener.set_nodelay(true).unwrap_or_default();
+    sockopt::set_socket_keepalive(listener, true).unwrap_or_default();
+    sockopt::set_tcp_keepidle(listener, KEEP_ALIVE).unwrap_or_default();
+    sockopt::set_tcp_keepintvl(listener, KEEP_ALIVE).unwrap_or_default();
 }
 
 /// A socket file of ours; removed when dropped, unless another one has taken its place.
@@ -241,20 +255,7 @@ impl Stream {
             Self::Unix(_) => (None, None),
         }
     }
-
-    /// Small writes go out at once, and a client that has vanished is noticed in the end.
-    pub(super) fn prepare(&self) {
-        use rustix::net::sockopt;
-        let Self::Tcp(stream) = self else { return };
-        stream.set_nodelay(true).unwrap_or_default();
-        sockopt::set_socket_keepalive(stream, true).unwrap_or_default();
-        sockopt::set_tcp_keepidle(stream, KEEP_ALIVE).unwrap_or_default();
-        sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE).unwrap_or_default();
-    }
 }
-
-/// A connection on which nothing moves is probed this often; nine probes without an answer end it.
-const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -347,6 +348,18 @@ mod tests {
             }
         }
         assert!(compared > 20, "{compared}");
+    }
+
+    #[tokio::test]
+    async fn connections_are_as_their_listener_was_prepared() {
+        use rustix::net::sockopt;
+        let listener = bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.tcp_address()).unwrap();
+        let stream = Door::new(listener).unwrap().accept().await.unwrap();
+        assert!(sockopt::tcp_nodelay(&stream).unwrap());
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEP_ALIVE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEP_ALIVE);
     }
 
     #[test]
