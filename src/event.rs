@@ -234,6 +234,16 @@ impl fmt::Debug for EventId {
 }
 
 impl Event {
+    /// What is left of its headers once it has been handled: an empty map with the memory of a usual one.
+    pub fn into_empty_headers(self) -> HeaderMap {
+        let mut headers = self.header_map;
+        if headers.capacity() > KEPT_HEADERS_MAX {
+            return HeaderMap::new();
+        }
+        headers.clear();
+        headers
+    }
+
     /// Makes it part of a trace: its handler finds the context in its headers, also where the event brought its own.
     /// A structured cloud event says of itself what its headers are.
     pub fn join(&mut self, trace: Arc<EventTrace>) {
@@ -402,6 +412,9 @@ impl From<Bytes> for Body {
         if bytes.is_empty() { Self::Empty } else { Self::Bytes(bytes) }
     }
 }
+
+/// Room for headers that is used again for those of the answer, and then for the connection's next request.
+const KEPT_HEADERS_MAX: usize = 64;
 
 /// Most headers of an answer; the map itself would panic at eight times as many.
 const HEADERS_MAX: usize = 4096;
