@@ -19,6 +19,7 @@ use crate::metrics::PoolCounters;
 use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
+use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
 use crate::runtime::shell;
 use crate::runtime::shim::desk::Desk as TaskDesk;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub stuck_max: usize,
     /// Permits for in-process calls, shared by all pools; `None`: there are threads for all of them.
     pub calls: Option<Arc<Semaphore>>,
+    /// Threads for in-process calls that take long.
+    pub reserve: Arc<Reserve>,
     /// INIT settings that do not depend on the worker.
     pub init: Vec<(&'static str, String)>,
     /// Where processes are entered.
@@ -214,6 +217,7 @@ impl Pool {
             runtime: events.clone(),
             queue: queue.clone(),
             given_up: broken.clone(),
+            reserve: settings.reserve.clone(),
             logger: logger.clone(),
         };
         let monitor = Monitor::start(watch)
