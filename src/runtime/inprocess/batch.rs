@@ -113,6 +113,7 @@ impl Workers {
                 self.monitor.forget(&desk.slot);
                 let broken = Broken { index, reason: RestartReason::Protocol };
                 self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
+                desk.retire();
             }
         }
     }

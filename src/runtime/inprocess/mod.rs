@@ -58,6 +58,11 @@ impl Desk {
         std::mem::forget(callable);
         drop(seat);
     }
+
+    /// Stops the worker where that may take long: the monitor does not watch it any more.
+    fn retire(self: Box<Self>) {
+        drop(tokio::task::spawn_blocking(move || drop(self)));
+    }
 }
 
 impl PartialEq for Desk {
@@ -275,7 +280,7 @@ impl Workers {
                 self.monitor.forget(&desk.slot);
                 let broken = Broken { index, reason: RestartReason::Protocol };
                 self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
-                return;
+                return desk.retire();
             }
         };
         drop(span); // Ended before the caller's, which is above it.

@@ -284,8 +284,9 @@ impl Shared {
             long += 1;
             self.look_at(slot, begun, age, &mut given_up);
         }
-        let all = Duration::from_nanos(average) >= LONG_ON_AVERAGE;
-        let blocked = if all { slots.len() } else { long } + self.stuck.load(Ordering::Relaxed);
+        let long_on_average = Duration::from_nanos(average) >= LONG_ON_AVERAGE;
+        let busy = if long_on_average { slots.len() } else { long };
+        let blocked = busy + self.stuck.load(Ordering::Relaxed);
         drop(slots);
         for slot in given_up {
             self.give_up(&slot.0, slot.1);

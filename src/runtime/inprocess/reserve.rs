@@ -177,7 +177,7 @@ mod tests {
             let inside = inside.clone();
             calls.push(events.spawn(async move {
                 inside.fetch_add(1, Ordering::SeqCst);
-                drop(ended.recv()); // Blocks the thread, as a handler does.
+                assert!(ended.recv().is_err()); // Blocks the thread, as a handler does.
             }));
         }
         let mut need = Need::of(reserve.clone());
