@@ -325,6 +325,9 @@ impl Answer {
         if let Some(span) = &mut self.span {
             span.answered(self.status);
         }
+        if let (Some(span), Body::Bytes(bytes)) = (&mut self.span, &self.body) {
+            span.sent(bytes.len());
+        }
         // It ends with the body: now, or with the stream.
         let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
         let body = HttpBody { body: self.body, length: self.length, feed: self.feed, activity, span };
@@ -383,8 +386,10 @@ impl http_body::Body for HttpBody {
             if let (Some(length), Some(Ok(piece))) = (&mut this.length, &piece) {
                 *length = length.saturating_sub(piece.len() as u64);
             }
-            if let (Some(span), Some(Err(_))) = (&mut this.span, &piece) {
-                span.fail("stream_failed");
+            match (&mut this.span, &piece) {
+                (Some(span), Some(Err(_))) => span.fail("stream_failed"),
+                (Some(span), Some(Ok(piece))) => span.sent(piece.len()),
+                _ => {}
             }
             return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
         }
