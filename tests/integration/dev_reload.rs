@@ -184,7 +184,7 @@ fn why_a_handler_does_not_start_is_said_and_served_until_it_does() {
     assert!(!page.contains("'<b>'"), "{page}");
     // A body that nobody reads must not hide the answer.
     let answer = processor
-        .request("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n", &vec![b'x'; 3_000_000]);
+        .request("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n", &vec![b'x'; 3_000_000]);
     assert_eq!(answer.status, 500);
     change(&processor, "hello.py", &returns("mended"));
     answers(&processor, "mended");
