@@ -77,7 +77,7 @@ fn write_config(config: &Config, findings: &[Finding], out: &mut dyn Write) -> i
 fn refusals(config: &Config) -> Vec<String> {
     let triggers = &config.function.triggers;
     let kinds = triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
-    kinds.chain(trigger::check_addresses(triggers)).map(|error| error.to_string()).collect()
+    kinds.chain(trigger::check_addresses(triggers, &config.platform)).map(|error| error.to_string()).collect()
 }
 
 fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -248,6 +248,28 @@ platform
             spec.triggers.default-http.workerTerminationTimeout: time: missing unit in duration \"10\"; write a \
             number with a unit, for example 30s, 1m30s or 500ms\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_trigger_on_an_address_of_the_platform_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let (function, platform) =
+            (directory.path().join("processor.yaml"), directory.path().join("platform.yaml"));
+        let trigger = |port: u16| {
+            format!(
+                "spec: {{runtime: python, handler: m:h, triggers: {{web: {{kind: http, url: ':{port}'}}}}}}"
+            )
+        };
+        std::fs::write(&platform, "healthCheck: {enabled: true, listenAddress: '127.0.0.1:7001'}").unwrap();
+        for (port, good) in [(7001, false), (7002, true)] {
+            std::fs::write(&function, trigger(port)).unwrap();
+            let mut out = Vec::new();
+            assert_eq!(check(&function, &platform, Env::default(), &mut out).unwrap(), good, "{port}");
+            let text = String::from_utf8(out).unwrap();
+            let error = "error: trigger web cannot listen on :7001: healthCheck.listenAddress of platform.yaml has \
+                         127.0.0.1:7001; change spec.triggers.web.url or healthCheck.listenAddress\n";
+            assert_eq!(text.starts_with(error), !good, "{text}");
+        }
     }
 
     #[test]

@@ -279,6 +279,22 @@ pub struct Platform {
     pub cron_by_platform: bool,
 }
 
+impl Platform {
+    /// The addresses its own servers listen on, each with the key that gives it.
+    pub fn listens(&self) -> Vec<(String, &str)> {
+        let health = self.health.as_deref().map(|address| ("healthCheck.listenAddress".to_owned(), address));
+        let web_admin =
+            self.web_admin.as_deref().map(|address| ("webAdmin.listenAddress".to_owned(), address));
+        let metrics = self.metric_sinks.iter().filter_map(|sink| match &sink.kind {
+            MetricSinkKind::PrometheusPull { listen } => {
+                Some((format!("metrics.sinks.{}.url", sink.name), listen.as_str()))
+            }
+            MetricSinkKind::PrometheusPush { .. } => None,
+        });
+        health.into_iter().chain(web_admin).chain(metrics).collect()
+    }
+}
+
 /// Where we run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlatformKind {

@@ -10,14 +10,17 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::connection::{Activity, Phase};
 use super::stream::Stream;
 
-/// After our last byte, what the client still sends is thrown away for at most this long: closing with unread bytes
-/// would reset the connection and could destroy an answer that is still under way.
-const LINGER: Duration = Duration::from_secs(1);
+/// After our last byte, what the client still sends is thrown away until it has been silent for this long: closing
+/// with unread bytes would reset the connection and could destroy an answer that is still under way.
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
+
+/// The longest time for which a client that goes on sending is listened to after our last byte.
+const LINGER_MAX: Duration = Duration::from_secs(30);
 
 /// Written to a client that takes too long to send the head of its request.
 const TIMED_OUT: &[u8] =
@@ -69,7 +72,7 @@ enum End {
 
 enum Closing {
     Open,
-    Lingering(Pin<Box<Sleep>>),
+    Lingering { silence: Pin<Box<Sleep>>, until: Instant },
     Done,
 }
 
@@ -205,23 +208,28 @@ impl AsyncWrite for Socket {
         if matches!(self.closing, Closing::Open) {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.activity.set_phase(Phase::Lingering);
-            self.closing = Closing::Lingering(Box::pin(tokio::time::sleep(LINGER)));
+            self.closing = Closing::Lingering {
+                silence: Box::pin(tokio::time::sleep(LINGER_SILENCE)),
+                until: Instant::now() + LINGER_MAX,
+            };
         }
-        let mut scratch = [0; 4096];
+        let mut scratch = [0; 16 << 10];
         loop {
             let Self { stream, closing, .. } = &mut *self;
-            let Closing::Lingering(limit) = closing else { return Poll::Ready(Ok(())) };
+            let Closing::Lingering { silence, until } = closing else { return Poll::Ready(Ok(())) };
             let mut buffer = ReadBuf::new(&mut scratch);
-            let ended = match Pin::new(stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(read) => read.is_err() || buffer.filled().is_empty(),
+            let now = match Pin::new(stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Instant::now(),
+                Poll::Ready(_) => *until,
                 Poll::Pending => {
-                    ready!(limit.as_mut().poll(cx));
-                    true
+                    ready!(silence.as_mut().poll(cx));
+                    *until
                 }
             };
-            // A client that sends without end is cut off when the time is over, too.
-            if ended || limit.as_mut().poll(cx).is_ready() {
+            if now >= *until {
                 self.closing = Closing::Done;
+            } else {
+                silence.as_mut().reset((now + LINGER_SILENCE).min(*until));
             }
         }
     }
