@@ -95,7 +95,13 @@ pub(super) fn prepare(sample: &Sample, settings: &Settings) -> Result<Outgoing, 
         default(header::AUTHORIZATION, &format!("Basic {}", STANDARD.encode(user)));
     }
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    Ok(Outgoing { host, port: uri.port_u16().unwrap_or(80), request: std::mem::take(request) })
+    let port = match place.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        None | Some((_, "")) => 80,
+        Some((_, port)) => {
+            port.parse().map_err(|_| format!("cannot use the address {address}: {port} is no port"))?
+        }
+    };
+    Ok(Outgoing { host, port, request: std::mem::take(request) })
 }
 
 impl Settings {

@@ -160,7 +160,7 @@ mod tests {
             (r#"{"body": 1, "bodyBase64": ""}"#, "r.json: request 1: give body or bodyBase64"),
             (r#"{"bodyBase64": "?"}"#, "r.json: request 1: bodyBase64 is not base64"),
             (r#"[{}, {"name": "b", "headers": {"a": {}}}]"#, "r.json: b: the value of a has to be"),
-            (r#"{"headers": {"a\n": "1"}}"#, "r.json: request 1: cannot read"),
+            (r#"{"headers": {"a b": "1"}}"#, "r.json: request 1: cannot read"),
             (r#"{"method": "a b"}"#, "r.json: request 1: method \"a b\" is none"),
             (&"[".repeat(100_000), "r.json:1: "),
         ] {

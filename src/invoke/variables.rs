@@ -10,6 +10,8 @@ use crate::config::Env;
 const DEPTH_MAX: usize = 16;
 /// Bytes that a text may grow to.
 const BYTES_MAX: usize = 16 << 20;
+/// Placeholders that are filled in one text, those within values among them.
+const PLACEHOLDERS_MAX: usize = 20_000;
 
 /// Values by name.
 #[derive(Debug, Default)]
@@ -34,18 +36,19 @@ impl Variables {
     /// # Errors
     /// What is wrong, and what to do.
     pub(super) fn fill(&self, text: &str) -> Result<String, String> {
-        self.fill_to(text, 0)
+        self.fill_to(text, 0, &mut { PLACEHOLDERS_MAX })
     }
 
-    fn fill_to(&self, text: &str, depth: usize) -> Result<String, String> {
+    fn fill_to(&self, text: &str, depth: usize, left: &mut usize) -> Result<String, String> {
         if depth > DEPTH_MAX {
             return Err("variables name each other in a circle; give one of them a value".to_owned());
         }
         let (mut out, mut rest) = (String::with_capacity(text.len()), text);
         while let Some((before, behind)) = rest.split_once("{{") {
             let Some((name, after)) = behind.split_once("}}") else { break };
+            *left = left.checked_sub(1).ok_or("variables name each other too often; give them values")?;
             out.push_str(before);
-            out.push_str(&self.value(name.trim(), depth)?);
+            out.push_str(&self.value(name.trim(), depth, left)?);
             if out.len() > BYTES_MAX {
                 return Err("variables make a text of more than 16 MiB".to_owned());
             }
@@ -55,7 +58,7 @@ impl Variables {
         Ok(out)
     }
 
-    fn value(&self, name: &str, depth: usize) -> Result<String, String> {
+    fn value(&self, name: &str, depth: usize, left: &mut usize) -> Result<String, String> {
         if let Some(dynamic) = name.strip_prefix('$') {
             return dynamic_value(dynamic);
         }
@@ -63,7 +66,7 @@ impl Variables {
         match self.given.iter().rev().find(|(other, _)| other == name) {
             Some((_, value)) => Ok(value.clone()),
             None => match own() {
-                Some((_, value)) => self.fill_to(value, depth + 1),
+                Some((_, value)) => self.fill_to(value, depth + 1, left),
                 None => Err(format!("no variable {name}; write @{name} = …, or give --var {name}=…")),
             },
         }
@@ -126,7 +129,9 @@ mod tests {
             variables.set(&next, &format!("{{{{{name}}}}}").repeat(40));
             name = next;
         }
-        assert!(variables.fill(&format!("{{{{{name}}}}}")).unwrap_err().contains("16 MiB"));
+        assert!(variables.fill(&format!("{{{{{name}}}}}")).unwrap_err().contains("too often"));
+        variables.set("large", &"x".repeat(1 << 20));
+        assert!(variables.fill(&"{{large}}".repeat(17)).unwrap_err().contains("16 MiB"));
     }
 
     #[test]
