@@ -57,7 +57,7 @@ fn begin(arguments: &Dev) -> anyhow::Result<()> {
         anyhow::bail!("{error}");
     }
     let tone = Tone::new(env.as_ref().ok());
-    let folder = Folder::new(env.as_ref().unwrap_or(&Env::default()))?;
+    let folder = Folder::new(env.as_ref().unwrap_or(&Env::default()));
     let prepared = env.and_then(|env| prepare(arguments, env, &folder));
     if is_first && prepared.is_err() {
         return prepared.map(drop);
@@ -72,7 +72,7 @@ type Prepared = (Config, Option<go::Build>);
 fn prepare(arguments: &Dev, mut env: Env, folder: &Folder) -> anyhow::Result<Prepared> {
     resume::variables(arguments)?; // Those that cannot be read.
     env.no_color = !env.color.unwrap_or_else(|| std::io::stdout().is_terminal());
-    env.source_list = Some(folder.source_list()?);
+    env.source_list = folder.source_list();
     let (mut config, build) = handler::prepare(arguments, env, folder)?;
     for sink in &mut config.function.log_sinks {
         sink.encoding = encoding(arguments.log_format);
@@ -126,6 +126,7 @@ impl Session<'_> {
                     name = stops.next() => {
                         app.logger().warn("Got system signal", fields! {"signal" => name});
                         if !run::drain(*app, stops).await {
+                            drop(self.folder);
                             app::leave();
                         }
                         Ok(())
@@ -166,7 +167,7 @@ impl Session<'_> {
             endings: file.map(handler::endings).unwrap_or_default(),
             root: file.and_then(handler::root),
             more: self.arguments.env_files.iter().chain(&self.arguments.watch).cloned().collect(),
-            source_list: Some(self.folder.path().join("sources")),
+            source_list: self.folder.path().ok().map(|folder| folder.join("sources")),
         }
     }
 

@@ -31,7 +31,7 @@ impl Build {
         folder: &Folder,
     ) -> anyhow::Result<Self> {
         let (source, handler) = (source.to_owned(), handler.map(str::to_owned));
-        Ok(Self { builder: find(env)?, source, handler, program: folder.path().join("handler") })
+        Ok(Self { builder: find(env)?, source, handler, program: folder.path()?.join("handler") })
     }
 
     /// The program that is made.

@@ -100,33 +100,45 @@ pub(super) fn since_change(arguments: &Dev) -> Option<u64> {
     arguments.resumed.resumed.map(|seen| (now as u64).saturating_sub(seen))
 }
 
-/// A folder for what is made meanwhile, the same for every start of this process; removed when dropped.
-pub(super) struct Folder(PathBuf);
+/// A folder for what is made meanwhile, the same for every start of this process; removed when dropped. Where none can
+/// be made, only what needs it fails.
+pub(super) struct Folder {
+    path: PathBuf,
+    made: std::io::Result<()>,
+}
 
 impl Folder {
     /// Ours alone: what lies there is run.
-    pub(super) fn new(env: &Env) -> anyhow::Result<Self> {
-        let folder = env.temporary_directory.join(format!("processor-dev-{}", std::process::id()));
-        make(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Self(folder))
+    pub(super) fn new(env: &Env) -> Self {
+        let path = env.temporary_directory.join(format!("processor-dev-{}", std::process::id()));
+        Self { made: make(&path), path }
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.0
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub(super) fn path(&self) -> anyhow::Result<&Path> {
+        match &self.made {
+            Ok(()) => Ok(&self.path),
+            Err(error) => {
+                anyhow::bail!("cannot make the folder {}: {error}; correct TMPDIR", self.path.display())
+            }
+        }
     }
 
     /// The list of sources that shims write, empty at first.
-    pub(super) fn source_list(&self) -> std::io::Result<PathBuf> {
-        let list = self.0.join("sources");
-        std::fs::write(&list, "")?;
-        Ok(list)
+    pub(super) fn source_list(&self) -> Option<PathBuf> {
+        let list = self.path().ok()?.join("sources");
+        std::fs::write(&list, "").is_ok().then_some(list)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap_or_default(); // A leftover in the folder for such.
+        if self.made.is_ok() {
+            std::fs::remove_dir_all(&self.path).unwrap_or_default(); // A leftover in the folder for such.
+        }
     }
 }
 

@@ -131,8 +131,7 @@ impl Part<'_> {
             lines = rest;
         }
         let first = lines.iter().position(|(_, line)| !line.trim().is_empty()).unwrap_or(0);
-        let mut pieces = 0;
-        for (number, line) in &lines[first..] {
+        for (at, (number, line)) in lines[first..].iter().enumerate() {
             // What an editor does with the answer is its own business.
             if line.starts_with("> {%")
                 || line.starts_with("> ") && line.ends_with(".js")
@@ -140,10 +139,9 @@ impl Part<'_> {
             {
                 break;
             }
-            if pieces > 0 {
+            if at > 0 {
                 body.extend_from_slice(line_end);
             }
-            pieces += 1;
             let named = line.strip_prefix("<@").or_else(|| line.strip_prefix('<'));
             match named.filter(|name| name.starts_with([' ', '\t'])) {
                 Some(name) => {

@@ -165,7 +165,7 @@ fn pretty(value: &Value, color: bool) -> Vec<u8> {
     for line in text.lines() {
         let at = line.len() - line.trim_start().len();
         // Within a line of such JSON only a name is followed by `": `, unless a text holds that; then its first end counts.
-        match line[at..].strip_prefix('"').and_then(|rest| name_end(rest)).filter(|_| color) {
+        match line[at..].strip_prefix('"').and_then(name_end).filter(|_| color) {
             Some(end) => {
                 let (name, rest) = line[at..].split_at(end + 2);
                 out.push_str(&format!("{}\x1b[34m{name}\x1b[0m{rest}\n", &line[..at]));
