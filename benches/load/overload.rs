@@ -9,11 +9,9 @@ use anyhow::{Context, Result, anyhow};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Arguments;
 use crate::client::{self, Answer};
-use crate::handlers::Handlers;
+use crate::harness::Harness;
 use crate::process_tree;
-use crate::server::{Program, Server};
 use crate::table::{Table, mebibytes, median, micros, percentile, whole};
 
 const WORKERS: u32 = 8;
@@ -35,8 +33,8 @@ struct Seen {
     failures: usize,
 }
 
-pub(crate) fn run(arguments: &Arguments, program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let length = Duration::from_secs(arguments.overload_seconds.into()) / WAITS_MS.len() as u32;
+pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
+    let length = Duration::from_secs(harness.arguments.overload_seconds.into()) / WAITS_MS.len() as u32;
     let mut table = Table {
         title: format!(
             "overload: {OVER_CAPACITY} times the capacity of {WORKERS} workers with calls of {CALL:?}, \
@@ -58,17 +56,18 @@ pub(crate) fn run(arguments: &Arguments, program: &Program, handlers: &Handlers)
             "peak",
         ],
         rows: Vec::new(),
+        notes: Vec::new(),
     };
     for wait_ms in WAITS_MS {
-        table.rows.push(part(program, handlers, wait_ms, length)?);
+        table.rows.push(part(harness, wait_ms, length)?);
     }
     Ok(vec![table])
 }
 
-fn part(program: &Program, handlers: &Handlers, wait_ms: u32, length: Duration) -> Result<Vec<String>> {
-    let mut function = handlers.compiled("sleep", WORKERS)?;
+fn part(harness: &Harness, wait_ms: u32, length: Duration) -> Result<Vec<String>> {
+    let mut function = harness.functions.sleeping(WORKERS)?;
     function.availability_timeout_ms = wait_ms;
-    let server = Server::start(program, &function)?;
+    let server = harness.start_function(&function)?;
     let idle = server.memory().rss_kib;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let started = Instant::now();

@@ -68,3 +68,27 @@ fn stat_field(pid: u32, number: usize) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(") ")?;
     after_name.split_whitespace().nth(number - 3)?.parse().ok()
 }
+
+/// What must not grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Size {
+    pub(crate) memory: Memory,
+    pub(crate) descriptors: u64,
+    pub(crate) threads: u64,
+    pub(crate) processes: u64,
+}
+
+pub(crate) fn size(root: u32) -> Size {
+    let entries = |pid: u32, folder: &str| {
+        fs::read_dir(format!("/proc/{pid}/{folder}")).map_or(0, |entries| entries.count() as u64)
+    };
+    members(root).into_iter().fold(Size::default(), |mut sum, pid| {
+        let memory = memory_of(pid);
+        sum.memory.rss_kib += memory.rss_kib;
+        sum.memory.pss_kib += memory.pss_kib;
+        sum.descriptors += entries(pid, "fd");
+        sum.threads += entries(pid, "task");
+        sum.processes += 1;
+        sum
+    })
+}

@@ -1,41 +1,45 @@
 //! One server under load: a program started with its own files and ports, timed until it answers, ended on drop.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::{self, Client};
-use crate::handlers::Function;
-use crate::process_tree::{self, Memory};
+use crate::functions::Function;
+use crate::process_tree::{self, Memory, Size};
+use crate::side::{self, Side, Task};
 
-const START_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(3);
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_micros(200);
 const LOG_LINES_SHOWN: usize = 15;
 
-/// What is run.
+/// A side with its name in tables and its environment.
 #[derive(Debug, Clone)]
-pub(crate) enum Program {
-    BareHyper,
-    Processor(PathBuf),
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    pub(crate) side: Side,
+    pub(crate) environment: Vec<(String, String)>,
 }
 
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BareHyper => f.write_str("bare hyper"),
-            Self::Processor(path) => write!(f, "{}", path.display()),
-        }
-    }
+/// Times from exec on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Start {
+    /// Until the event port accepts.
+    pub(crate) listening: Duration,
+    /// Until `/ready` answers 200; only where there is one.
+    pub(crate) ready: Option<Duration>,
+    /// Until the first right answer.
+    pub(crate) first_answer: Duration,
 }
 
 /// A running server.
@@ -48,48 +52,60 @@ pub(crate) struct Server {
     pub(crate) health: SocketAddr,
     /// Where `/metrics` is.
     pub(crate) metrics: SocketAddr,
-    /// From exec until the event port accepts.
-    pub(crate) listening_after: Duration,
-    /// From exec until `/ready` answers 200.
-    pub(crate) ready_after: Duration,
+    pub(crate) start: Start,
 }
 
 impl Server {
-    pub(crate) fn start(program: &Program, function: &Function) -> Result<Self> {
+    /// Starts a side; `function` is what a processor is given. Ready when it gives this answer, or any with 200.
+    pub(crate) fn start(
+        contender: &Contender,
+        task: &Task,
+        function: &Function,
+        request: &[u8],
+        answer: Option<&[u8]>,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir().context("failed to make a temporary directory")?;
         let [http, health, web_admin, metrics] = free_addresses()?;
-        let (mut command, health, metrics) = match program {
-            Program::BareHyper => (bare_hyper_command(http)?, http, http),
-            Program::Processor(path) => {
-                write_configuration(directory.path(), function, [http, health, web_admin, metrics])?;
-                (processor_command(path, directory.path(), function), health, metrics)
-            }
-        };
+        let mut command = side::command(&contender.side, task, http, directory.path())?;
+        let has_health = matches!(contender.side, Side::Processor(_));
+        if has_health {
+            write_configuration(directory.path(), function, [http, health, web_admin, metrics])?;
+            command.envs(function.environment.iter().map(|(name, value)| (name, value)));
+        }
+        command.envs(contender.environment.iter().map(|(name, value)| (name, value)));
         let log = File::create(directory.path().join("log")).context("failed to create the log file")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let started = Instant::now();
-        let child = command.spawn().with_context(|| format!("failed to start {program}"))?;
-        let (listening_after, ready_after) = (Duration::ZERO, Duration::ZERO);
-        let mut server = Self { child, directory, http, health, metrics, listening_after, ready_after };
-        server.listening_after = server.wait(started, |server| TcpStream::connect(server.http).is_ok())?;
-        server.ready_after = server.wait(started, |server| {
-            let answer = Client::new(server.health).call(&client::get("/ready"));
-            answer.is_ok_and(|(answer, _)| answer.status == 200)
+        let child = command.spawn().with_context(|| format!("failed to start {}", contender.name))?;
+        let (health, metrics) = if has_health { (health, metrics) } else { (http, http) };
+        let mut server = Self { child, directory, http, health, metrics, start: Start::default() };
+        server.start.listening =
+            server.wait(started, "accept", |server| TcpStream::connect(server.http).is_ok())?;
+        if has_health {
+            let ready = |server: &Self| {
+                let answer = Client::new(server.health).call(&client::get("/ready"));
+                answer.is_ok_and(|(answer, _)| answer.status == 200)
+            };
+            server.start.ready = Some(server.wait(started, "be ready", ready)?);
+        }
+        server.start.first_answer = server.wait(started, "give the right answer", |server| {
+            let got = Client::new(server.http).call(request);
+            got.is_ok_and(|(got, _)| got.status == 200 && answer.is_none_or(|answer| got.body == answer))
         })?;
         Ok(server)
     }
 
     /// Polls until `holds`, watching that the program lives.
-    fn wait(&mut self, started: Instant, holds: impl Fn(&Self) -> bool) -> Result<Duration> {
+    fn wait(&mut self, started: Instant, what: &str, holds: impl Fn(&Self) -> bool) -> Result<Duration> {
         loop {
             if holds(self) {
                 return Ok(started.elapsed());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("the program ended before it was ready ({status}):\n{}", self.log_end());
+                bail!("the program ended before it could {what} ({status}):\n{}", self.log_end());
             }
             if started.elapsed() > START_LIMIT {
-                bail!("the program was not ready within {START_LIMIT:?}:\n{}", self.log_end());
+                bail!("the program did not {what} within {START_LIMIT:?}:\n{}", self.log_end());
             }
             thread::sleep(POLL);
         }
@@ -101,12 +117,22 @@ impl Server {
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
     }
 
+    /// Throws away what has been logged: the file lies in memory on some machines.
+    pub(crate) fn forget_log(&self) -> Result<()> {
+        let log = File::options().write(true).open(self.directory.path().join("log"))?;
+        log.set_len(0).context("failed to empty the log file")
+    }
+
     pub(crate) fn cpu_time(&self) -> Duration {
         process_tree::cpu_time(self.child.id())
     }
 
     pub(crate) fn memory(&self) -> Memory {
         process_tree::memory(self.child.id())
+    }
+
+    pub(crate) fn size(&self) -> Size {
+        process_tree::size(self.child.id())
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -128,20 +154,6 @@ impl Drop for Server {
     }
 }
 
-fn bare_hyper_command(address: SocketAddr) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("failed to find this program")?);
-    command.arg("--serve-bare-hyper").arg(address.port().to_string());
-    Ok(command)
-}
-
-fn processor_command(path: &Path, directory: &Path, function: &Function) -> Command {
-    let mut command = Command::new(path);
-    command.arg("--config").arg(directory.join("processor.yaml"));
-    command.arg("--platform-config").arg(directory.join("platform.yaml"));
-    command.envs(function.environment.iter().map(|(name, value)| (name, value)));
-    command
-}
-
 /// Ports that were free a moment ago.
 fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     let bound: Vec<TcpListener> =
@@ -153,25 +165,49 @@ fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
     Ok(addresses)
 }
 
+/// JSON, which is YAML too. The keys are those of the Go processor, so that it can be a side.
 fn write_configuration(directory: &Path, function: &Function, addresses: [SocketAddr; 4]) -> Result<()> {
-    let [http, health, web_admin, metrics] = addresses;
-    let Function { runtime, handler, workers, availability_timeout_ms, .. } = function;
-    let event_timeout = function.event_timeout.map(|text| format!("  eventTimeout: {text}\n"));
-    let event_timeout = event_timeout.unwrap_or_default();
-    let processor = format!(
-        "metadata:\n  name: load\n  namespace: default\n\
-         spec:\n  runtime: {runtime}\n  handler: {handler}\n{event_timeout}  \
-         triggers:\n    web:\n      kind: http\n      url: \"{http}\"\n      numWorkers: {workers}\n      \
-         workerAvailabilityTimeoutMilliseconds: {availability_timeout_ms}\n"
-    );
-    let platform = format!(
-        "webAdmin:\n  listenAddress: \"{web_admin}\"\n\
-         healthCheck:\n  listenAddress: \"{health}\"\n\
-         logger:\n  sinks:\n    stdout:\n      kind: stdout\n  \
-         functions:\n  - level: warn\n    sink: stdout\n\
-         metrics:\n  sinks:\n    pull:\n      kind: prometheusPull\n      url: \"{metrics}\"\n  \
-         functions: [pull]\n"
-    );
-    fs::write(directory.join("processor.yaml"), processor).context("failed to write processor.yaml")?;
-    fs::write(directory.join("platform.yaml"), platform).context("failed to write platform.yaml")
+    let [http, health, web_admin, metrics] = addresses.map(|address| address.to_string());
+    let mut trigger = json!({
+        "kind": "http",
+        "url": http,
+        "numWorkers": function.workers,
+        "maxWorkers": function.workers,
+        "workerAvailabilityTimeoutMilliseconds": function.availability_timeout_ms,
+        "attributes": {"maxRequestBodySize": 64 << 20},
+    });
+    if function.asynchronous {
+        trigger["mode"] = json!("async");
+    }
+    let mut processor = json!({
+        "metadata": {"name": "load", "namespace": "default"},
+        "spec": {
+            "runtime": function.runtime,
+            "handler": function.handler,
+            "loggerSinks": [{"level": function.log_level, "sink": "stdout"}],
+            "triggers": {"web": trigger},
+        },
+    });
+    if let Some(timeout) = function.event_timeout {
+        processor["spec"]["eventTimeout"] = json!(timeout);
+    }
+    let platform = json!({
+        "webAdmin": {"enabled": true, "listenAddress": web_admin},
+        "healthCheck": {"enabled": true, "listenAddress": health},
+        "logger": {
+            "sinks": {"stdout": {"kind": "stdout"}},
+            "system": [{"level": "warn", "sink": "stdout"}],
+            "functions": [{"level": function.log_level, "sink": "stdout"}],
+        },
+        "metrics": {
+            "sinks": {"pull": {"kind": "prometheusPull", "url": metrics, "enabled": true}},
+            "functions": ["pull"],
+        },
+    });
+    let write = |name: &str, value: &serde_json::Value| {
+        fs::write(directory.join(name), format!("{value:#}\n"))
+            .with_context(|| format!("failed to write {name}"))
+    };
+    write("processor.yaml", &processor)?;
+    write("platform.yaml", &platform)
 }

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::Arguments;
 use crate::client::{self, Client};
-use crate::handlers::Handlers;
-use crate::server::{Program, Server};
+use crate::harness::Harness;
+use crate::server::Server;
 use crate::table::{Table, median, micros, percentile, whole};
 
 const WORKERS: u32 = 8;
@@ -27,9 +26,9 @@ pub(crate) struct Seen {
 }
 
 /// Four callers block 10 ms each, again and again, on eight workers: the other four must answer as if alone.
-pub(crate) fn blocking(arguments: &Arguments, program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let server = Server::start(program, &handlers.compiled("sleep", WORKERS)?)?;
-    let length = Duration::from_secs(arguments.seconds.into()) * arguments.rounds;
+pub(crate) fn blocking(harness: &Harness) -> Result<Vec<Table>> {
+    let server = harness.start_function(&harness.functions.sleeping(WORKERS)?)?;
+    let length = Duration::from_secs_f64(harness.arguments.seconds) * harness.arguments.rounds;
     let alone = probe_during(&server, || {
         thread::sleep(length);
         Ok(())
@@ -37,18 +36,19 @@ pub(crate) fn blocking(arguments: &Arguments, program: &Program, handlers: &Hand
     let beside = probe_during(&server, || block_in_parallel(server.http, length))?;
     Ok(vec![Table {
         title: format!(
-            "blocking: beside {BLOCKERS} calls of 10 ms at a time on {WORKERS} workers, {length:?}"
+            "mixed-blocking: beside {BLOCKERS} calls of 10 ms at a time on {WORKERS} workers, {length:?}"
         ),
         header: HEADER.to_vec(),
         rows: rows("alone", &alone).into_iter().chain(rows("beside", &beside)).collect(),
+        notes: Vec::new(),
     }])
 }
 
 /// One call blocks for 5 s under a time-out of 1 s: it gets its 408 in time, the others notice nothing.
-pub(crate) fn blocked_5s(program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let mut function = handlers.compiled("sleep", WORKERS)?;
+pub(crate) fn blocked_5s(harness: &Harness) -> Result<Vec<Table>> {
+    let mut function = harness.functions.sleeping(WORKERS)?;
     function.event_timeout = Some("1s");
-    let server = Server::start(program, &function)?;
+    let server = harness.start_function(&function)?;
     let mut outcome = None;
     let beside = probe_during(&server, || {
         let started = Instant::now();
@@ -66,6 +66,7 @@ pub(crate) fn blocked_5s(program: &Program, handlers: &Handlers) -> Result<Vec<T
         ),
         header: HEADER.to_vec(),
         rows: rows("beside", &beside),
+        notes: Vec::new(),
     }])
 }
 

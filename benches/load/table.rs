@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-/// A title, a header, rows.
-#[derive(Debug)]
+use serde::Serialize;
+
+/// A title, a header, rows, and what must be known to read them.
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) header: Vec<&'static str>,
     pub(crate) rows: Vec<Vec<String>>,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Table {
@@ -26,7 +29,10 @@ impl Table {
             rendered.insert(1, format!("| {} |", rules.join(" | ")));
         }
         let title = if markdown { format!("### {}\n", self.title) } else { self.title.clone() };
-        format!("{title}\n{}", rendered.join("\n"))
+        let before = if markdown { "\n- " } else { "\n  * " };
+        let notes: String = self.notes.iter().map(|note| format!("{before}{note}")).collect();
+        let gap = if markdown && !self.notes.is_empty() { "\n" } else { "" };
+        format!("{title}\n{}{gap}{notes}", rendered.join("\n"))
     }
 }
 
@@ -62,10 +68,46 @@ pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-pub(crate) fn millis(duration: Duration) -> String {
-    format!("{:.1}", duration.as_secs_f64() * 1e3)
+pub(crate) fn millis(millis: f64) -> String {
+    if millis.is_nan() { "–".to_owned() } else { format!("{millis:.1}") }
 }
 
 pub(crate) fn mebibytes(kib: u64) -> String {
     format!("{:.1}", kib as f64 / 1024.0)
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples_and_need_no_order() {
+        let samples = [5.0, 1.0, 4.0, 2.0, 3.0];
+        assert_eq!(median(&samples), 3.0);
+        assert_eq!((percentile(&samples, 0.0), percentile(&samples, 1.0)), (1.0, 5.0));
+        assert_eq!(percentile(&samples, 0.81), 5.0);
+        assert!(median(&[]).is_nan());
+        assert_eq!((whole(f64::NAN), whole(2.5), millis(f64::NAN)), ("–".into(), "2".into(), "–".into()));
+    }
+
+    fn table() -> Table {
+        Table {
+            title: "what".into(),
+            header: vec!["", "µs"],
+            rows: vec![vec!["a".into(), "10".into()], vec!["bcd".into(), "5".into()]],
+            notes: vec!["seen".into()],
+        }
+    }
+
+    #[test]
+    fn columns_are_lined_up() {
+        assert_eq!(table().render(false), "what\n       µs\n  a    10\n  bcd   5\n  * seen");
+    }
+
+    #[test]
+    fn markdown_has_a_rule_and_notes_apart() {
+        let wanted = "### what\n\n|  | µs |\n| --- | ---: |\n| a | 10 |\n| bcd | 5 |\n\n- seen";
+        assert_eq!(table().render(true), wanted);
+    }
 }

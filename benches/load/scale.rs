@@ -1,0 +1,167 @@
+//! Whether an event costs the same with many workers and many connections, and what one more of each takes.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::functions::Runtime;
+use crate::generator::Pace;
+use crate::harness::Harness;
+use crate::server::Server;
+use crate::side::Task;
+use crate::table::{Table, mebibytes, whole};
+use crate::workload::Work;
+
+const WORKERS: [u32; 4] = [1, 10, 100, 1000];
+const CONNECTIONS: [u32; 5] = [1, 10, 100, 1000, 10_000];
+const CONNECTIONS_BESIDE_WORKERS: u32 = 64;
+
+pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
+    raise_descriptor_limit()?;
+    Ok(vec![over_workers(harness, runtime)?, over_connections(harness, runtime)?])
+}
+
+/// The processor inherits the limit, too.
+fn raise_descriptor_limit() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).context("failed to raise the limit of open files")
+}
+
+fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
+    let mut table = Table {
+        title: format!(
+            "scale: empty, {}, {CONNECTIONS_BESIDE_WORKERS} connections, by workers",
+            runtime.name()
+        ),
+        header: vec![
+            "workers",
+            "req/s",
+            "p99 µs",
+            "CPU µs/req",
+            "of the first",
+            "ready ms",
+            "idle RSS MiB",
+            "PSS",
+            "PSS per further worker KiB",
+            "failed",
+        ],
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut first: Option<(f64, u32, u64)> = None;
+    for workers in WORKERS {
+        let task = Task { runtime, work: Work::Empty, workers: Some(workers) };
+        if let Some((_, before, pss)) = first
+            && !runtime.in_process()
+            && !has_memory(pss / u64::from(before) * u64::from(workers))
+        {
+            table
+                .notes
+                .push(format!("{workers} workers: skipped, the machine has too little memory for them"));
+            break;
+        }
+        let server = match harness.start(&harness.a, &task) {
+            Ok(server) => server,
+            Err(error) => {
+                table.notes.push(format!("{workers} workers: {error:#}"));
+                break;
+            }
+        };
+        let (idle, ready) = (server.memory(), server.start.ready.unwrap_or(server.start.listening));
+        let figures = measure(harness, &server, &task, CONNECTIONS_BESIDE_WORKERS)?;
+        let cpu = figures.cpu_micros_per_request;
+        let (first_cpu, first_workers, first_pss) = *first.get_or_insert((cpu, workers, idle.pss_kib));
+        let further = workers - first_workers;
+        let per_worker = idle.pss_kib.saturating_sub(first_pss) as f64 / f64::from(further);
+        table.rows.push(vec![
+            workers.to_string(),
+            whole(figures.requests_per_second),
+            whole(figures.p99_micros),
+            format!("{cpu:.1}"),
+            format!("{:.2}×", cpu / first_cpu),
+            whole(ready.as_secs_f64() * 1e3),
+            mebibytes(idle.rss_kib),
+            mebibytes(idle.pss_kib),
+            if further == 0 { "–".to_owned() } else { format!("{per_worker:.1}") },
+            whole(figures.failures),
+        ]);
+    }
+    Ok(table)
+}
+
+fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
+    let task = Task { runtime, work: Work::Empty, workers: harness.arguments.workers };
+    let server = harness.start(&harness.a, &task)?;
+    let idle = server.memory();
+    let mut table = Table {
+        title: format!(
+            "scale: empty, {}, {} worker(s), by connections; {:.1} MiB RSS without any",
+            runtime.name(),
+            task.workers(),
+            idle.rss_kib as f64 / 1024.0
+        ),
+        header: vec![
+            "connections",
+            "req/s",
+            "p50 µs",
+            "p99 µs",
+            "CPU µs/req",
+            "of the first",
+            "RSS MiB under load",
+            "RSS per connection KiB",
+            "failed",
+        ],
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    let mut first = None;
+    for connections in CONNECTIONS {
+        let (figures, loaded) = std::thread::scope(|scope| {
+            let load = scope.spawn(|| measure(harness, &server, &task, connections));
+            let mut peak = 0;
+            while !load.is_finished() {
+                peak = peak.max(server.memory().rss_kib);
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            crate::stalls::joined(load).and_then(|figures| Ok((figures?, peak)))
+        })?;
+        let cpu = figures.cpu_micros_per_request;
+        let first = *first.get_or_insert(cpu);
+        table.rows.push(vec![
+            connections.to_string(),
+            whole(figures.requests_per_second),
+            whole(figures.p50_micros),
+            whole(figures.p99_micros),
+            format!("{cpu:.1}"),
+            format!("{:.2}×", cpu / first),
+            mebibytes(loaded),
+            format!("{:.1}", loaded.saturating_sub(idle.rss_kib) as f64 / f64::from(connections)),
+            whole(figures.failures),
+        ]);
+        if let Some(failure) = figures.first_failure {
+            table.notes.push(format!("{connections} connections: failed first with: {failure}"));
+        }
+    }
+    Ok(table)
+}
+
+fn measure(
+    harness: &Harness,
+    server: &Server,
+    task: &Task,
+    connections: u32,
+) -> Result<crate::figures::Figures> {
+    let questions = [harness.question(task)];
+    harness.sample(server, &questions, connections, Pace::Closed, 0.3)?;
+    harness.sample(server, &questions, connections, Pace::Closed, harness.arguments.seconds)
+}
+
+/// Whether that would leave half of what is free.
+fn has_memory(kib: u64) -> bool {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let available: u64 = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);
+    kib < available / 2
+}
