@@ -5,12 +5,12 @@ use serde::Serialize;
 
 use crate::arguments::Rate;
 use crate::figures::{Figures, HEADER, Ratios};
-use crate::generator::{Pace, Question};
+use crate::generator::{BUSY_MAX, Pace, Question};
 use crate::harness::Harness;
 use crate::process_tree::Memory;
 use crate::server::{Contender, Server, Start};
 use crate::side::{Side, Task};
-use crate::table::{Table, mebibytes, median, millis};
+use crate::table::{Table, mebibytes, median, tenths};
 
 /// Starts that are timed; the last one of each side goes on to serve.
 const STARTS: usize = 5;
@@ -211,7 +211,7 @@ impl Comparison {
         let rows = self.footprints.iter().map(|side| {
             let memory = [side.idle_rss_kib, side.idle_pss_kib, side.loaded_rss_kib, side.loaded_pss_kib];
             let start = [Some(side.listening_millis), side.ready_millis, Some(side.first_answer_millis)];
-            let start = start.map(|time| time.map_or_else(|| "–".to_owned(), millis));
+            let start = start.map(|time| time.map_or_else(|| "–".to_owned(), tenths));
             [side.name.clone()].into_iter().chain(start).chain(memory.map(mebibytes)).collect()
         });
         Table {
@@ -237,11 +237,17 @@ impl Comparison {
 
 /// What must be known to read a row.
 fn note(name: &str, figures: &Figures) -> Option<String> {
+    let (busy, late) = (figures.generator_busy, figures.generator_late_p99_micros);
+    if figures.generator_limits && busy > BUSY_MAX {
+        let remedy = "see --generator-threads";
+        return Some(format!(
+            "{name}: the generator was the bottleneck, {:.0}% busy: {remedy}",
+            busy * 100.0
+        ));
+    }
     if figures.generator_limits {
         return Some(format!(
-            "{name}: the generator was the bottleneck ({:.0}% busy, {:.0} µs late): see --generator-threads",
-            figures.generator_busy * 100.0,
-            figures.generator_late_p99_micros
+            "{name}: the generator did not get a core in time, it asked {late:.0} µs late: latencies are too long"
         ));
     }
     figures.first_failure.as_ref().map(|failure| format!("{name}: failed first with: {failure}"))

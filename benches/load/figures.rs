@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::generator::{Outcome, Pace};
-use crate::table::{median, whole};
+use crate::table::{median, tenths, whole};
 
 /// One measurement of one side, or the medians of several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -93,9 +93,13 @@ impl Figures {
             whole(self.p90_micros),
             whole(self.p99_micros),
             whole(self.p999_micros),
-            format!("{:.1}", self.tail()),
-            format!("{:.1}", self.cpu_micros_per_request),
-            format!("{:.0}%", self.generator_busy * 100.0),
+            tenths(self.tail()),
+            tenths(self.cpu_micros_per_request),
+            if self.generator_busy.is_nan() {
+                "–".to_owned()
+            } else {
+                format!("{:.0}%", self.generator_busy * 100.0)
+            },
             whole(self.failures),
         ]
     }
@@ -119,7 +123,7 @@ impl Ratios {
 
     /// Cells of a row, behind its name.
     pub(crate) fn cells(&self) -> Vec<String> {
-        let times = |ratio: f64| format!("{ratio:.2}×");
+        let times = |ratio: f64| if ratio.is_finite() { format!("{ratio:.2}×") } else { "–".to_owned() };
         vec![
             times(self.requests_per_second),
             times(self.p50),

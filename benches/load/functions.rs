@@ -257,7 +257,7 @@ fn go(form: &str) -> Result<PathBuf> {
     let file = folder("go")?.join(form);
     let mut command = Command::new(tools::root("runtimes/golang/build"));
     command.arg(handlers().join("golang")).arg("-o").arg(&file).args(["--form", form]);
-    run(tools::go_environment(&mut command)?)?;
+    run(tools::go_environment(&mut command))?;
     Ok(file)
 }
 

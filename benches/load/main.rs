@@ -14,6 +14,7 @@ mod figures;
 mod functions;
 mod generator;
 mod goals;
+mod groups;
 mod harness;
 mod overload;
 mod plot;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for; one scenario that cannot run does not keep the others from it.
 fn run(arguments: Arguments) -> Result<ExitCode> {
+    groups::end_with_this_program()?;
     let harness = Harness::new(arguments);
     let arguments = &harness.arguments;
     let mut report = Report {
@@ -78,7 +80,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         b: harness.b.as_ref().map(|b| b.name.clone()),
         ..Report::default()
     };
-    println!("A: {:?}\n{}", harness.a.side, report.machine);
+    println!("A: {}; B: {}\n{}", report.a, report.b.as_deref().unwrap_or("none"), report.machine);
+    if let Some(warning) = busy_machine() {
+        println!("{warning}");
+    }
     if arguments.against_all {
         let (table, goals, comparisons) = goals::run(arguments, |line| println!("  {line}"))?;
         println!("\n{}", table.render(arguments.markdown));
@@ -169,6 +174,15 @@ impl Report {
 
 fn plots(arguments: &Arguments, comparison: &Comparison) -> Result<()> {
     arguments.plots.as_ref().map_or(Ok(()), |directory| plot::write(directory, comparison))
+}
+
+/// Other work on the machine is in every figure.
+fn busy_machine() -> Option<String> {
+    let load = fs::read_to_string("/proc/loadavg").ok()?;
+    let load: f64 = load.split(' ').next()?.parse().ok()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let warning = "the machine has other work: ratios are bearings, absolute figures mean little";
+    (load > cores as f64 / 2.0).then(|| format!("WARNING: load {load} on {cores} cores; {warning}"))
 }
 
 /// Figures mean nothing without the machine they came from.

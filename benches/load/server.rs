@@ -9,12 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::client::{self, Client};
 use crate::functions::Function;
+use crate::groups::Group;
 use crate::process_tree::{self, Memory, Size};
 use crate::side::{self, Side, Task};
 
@@ -45,6 +46,7 @@ pub(crate) struct Start {
 /// A running server.
 pub(crate) struct Server {
     child: Child,
+    group: Group,
     directory: TempDir,
     /// Where events go.
     pub(crate) http: SocketAddr,
@@ -73,12 +75,15 @@ impl Server {
             command.envs(function.environment.iter().map(|(name, value)| (name, value)));
         }
         command.envs(contender.environment.iter().map(|(name, value)| (name, value)));
-        let log = File::create(directory.path().join("log")).context("failed to create the log file")?;
+        // Appended to, so that it can be emptied meanwhile.
+        let log = File::options().create(true).append(true).open(directory.path().join("log"));
+        let log = log.context("failed to create the log file")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("failed to start {}", contender.name))?;
         let (health, metrics) = if has_health { (health, metrics) } else { (http, http) };
-        let mut server = Self { child, directory, http, health, metrics, start: Start::default() };
+        let group = Group::new(child.id());
+        let mut server = Self { child, group, directory, http, health, metrics, start: Start::default() };
         server.start.listening =
             server.wait(started, "accept", |server| TcpStream::connect(server.http).is_ok())?;
         if has_health {
@@ -143,13 +148,12 @@ impl Server {
 impl Drop for Server {
     /// Asks, waits, then kills the whole group, so that no shim outlives its scenario.
     fn drop(&mut self) {
-        let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        kill_process_group(group, Signal::TERM).ok();
+        self.group.signal(Signal::TERM);
         let asked = Instant::now();
         while asked.elapsed() < STOP_LIMIT && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(5));
         }
-        kill_process_group(group, Signal::KILL).ok();
+        self.group.signal(Signal::KILL);
         self.child.wait().ok();
     }
 }

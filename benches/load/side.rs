@@ -207,7 +207,7 @@ fn fasthttp() -> Result<PathBuf> {
     }
     let mut build = Command::new("go");
     build.args(["build", "-mod=mod", "-o"]).arg(&binary).arg(".").current_dir(&source).env("GOWORK", "off");
-    match run(tools::go_environment(&mut build)?) {
+    match run(tools::go_environment(&mut build)) {
         Ok(()) => Ok(binary),
         Err(error) => skip(format!("fasthttp cannot be built: {error:#}")),
     }

@@ -17,6 +17,8 @@ use crate::workload::Work;
 
 const CONNECTIONS: u32 = 32;
 const WORKERS: u32 = 2;
+/// Below this, verdicts are not worth much.
+const MINUTES_MIN: f64 = 5.0;
 const SAMPLES: f64 = 200.0;
 /// All in one handler, so that one function serves them.
 const MIX: [Work; 6] =
@@ -74,6 +76,9 @@ pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
     });
     let names: Vec<String> = MIX.iter().map(|work| work.name()).collect();
     let mut notes = vec![format!("asked by turns: {}", names.join(", "))];
+    if harness.arguments.minutes < MINUTES_MIN {
+        notes.push(format!("less than {MINUTES_MIN} minutes: what looks like growth may be the warm-up"));
+    }
     notes.extend(figures.first_failure.map(|failure| format!("failed first with: {failure}")));
     Ok(vec![Table {
         title: format!(

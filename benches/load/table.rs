@@ -61,15 +61,16 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
 
 /// A figure in whole units; a dash where there was no sample.
 pub(crate) fn whole(figure: f64) -> String {
-    if figure.is_nan() { "–".to_owned() } else { format!("{figure:.0}") }
+    if figure.is_finite() { format!("{figure:.0}") } else { "–".to_owned() }
 }
 
 pub(crate) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-pub(crate) fn millis(millis: f64) -> String {
-    if millis.is_nan() { "–".to_owned() } else { format!("{millis:.1}") }
+/// A figure with one digit behind the point; a dash where there was nothing to divide by.
+pub(crate) fn tenths(figure: f64) -> String {
+    if figure.is_finite() { format!("{figure:.1}") } else { "–".to_owned() }
 }
 
 pub(crate) fn mebibytes(kib: u64) -> String {
@@ -88,7 +89,10 @@ mod tests {
         assert_eq!((percentile(&samples, 0.0), percentile(&samples, 1.0)), (1.0, 5.0));
         assert_eq!(percentile(&samples, 0.81), 5.0);
         assert!(median(&[]).is_nan());
-        assert_eq!((whole(f64::NAN), whole(2.5), millis(f64::NAN)), ("–".into(), "2".into(), "–".into()));
+        assert_eq!(
+            (whole(f64::NAN), whole(2.5), tenths(f64::INFINITY)),
+            ("–".into(), "2".into(), "–".into())
+        );
     }
 
     fn table() -> Table {

@@ -73,9 +73,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Go's cache beside what is built, so that a second run is fast.
-pub(crate) fn go_environment(command: &mut Command) -> Result<&mut Command> {
-    Ok(command.env("GOCACHE", folder("go-cache")?).env("GOTOOLCHAIN", "local").env("GOFLAGS", ""))
+/// Go with the cache of the tests, so that a second build is fast.
+pub(crate) fn go_environment(command: &mut Command) -> &mut Command {
+    command.env("GOCACHE", root("target/tools/go-cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "")
 }
 
 /// A virtual environment with the packages above, made once; its interpreter.

@@ -9,6 +9,7 @@ mod compare;
 mod figures;
 mod functions;
 mod generator;
+mod groups;
 mod harness;
 mod plot;
 mod process_tree;
