@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use crate::functions::Runtime;
 use crate::generator::Pace;
 use crate::harness::Harness;
+use crate::process_tree::Memory;
 use crate::server::Server;
 use crate::side::Task;
-use crate::table::{Table, mebibytes, whole};
+use crate::table::{Table, mebibytes, tenths, whole};
 use crate::workload::Work;
 
 const WORKERS: [u32; 4] = [1, 10, 100, 1000];
@@ -44,18 +45,20 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
             "ready ms",
             "idle RSS MiB",
             "PSS",
-            "PSS per further worker KiB",
+            "per further worker KiB",
             "failed",
         ],
         rows: Vec::new(),
         notes: Vec::new(),
     };
+    // Of processes only that is theirs which they do not share; of one process all is.
+    let own = |memory: &Memory| if runtime.in_process() { memory.rss_kib } else { memory.pss_kib };
     let mut first: Option<(f64, u32, u64)> = None;
     for workers in WORKERS {
         let task = Task { runtime, work: Work::Empty, workers: Some(workers) };
-        if let Some((_, before, pss)) = first
+        if let Some((_, before, kib)) = first
             && !runtime.in_process()
-            && !has_memory(pss / u64::from(before) * u64::from(workers))
+            && !has_memory(kib / u64::from(before) * u64::from(workers))
         {
             table
                 .notes
@@ -72,14 +75,14 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
         let (idle, ready) = (server.memory(), server.start.ready.unwrap_or(server.start.listening));
         let figures = measure(harness, &server, &task, CONNECTIONS_BESIDE_WORKERS)?;
         let cpu = figures.cpu_micros_per_request;
-        let (first_cpu, first_workers, first_pss) = *first.get_or_insert((cpu, workers, idle.pss_kib));
+        let (first_cpu, first_workers, first_kib) = *first.get_or_insert((cpu, workers, own(&idle)));
         let further = workers - first_workers;
-        let per_worker = idle.pss_kib.saturating_sub(first_pss) as f64 / f64::from(further);
+        let per_worker = own(&idle).saturating_sub(first_kib) as f64 / f64::from(further);
         table.rows.push(vec![
             workers.to_string(),
             whole(figures.requests_per_second),
             whole(figures.p99_micros),
-            format!("{cpu:.1}"),
+            tenths(cpu),
             format!("{:.2}×", cpu / first_cpu),
             whole(ready.as_secs_f64() * 1e3),
             mebibytes(idle.rss_kib),
@@ -134,7 +137,7 @@ fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
             whole(figures.requests_per_second),
             whole(figures.p50_micros),
             whole(figures.p99_micros),
-            format!("{cpu:.1}"),
+            tenths(cpu),
             format!("{:.2}×", cpu / first),
             mebibytes(loaded),
             format!("{:.1}", loaded.saturating_sub(idle.rss_kib) as f64 / f64::from(connections)),
