@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
 use crate::config::{
-    self, Config, MetricSinkKind, PlatformKind, RuntimeKind, SeveralFor, Timetable, TriggerKind,
+    self, Config, MetricSinkKind, Platform, PlatformKind, RuntimeKind, SeveralFor, Timetable, TriggerKind,
 };
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
@@ -109,7 +109,7 @@ impl App {
         let admin = Admin::start(logger.clone()).context("Failed to start the side servers")?;
         if let Some(address) = &config.platform.health {
             let started = admin.health(address, readiness.clone());
-            side_server(started, "health", "healthCheck.listenAddress", address, purpose, &logger)?;
+            side_server(started, "health", Platform::HEALTH_KEY, address, purpose, &logger)?;
         }
         for trigger in &config.function.triggers {
             trigger::check(trigger).context("Failed to create triggers")?;
@@ -211,7 +211,7 @@ impl App {
             drop(side_server(
                 started,
                 "web admin",
-                "webAdmin.listenAddress",
+                Platform::WEB_ADMIN_KEY,
                 address,
                 Purpose::Trial,
                 &self.logger,
@@ -224,7 +224,7 @@ impl App {
             match &sink.kind {
                 MetricSinkKind::PrometheusPull { listen } => {
                     let started = self.admin.metrics(listen, exposition.clone(), &sink.instance);
-                    let key = format!("metrics.sinks.{}.url", sink.name);
+                    let key = sink.url_key();
                     drop(side_server(started, "metrics", &key, listen, Purpose::Trial, &self.logger));
                 }
                 MetricSinkKind::PrometheusPush { url, job, interval } => {

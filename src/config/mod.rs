@@ -263,15 +263,17 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// The key that gives [`Self::health`].
+    pub const HEALTH_KEY: &str = "healthCheck.listenAddress";
+    /// The key that gives [`Self::web_admin`].
+    pub const WEB_ADMIN_KEY: &str = "webAdmin.listenAddress";
+
     /// The addresses its own servers listen on, each with the key that gives it.
     pub fn listens(&self) -> Vec<(String, &str)> {
-        let health = self.health.as_deref().map(|address| ("healthCheck.listenAddress".to_owned(), address));
-        let web_admin =
-            self.web_admin.as_deref().map(|address| ("webAdmin.listenAddress".to_owned(), address));
+        let health = self.health.as_deref().map(|address| (Self::HEALTH_KEY.to_owned(), address));
+        let web_admin = self.web_admin.as_deref().map(|address| (Self::WEB_ADMIN_KEY.to_owned(), address));
         let metrics = self.metric_sinks.iter().filter_map(|sink| match &sink.kind {
-            MetricSinkKind::PrometheusPull { listen } => {
-                Some((format!("metrics.sinks.{}.url", sink.name), listen.as_str()))
-            }
+            MetricSinkKind::PrometheusPull { listen } => Some((sink.url_key(), listen.as_str())),
             MetricSinkKind::PrometheusPush { .. } => None,
         });
         health.into_iter().chain(web_admin).chain(metrics).collect()
@@ -339,6 +341,13 @@ pub struct MetricSink {
     pub instance: String,
     /// What it does.
     pub kind: MetricSinkKind,
+}
+
+impl MetricSink {
+    /// The key that gives its address.
+    pub fn url_key(&self) -> String {
+        format!("metrics.sinks.{}.url", self.name)
+    }
 }
 
 /// What a metric sink does.
