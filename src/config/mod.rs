@@ -39,6 +39,7 @@ mod template;
 mod tests;
 mod tracing;
 mod trigger;
+mod workers;
 mod yaml;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
@@ -47,6 +48,7 @@ pub(crate) use nearest::nearest;
 pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
 pub use trigger::SERVED_KINDS;
+pub use workers::Recycle;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]
@@ -90,6 +92,10 @@ pub struct Function {
     pub log_sinks: Vec<LogSink>,
     /// `spec.runtimeAttributes`.
     pub runtime_attributes: serde_json::Map<String, serde_json::Value>,
+    /// `spec.runtimeAttributes.preload`: workers are forked from a process that has loaded the handler.
+    pub preload: bool,
+    /// `spec.runtimeAttributes.recycle`: when workers are replaced by fresh ones.
+    pub recycle: Option<Recycle>,
     /// `spec.env` entries with a literal value, in order (only the shell runtime gives them to children).
     pub env: Vec<(String, String)>,
     /// No HTTP trigger, and none wanted: `disableDefaultHTTPTrigger` of function or platform.
