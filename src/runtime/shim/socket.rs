@@ -28,6 +28,11 @@ impl Socket {
         Ok(Self { stream: watch(stream, Interest::READABLE)?, full: None })
     }
 
+    /// Takes it back; its events are no longer handled.
+    pub fn into_std(self) -> UnixStream {
+        self.stream.into_inner()
+    }
+
     fn poll_write_by(
         &mut self,
         cx: &mut Context<'_>,
