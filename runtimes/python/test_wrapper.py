@@ -27,7 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 WRAPPER = os.environ.get("SHIM_TEST_WRAPPER") or os.path.join(HERE, "_nuclio_wrapper.py")
 PYTHON = os.environ.get("SHIM_TEST_PYTHON", sys.executable)
 BOOTSTRAP = os.path.join(HERE, "bootstrap.py")
-WEB = os.path.join(HERE, "_nuclio_web.py")
+PARTS = ("_nuclio_more", "_nuclio_several", "_nuclio_streams", "_nuclio_sdk", "_nuclio_web", "_nuclio_preload")
 VECTORS = os.path.join(HERE, "..", "..", "tests", "vectors", "handlers.json")
 HAS_SDK = subprocess.run([PYTHON, "-c", "import nuclio_sdk"], stderr=subprocess.DEVNULL).returncode == 0
 VERSION = tuple(json.loads(subprocess.check_output([PYTHON, "-c", "import sys; print(list(sys.version_info[:2]))"])))
@@ -72,10 +72,23 @@ class Answer:
 
 def memory_file(path):
     """A descriptor with the file's text, as the processor gives it to its children."""
-    descriptor = os.memfd_create("shim")
     with open(path, "rb") as file:
-        os.write(descriptor, file.read())
+        return memory_text(file.read())
+
+
+def memory_text(text):
+    descriptor = os.memfd_create("shim")
+    os.write(descriptor, text)
     return descriptor
+
+
+def memory_parts():
+    """A descriptor with the parts of the shim that are loaded when they are needed."""
+    text = b""
+    for name in PARTS:
+        with open(os.path.join(HERE, name + ".py"), "rb") as file:
+            text += b"\0%s\0%s" % (name.encode(), file.read())
+    return memory_text(text)
 
 
 class Shim:
@@ -103,7 +116,7 @@ class Shim:
             wrapper = "/proc/self/fd/%d" % keep[0]
         descriptors = [theirs.fileno()]
         if embedded:  # as the processor starts it: descriptors 4 to 7
-            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB)]
+            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts()]
             descriptors.append(os.memfd_create("code") if code is None else os.dup(code))
             wrapper = "/proc/self/fd/4"
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
@@ -242,6 +255,19 @@ class LifeCycle(unittest.TestCase):
             self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1", "stream_in": "0"})
             self.assertEqual(shim.call().body, b"hello")
             self.assertEqual(shim.finish(), 0)
+
+    def test_a_large_body_is_received_into_its_place(self):
+        source = ("import tracemalloc\ntracemalloc.start()\n"
+                  "def handler(context, event):\n"
+                  "    return event.body or str(tracemalloc.get_traced_memory()[1])\n")
+        body = os.urandom(1 << 20) * 8
+        with Shim(source) as shim:
+            writing = threading.Thread(target=shim.send, args=(event(body=body),))
+            writing.start()
+            self.assertTrue(shim.answer().body == body)
+            writing.join()
+            peak = int(shim.call(body=b"").body)
+            self.assertLess(peak, 1.3 * len(body), "held more than once")
 
     def test_runs_from_a_descriptor(self):
         with Shim("import sys\ndef handler(context, event):\n    return repr(sys.path[:2])\n",
@@ -1029,7 +1055,7 @@ class Bootstrap(unittest.TestCase):
 
     def compiled(self):
         """What the processor's one compiling process leaves in descriptor 7."""
-        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB), os.memfd_create("code")]
+        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts(), os.memfd_create("code")]
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in files]
 
         def prepare():
@@ -1064,6 +1090,30 @@ class Bootstrap(unittest.TestCase):
         for content in b"", code[:len(code) // 2], b"cpython-27 20700f0\n" + code:
             with self.subTest(len(content)):
                 self.check(content)
+
+    def test_parts_are_loaded_when_they_are_needed_and_not_before(self):
+        source = ("import sys\ndef pieces(): yield 'piece'\ndef handler(c, e):\n"
+                  "    if e.path == '/fail': raise ValueError('bad')\n    if e.path == '/stream': return pieces()\n"
+                  "    return ' '.join(sorted(n for n in sys.modules if n.startswith('_nuclio_')))\n")
+        with Shim(source, embedded=True) as shim:
+            self.assertEqual(shim.call().body, b"_nuclio_shim")
+            failed = shim.call(2, path="/fail")
+            self.assertEqual(failed.status, 500)
+            self.assertNotIn(b"nuclio shim", failed.body)  # the parts' frames are not the user's
+            self.assertEqual(shim.call(3).body, b"_nuclio_more _nuclio_shim")
+            shim.send(event(4, path="/stream"))
+            self.assertEqual(shim.answer().ident, 4)
+            while shim.next()[1] != 1:
+                pass
+            self.assertEqual(shim.call(5).body, b"_nuclio_more _nuclio_shim _nuclio_streams")
+            shim.send(frame(CONTROL, 0, 2, 9))
+            self.assertEqual(shim.next()[0], CONTROL_DONE)
+
+    def test_a_part_that_is_missing_is_named(self):
+        with Shim("async def handler(c, e): return 'ok'", through_descriptor=True, start=False) as shim:
+            kind, _, _, _, _, body = shim.next()
+            self.assertEqual(kind, FAILED)
+            self.assertIn(b"_nuclio_more.py, a part of the shim, belongs beside", body)
 
     def test_workers_wait_for_the_compiling_process(self):
         descriptor = self.code_file(b"")

@@ -3,8 +3,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dialects::{self, jvm_options, no_options};
+use super::fork_server::ForkServer;
 use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
 use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
@@ -75,7 +77,24 @@ pub static LANGUAGES: &[Language] = &[
         embedded: &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
-            ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
+            // Loaded when they are needed, so they share a file: each behind its name.
+            (
+                "parts",
+                concat!(
+                    "\0_nuclio_more\0",
+                    include_str!("../../../runtimes/python/_nuclio_more.py"),
+                    "\0_nuclio_several\0",
+                    include_str!("../../../runtimes/python/_nuclio_several.py"),
+                    "\0_nuclio_streams\0",
+                    include_str!("../../../runtimes/python/_nuclio_streams.py"),
+                    "\0_nuclio_sdk\0",
+                    include_str!("../../../runtimes/python/_nuclio_sdk.py"),
+                    "\0_nuclio_web\0",
+                    include_str!("../../../runtimes/python/_nuclio_web.py"),
+                    "\0_nuclio_preload\0",
+                    include_str!("../../../runtimes/python/_nuclio_preload.py"),
+                ),
+            ),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
@@ -226,6 +245,12 @@ pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, 
     ]
 }
 
+/// Whether compiling a shim in a process of its own saves more than that process costs. A single worker is ready as soon
+/// without, for two thirds of the processor time.
+fn pays_off(config: &Config) -> bool {
+    config.function.triggers.iter().map(|trigger| trigger.workers).sum::<usize>() > 1
+}
+
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     let first = config.env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned());
     let inherited = config.env.python_path_inherited.clone().filter(|path| !path.is_empty());
@@ -238,6 +263,16 @@ fn python_environment(config: &Config) -> Vec<(String, OsString)> {
 fn ruby_handler_dir(env: &Env) -> PathBuf {
     let beside = env.ruby_wrapper.as_deref().and_then(Path::parent).filter(|folder| folder.is_absolute());
     env.handler_directory.as_deref().or(beside).map_or_else(|| HANDLER_DIR.into(), Path::to_owned)
+}
+
+/// What workers are forked from, where the function asks for it. `foreign`: the shim is a wrapper of the Go processor.
+fn fork_server(config: &Config, foreign: bool, logger: &Logger) -> Option<Arc<ForkServer>> {
+    if config.function.preload && foreign {
+        let message = "spec.runtimeAttributes.preload has no effect with a wrapper of the Go processor; \
+                       NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside this binary";
+        logger.warn(message, fields! {});
+    }
+    (config.function.preload && !foreign).then(Arc::default)
 }
 
 impl Language {
@@ -287,6 +322,7 @@ impl Language {
                 }
                 arguments.extend(self.embedded_arguments.iter().map(OsString::from));
                 if let Some(options) = self.compile_options
+                    && pays_off(config)
                     && let Err(error) = compile_ahead(&program, options, &files)
                 {
                     let fields = fields! {"language" => self.name, "err" => error.to_string()};
@@ -300,6 +336,7 @@ impl Language {
         let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
         let answer_bytes_max = config.env.answer_bytes_max;
+        let fork_server = fork_server(config, wrapper.is_some(), logger);
         Ok(Launch {
             program,
             arguments,
@@ -307,6 +344,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            fork_server,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
@@ -328,6 +366,7 @@ impl Language {
             wrapper: None,
             answer_bytes_max: config.env.answer_bytes_max,
             files: Vec::new(),
+            fork_server: None,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
