@@ -375,20 +375,21 @@ class Exchange:
         await shim_module.Suspend()  # Others get their turn.
 
     def start(self, message):
-        status, self.left = message["status"], None
+        status, headers, length = message.get("status"), message.get("headers", ()), None
         if not isinstance(status, int):
             raise TypeError("the status of a response must be an int, not %r" % (status,))
         texts = [b""]
-        for name, value in message.get("headers", ()):
-            texts += name, value
-            if len(name) == 14 and name.lower() == b"content-length":
-                self.left = length_of(value)
-        pairs = len(texts) // 2
         try:
+            for name, value in headers:
+                texts += name, value
+                if len(name) == 14 and name.lower() == b"content-length":
+                    length = value
+            pairs = len(texts) // 2
             table = b"\0".join(texts) if pairs else b""
-        except TypeError:
-            raise TypeError("names and values of headers must be bytes: %r" % (message["headers"],)) from None
+        except (TypeError, ValueError):
+            raise TypeError("names and values of headers must be bytes: %r" % (headers,)) from None
         check_head(status, table, pairs, b"\0", (b"\r", b"\n"))
+        self.left = None if length is None else length_of(length)
         self.status, self.pairs, self.table = int(status), pairs, table
         self.bodiless = self.bodiless or status == 204 or status == 304
         self.state = STARTED
@@ -489,20 +490,20 @@ class Exchange:
             return None if call.over else self.give_up()
         shim.logger.error_with("Exception in ASGI application", exc=message_of(error), traceback=traceback_of(error))
         if not call.over and self.pending is None:
-            self.abandon("%s: %s" % (type(error).__name__, message_of(error)))
+            self.abandon()
 
     def fail(self, text):
         self.asgi.shim.logger.error(text)
-        self.abandon(text)
+        self.abandon()
 
-    def abandon(self, text):
+    def abandon(self):
         """The application will not answer, or not to the end."""
         if self.call.cancelled:
             self.give_up()
         elif self.begun:
             if self.pieces:
                 self.flush_pieces()
-            self.frame_out(ABORT, shim_module.utf8(text))
+            self.frame_out(ABORT, b"")  # The log has said why.
             self.asgi.answered(self.call)
         else:
             self.pieces = []
@@ -676,17 +677,18 @@ class WsgiAnswer:
             raise AssertionError("start_response() is called a second time, without exc_info")
         if not isinstance(status, str) or not status[:3].isdigit() or status[3:4].strip():
             raise ValueError("the status must be a str like '200 OK', not %r" % (status,))
-        code, texts, left = int(status[:3]), [""], None
-        for name, value in headers:
-            texts += name, value
-            if len(name) == 14 and name.lower() == "content-length":
-                left = length_of(value)
+        code, texts, length = int(status[:3]), [""], None
         try:
+            for name, value in headers:
+                texts += name, value
+                if len(name) == 14 and name.lower() == "content-length":
+                    length = value
             pairs, table = len(texts) // 2, "\0".join(texts)
-        except TypeError:
+        except (TypeError, ValueError):
             raise TypeError("names and values of headers must be str: %r" % (headers,)) from None
         check_head(code, table, pairs, "\0", "\r\n")
-        self.head, self.left = (code, pairs, table.encode("latin-1")), left
+        self.left = None if length is None else length_of(length)
+        self.head = code, pairs, table.encode("latin-1")
         self.bodiless = self.to_head or code == 204 or code == 304
         return self.write
 
@@ -697,7 +699,12 @@ class WsgiAnswer:
             if not self.begun:
                 return self.finish(body)
             result = (body,)
+        elif isinstance(result, (str, bytes)) or not hasattr(result, "__iter__") and not hasattr(result, "__getitem__"):
+            raise TypeError("the application must return an iterable of bytes, such as a list, not %s"
+                            % type(result).__name__)
         for piece in result:
+            if type(piece) is not bytes:
+                piece = bytes(memoryview(piece))
             if not piece:
                 self.look(0)
                 continue
@@ -789,7 +796,7 @@ class WsgiAnswer:
             return
         self.finished = True
         if self.begun:
-            self.frame(ABORT, shim_module.utf8("%s: %s" % (type(error).__name__, message_of(error))))
+            self.frame(ABORT, b"")  # The log has said why.
         else:
             self.answer((500, 1, PLAIN_TEXT), b"Internal Server Error", 0)
 

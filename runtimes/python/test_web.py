@@ -227,12 +227,29 @@ async def fails(scope, receive, start, body):
 async def ends(scope, receive, start, body): await start(); await body(b"a", True); await asyncio.sleep(0)
 async def fine(scope, receive, start, body): await start(); await body(b"fine")
 """)
-        for path, said in (("fails", b"ValueError: middle"), ("ends", b"without completing")):
+        for number, (path, said) in enumerate((("fails", "ValueError: middle"), ("ends", "without completing")), 1):
             shim.send(request(path="/" + path))
             _, pieces, flags, text = shim.streamed()
-            self.assertEqual((pieces, flags), ([b"a"], ABORT))
-            self.assertIn(said, text)
+            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b""), "the log has said why")
             self.assertEqual(self.call(shim, path="/fine").body, b"fine")
+            errors = [log for log in shim.logs if log[0] == "error"]
+            self.assertEqual(len(errors), number)
+            self.assertIn(said, repr(errors[-1]))
+
+    def test_a_class_whose_objects_are_awaited_is_an_application(self):
+        shim = self.served("""
+class app:
+    def __init__(self, scope, receive, send):
+        self.scope, self.send = scope, send
+    def __await__(self):
+        return self.answer().__await__()
+    async def answer(self):
+        if self.scope["type"] == "lifespan":
+            raise ValueError("none here")
+        await self.send({"type": "http.response.start", "status": 200})
+        await self.send({"type": "http.response.body", "body": self.scope["path"].encode()})
+""")
+        self.assertEqual((shim.ready["web"], self.call(shim, path="/of/a/class").body), ("asgi", b"/of/a/class"))
 
     def test_what_is_logged_of_a_500_comes_before_it_and_belongs_to_it(self):
         shim = self.served("""
@@ -459,7 +476,7 @@ def app(environ, start_response):
         for _ in range(2):
             shim.send(request())
             _, pieces, flags, text = shim.streamed()
-            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b"ValueError: middle"))
+            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b""))
 
     def test_exc_info_replaces_a_head_that_has_not_been_sent(self):
         shim = self.served("""

@@ -75,6 +75,10 @@ async def text_status(receive, start, body): await start('200'); await body(b'')
 async def negative(receive, start, body): await start(-1); await body(b'')
 async def interim(receive, start, body): await start(100); await body(b'')
 async def out_of_range(receive, start, body): await start(70000); await body(b'')
+async def no_status(receive, start, body): await start(None); await body(b'')
+async def no_headers(receive, start, body): await start(200, None); await body(b'')
+async def lone_header(receive, start, body): await start(200, [(b'a',)]); await body(b'')
+async def int_length(receive, start, body): await start(200, [(b'content-length', 2)]); await body(b'ab')
 async def text_headers(receive, start, body): await start(200, [('a', 'b')]); await body(b'')
 async def split(receive, start, body): await start(200, [(b'a', b'b\\r\\nc: d')]); await body(b'')
 async def nul(receive, start, body): await start(200, [(b'a', b'b\\0')]); await body(b'')
@@ -103,6 +107,10 @@ fn mistakes_of_asgi_applications_before_anything_was_sent_are_a_500_and_one_erro
             ("negative", "the status -1 is not one of a final response"),
             ("interim", "the status 100 is not one of a final response"),
             ("out_of_range", "the status 70000 is not one of a final response"),
+            ("no_status", "the status of a response must be an int, not None"),
+            ("no_headers", "names and values of headers must be bytes: None"),
+            ("lone_header", "names and values of headers must be bytes: [(b'a',)]"),
+            ("int_length", "names and values of headers must be bytes: [(b'content-length', 2)]"),
             ("text_headers", "names and values of headers must be bytes: [('a', 'b')]"),
             ("split", "a header has a NUL or the end of a line in it"),
             ("nul", "a header has a NUL or the end of a line in it"),
@@ -133,6 +141,10 @@ def exits(environ, start): sys.exit(3)
 def interrupts(environ, start): raise KeyboardInterrupt
 def unstarted(environ, start): return [b'x']
 def nothing(environ, start): start('200 OK', [])
+def bytes_alone(environ, start): start('200 OK', []); return b'bytes'
+def text_alone(environ, start): start('200 OK', []); return 'text'
+def numbers(environ, start): start('200 OK', []); return iter([1, 2])
+def int_length(environ, start): start('200 OK', [('Content-Length', 2)]); return [b'ab']
 def start_twice(environ, start): start('200 OK', []); start('200 OK', []); return []
 def text_body(environ, start): start('200 OK', []); return ['text']
 def text_pieces(environ, start): start('200 OK', []); return iter(['text'])
@@ -161,7 +173,11 @@ fn mistakes_of_wsgi_applications_before_anything_was_sent_are_a_500_and_one_erro
             ("exits", "SystemExit: 3"),
             ("interrupts", "KeyboardInterrupt"),
             ("unstarted", "before it has called start_response"),
-            ("nothing", "'NoneType' object is not iterable"),
+            ("nothing", "the application must return an iterable of bytes, such as a list, not NoneType"),
+            ("bytes_alone", "the application must return an iterable of bytes, such as a list, not bytes"),
+            ("text_alone", "the application must return an iterable of bytes, such as a list, not str"),
+            ("numbers", "a bytes-like object is required, not 'int'"),
+            ("int_length", "names and values of headers must be str: [('Content-Length', 2)]"),
             ("start_twice", "start_response() is called a second time, without exc_info"),
             ("text_body", "expected a bytes-like object, str found"),
             ("text_pieces", "a bytes-like object is required, not 'str'"),
@@ -202,6 +218,8 @@ async def release(receive, start, body): go.set(); await start(); await body(b''
     processor.stdout.wait_for("the traceback", |line| line.contains("ValueError: middle"));
     check_cut_off(asking(&processor, "/ends"), b"a");
     assert_eq!(get(&processor, "/fine").text(), "fine");
+    processor.stdout.wait_for("the other", |line| line.contains("returned without completing response"));
+    assert_eq!(errors(&processor).len(), 2, "one for each");
     assert_eq!(processor.all_restarts(), 0);
 }
 
@@ -230,7 +248,9 @@ def restarted(environ, start):
     for _ in 0..20 {
         check_cut_off(asking(&processor, "/fails"), b"a");
     }
-    processor.stdout.wait_for("the traceback", |line| line.contains("ValueError: middle"));
+    wait_until("all tracebacks are there", || errors(&processor).len() >= 20);
+    assert!(errors(&processor).iter().all(|error| error.to_string().contains("ValueError: middle")));
+    assert_eq!(errors(&processor).len(), 20, "one for each");
     check_cut_off(asking(&processor, "/restarted"), b"a");
     let mut short = asking(&processor, "/short");
     assert_eq!(short.read_head().unwrap().header("content-length"), Some("2"));
