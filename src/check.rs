@@ -13,7 +13,7 @@ use crate::config::lint::{Finding, Severity, lint};
 use crate::config::schema::Schema;
 use crate::config::{
     ConcurrencyPolicy, Config, CronTrigger, Env, EventTemplate, HttpTrigger, Level, LogEncoding, LogSink,
-    SeveralFor, Timetable, Trigger, TriggerKind,
+    Recycle, SeveralFor, Timetable, Trigger, TriggerKind,
 };
 use crate::trigger;
 
@@ -86,6 +86,12 @@ fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     line(out, "runtime", function.runtime.name())?;
     line(out, "handler", or_none(&function.handler))?;
     line(out, "event timeout", &function.event_timeout.map_or("none".into(), format))?;
+    if function.preload {
+        line(out, "preload", "workers are forked from a process that has loaded the handler")?;
+    }
+    if let Some(recycle) = &function.recycle {
+        line(out, "recycled", &recycled(recycle))?;
+    }
     for sink in &function.log_sinks {
         line(out, "log sink", &log_sink(sink))?;
     }
@@ -96,6 +102,21 @@ fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         line(out, "port 8080", "answers /__internal/health only")?;
     }
     Ok(())
+}
+
+/// When workers are replaced.
+fn recycled(recycle: &Recycle) -> String {
+    let limits = [
+        recycle.events.map(|events| format!("after {events} events")),
+        recycle.memory.map(|bytes| format!("above {bytes} bytes of memory")),
+        recycle.age.map(|age| format!("after {}", format(age))),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let sooner = match recycle.jitter {
+        0.0 => String::new(),
+        jitter => format!(", up to {}% sooner", (jitter * 100.0).round()),
+    };
+    format!("{}{sooner}", limits.join(", "))
 }
 
 fn write_trigger(trigger: &Trigger, out: &mut dyn Write) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! arrives.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -213,23 +214,21 @@ impl AsyncWrite for Socket {
                 until: Instant::now() + LINGER_MAX,
             };
         }
-        let mut scratch = [0; 16 << 10];
+        let mut scratch = [MaybeUninit::uninit(); 16 << 10];
         loop {
             let Self { stream, closing, .. } = &mut *self;
             let Closing::Lingering { silence, until } = closing else { return Poll::Ready(Ok(())) };
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let now = match Pin::new(stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Instant::now(),
-                Poll::Ready(_) => *until,
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            let now = Instant::now();
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && now < *until => {
+                    silence.as_mut().reset((now + LINGER_SILENCE).min(*until));
+                }
+                Poll::Ready(_) => *closing = Closing::Done,
                 Poll::Pending => {
                     ready!(silence.as_mut().poll(cx));
-                    *until
+                    *closing = Closing::Done;
                 }
-            };
-            if now >= *until {
-                self.closing = Closing::Done;
-            } else {
-                silence.as_mut().reset((now + LINGER_SILENCE).min(*until));
             }
         }
     }

@@ -147,28 +147,28 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
 /// Triggers that cannot be served, because a trigger before them or a server of the platform listens on their address.
 /// Binding says it too, of the one that comes later.
 pub fn check_addresses(triggers: &[config::Trigger], platform: &config::Platform) -> Vec<TriggerError> {
-    let listens = |trigger: &config::Trigger| match &trigger.kind {
-        config::TriggerKind::Http(http) => Some((trigger.name.clone(), http.listen.clone())),
+    let listens = triggers.iter().filter_map(|trigger| match &trigger.kind {
+        config::TriggerKind::Http(http) => Some((trigger.name.as_str(), http.listen.as_str())),
         _ => None,
-    };
-    let all: Vec<(String, String)> = triggers.iter().filter_map(listens).collect();
+    });
+    let all: Vec<(&str, &str)> = listens.collect();
     let servers = platform.listens();
-    let clash = |(at, (second, address)): (usize, &(String, String))| {
+    let clash = |(at, (second, address)): (usize, &(&str, &str))| {
         let server = servers.iter().find(|(_, taken)| net::collide(taken, address));
         if let Some((key, taken)) = server {
             return Some(TriggerError::SideServerAddress {
-                trigger: second.clone(),
-                address: address.clone(),
+                trigger: (*second).to_owned(),
+                address: (*address).to_owned(),
                 key: key.clone(),
                 taken: (*taken).to_owned(),
             });
         }
         let (first, first_address) = all[..at].iter().find(|(_, before)| net::collide(before, address))?;
         Some(TriggerError::SameAddress {
-            first: first.clone(),
-            first_address: first_address.clone(),
-            second: second.clone(),
-            second_address: address.clone(),
+            first: (*first).to_owned(),
+            first_address: (*first_address).to_owned(),
+            second: (*second).to_owned(),
+            second_address: (*address).to_owned(),
         })
     };
     all.iter().enumerate().filter_map(clash).collect()
