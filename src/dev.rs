@@ -6,6 +6,7 @@ mod broken;
 mod go;
 mod handler;
 mod resume;
+mod signals;
 mod watch;
 
 use std::io::{IsTerminal, Write};
@@ -13,14 +14,15 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Purpose};
 use crate::cli::{Dev, LogFormat};
-use crate::config::{AdoptedListener, Config, Env, LogEncoding, TriggerKind};
+use crate::config::{AdoptedListener, Config, Env, LogEncoding, TriggerKind, Unanswered};
 use crate::fields;
 use crate::logging::Logger;
 use crate::logging::sink::Writer;
@@ -30,8 +32,13 @@ use broken::Broken;
 use resume::Folder;
 use watch::{Subject, Watch};
 
-/// Time for requests in work when a source has changed; what is then left is cut off.
-const LAST_REQUESTS: Duration = Duration::from_secs(1);
+/// Time for requests in work when a source has changed. What is then left is cut off if it has begun to be answered, as
+/// streams have, which may have no end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Time after that for requests that wait for their answers.
+const LAST_REQUESTS: Duration = Duration::from_secs(9);
+/// How often is looked whether they have all been answered.
+const LOOK: Duration = Duration::from_millis(10);
 /// Time for processes of the start before to go, once they have been killed.
 const LAST_PROCESSES: Duration = Duration::from_millis(500);
 
@@ -109,15 +116,17 @@ enum Started {
 impl Session<'_> {
     async fn serve(self, prepared: anyhow::Result<Prepared>) -> anyhow::Result<()> {
         let mut stops = Stops::new()?;
+        signals::release()?; // Those that came between two starts.
         let listener = resume::listener(self.arguments)?;
         let mut watch = Watch::new(self.subject());
         let writer = Writer::start()?;
         let logger = self.logger(&prepared, &writer);
+        let unanswered = Unanswered::default();
         let started = tokio::select! {
-            started = self.start(prepared, &listener, writer) => started?,
+            started = self.start(prepared, &listener, &unanswered, writer) => started?,
             // Children end with us.
             _ = stops.next() => return Ok(()),
-            changed = watch.changed() => return self.again(&changed, listener),
+            changed = watch.changed() => return self.again(&changed, listener, stops).await,
         };
         match started {
             Started::Running(app) => {
@@ -132,7 +141,8 @@ impl Session<'_> {
                         Ok(())
                     }
                     changed = watch.changed() => {
-                        if drain(*app, stops).await { self.again(&changed, listener) } else { Ok(()) }
+                        let all_ended = drain(*app, &mut stops, &mut watch, &unanswered).await;
+                        if all_ended { self.again(&changed, listener, stops).await } else { Ok(()) }
                     }
                 }
             }
@@ -140,13 +150,17 @@ impl Session<'_> {
                 watch.add_named_in(&why);
                 say(&self.tone.bad(&format!("\n{why}")));
                 say("\nThe handler did not start; waiting for its source to change (Ctrl-C ends)");
+                say(&format!("Until then this is the answer at {}", url(&listener)));
                 let broken = Broken::serve(&listener, &why, &logger)?;
                 let changed = tokio::select! {
                     _ = stops.next() => None,
                     changed = watch.changed() => Some(changed),
                 };
                 broken.stop().await;
-                changed.map_or(Ok(()), |changed| self.again(&changed, listener))
+                match changed {
+                    Some(changed) => self.again(&changed, listener, stops).await,
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -175,6 +189,7 @@ impl Session<'_> {
         &self,
         prepared: anyhow::Result<Prepared>,
         listener: &TcpListener,
+        unanswered: &Unanswered,
         writer: Writer,
     ) -> anyhow::Result<Started> {
         let (mut config, build) = match prepared {
@@ -187,17 +202,21 @@ impl Session<'_> {
                 return Ok(Started::Broken(said));
             }
         }
-        let adopted = AdoptedListener(Arc::new(listener.try_clone()?));
+        let adopted =
+            AdoptedListener { listener: Arc::new(listener.try_clone()?), unanswered: unanswered.clone() };
         for trigger in &mut config.function.triggers {
             if let TriggerKind::Http(http) = &mut trigger.kind {
                 http.request_records = true;
                 http.adopted = Some(adopted.clone());
             }
         }
+        let library = config.env.golang_plugin.clone().filter(|_| build.is_none());
         match App::start(config, writer, Purpose::Trial, &Children::default()).await {
             Ok(app) => Ok(Started::Running(Box::new(app))),
-            Err(error) if self.arguments.file.is_none() => Err(error),
-            Err(error) => Ok(Started::Broken(explain(&error))),
+            Err(error) => match &self.arguments.file {
+                None => Err(error),
+                Some(file) => Ok(Started::Broken(handler::in_words_of(&explain(&error), file, library.as_deref()))),
+            },
         }
     }
 
@@ -206,24 +225,36 @@ impl Session<'_> {
         if let Some(millis) = resume::since_change(self.arguments) {
             return say(&self.tone.good(&format!("Serving what has changed, after {millis} ms")));
         }
-        let Ok(address) = listener.local_addr() else { return };
-        let url = match address.ip() {
-            ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
-            _ => format!("http://{address}"),
-        };
+        let url = url(listener);
         say(&format!("\nHandler answers at {}\nTry: curl -i {url}/ -d 'hello'", self.tone.good(&url)));
         if let Some(samples) = samples(self.arguments.file.as_deref()) {
-            let at = if address.port() == 8080 { String::new() } else { format!(" --url {url}") };
+            let at = if url.ends_with(":8080") { String::new() } else { format!(" --url {url}") };
             say(&format!("     processor invoke {samples}{at}"));
         }
         say("");
     }
 
-    /// A new program in the place of this one.
-    fn again(&self, changed: &Path, listener: TcpListener) -> anyhow::Result<()> {
+    /// A new program in the place of this one,
+    /// unless a stop has been asked for.
+    async fn again(&self, changed: &Path, listener: TcpListener, mut stops: Stops) -> anyhow::Result<()> {
         end_processes();
         say(&format!("{} has changed, starting again", changed.display()));
-        Err(resume::restart(self.arguments, listener))
+        signals::hold().context("cannot keep signals for the next start")?;
+        tokio::select! {
+            biased;
+            _ = stops.next() => Ok(()),
+            // One look at what has happened so far.
+            () = tokio::time::sleep(Duration::from_millis(1)) => Err(resume::restart(self.arguments, listener)),
+        }
+    }
+}
+
+/// Where clients on this computer find it.
+fn url(listener: &TcpListener) -> String {
+    let Ok(address) = listener.local_addr() else { return String::new() };
+    match address.ip() {
+        ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        _ => format!("http://{address}"),
     }
 }
 
@@ -234,24 +265,58 @@ fn samples(handler: Option<&Path>) -> Option<String> {
     found.into_iter().find(|file| file.is_file()).map(|file| file.display().to_string())
 }
 
-/// Lets requests in work end, not for long. False: a stop was asked for meanwhile.
-async fn drain(app: App, mut stops: Stops) -> bool {
+/// Lets requests in work end. False: a stop was asked for meanwhile.
+async fn drain(app: App, stops: &mut Stops, watch: &mut Watch, unanswered: &Unanswered) -> bool {
     let hurry = CancellationToken::new();
-    let again = hurry.clone();
-    let waiting = async {
-        let stopped = tokio::time::timeout(LAST_REQUESTS, stops.next()).await.is_ok();
-        again.cancel();
-        stopped
+    let draining = app.drain(hurry.clone());
+    tokio::pin!(draining);
+    let stopped = tokio::select! {
+        _ = &mut draining => return true, // What still runs ends with the program.
+        stopped = patience(stops, watch, unanswered) => stopped,
     };
-    let draining = app.drain(hurry);
-    tokio::pin!(draining, waiting);
-    tokio::select! {
-        _ = &mut draining => true, // What still runs ends with the program.
-        stopped = &mut waiting => {
-            draining.await;
-            !stopped
+    hurry.cancel();
+    draining.await;
+    !stopped
+}
+
+/// Waits until requests in work have had their time. True: a stop was asked for.
+async fn patience(stops: &mut Stops, watch: &mut Watch, unanswered: &Unanswered) -> bool {
+    // What has been answered may still be on its way.
+    let answered = async {
+        let mut last = Instant::now();
+        while last.elapsed() < LAST_ANSWERS {
+            tokio::time::sleep(LOOK).await;
+            if unanswered.count() > 0 {
+                last = Instant::now();
+            }
         }
+    };
+    let cut_off = async {
+        let saves = async {
+            loop {
+                watch.changed().await; // They belong together, and all will be loaded.
+            }
+        };
+        drop(tokio::time::timeout(LAST_ANSWERS, saves).await);
+        match unanswered.count() {
+            0 => std::future::pending().await,
+            1 => say_waiting("1 request is"),
+            count => say_waiting(&format!("{count} requests are")),
+        }
+        drop(tokio::time::timeout(LAST_REQUESTS, watch.changed()).await);
+    };
+    tokio::select! {
+        _ = stops.next() => true,
+        () = answered => false,
+        () = cut_off => false,
     }
+}
+
+fn say_waiting(left: &str) {
+    let seconds = LAST_REQUESTS.as_secs();
+    say(&format!(
+        "A source has changed, and {left} not answered yet: waiting {seconds} s at most (saving again cuts off, Ctrl-C ends)"
+    ));
 }
 
 /// Children of this process that are left, whose handlers do not return, are none of the next start's.
@@ -262,10 +327,10 @@ fn end_processes() {
         rustix::process::kill_process_group(*child, Signal::KILL).unwrap_or_default();
         rustix::process::kill_process(*child, Signal::KILL).unwrap_or_default();
     }
-    let end = std::time::Instant::now() + LAST_PROCESSES;
+    let end = Instant::now() + LAST_PROCESSES;
     for child in children {
         while matches!(rustix::process::waitpid(Some(child), WaitOptions::NOHANG), Ok(None)) {
-            if std::time::Instant::now() > end {
+            if Instant::now() > end {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -4,12 +4,11 @@
 //! every default is filled in. Nothing outside this module reads the environment or knows a configuration key.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 mod address;
+mod adopted;
 mod cron_trigger;
 mod decode;
 pub mod duration;
@@ -45,6 +44,7 @@ mod trigger;
 mod workers;
 mod yaml;
 
+pub use adopted::{AdoptedListener, Owed, Unanswered};
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
 pub(crate) use nearest::nearest;
@@ -210,16 +210,6 @@ pub struct HttpTrigger {
     pub request_records: bool,
     /// A bound socket that is to be served in the place of `listen`; nothing in a file names one.
     pub adopted: Option<AdoptedListener>,
-}
-
-/// A listening socket that somebody else keeps open, too.
-#[derive(Debug, Clone)]
-pub struct AdoptedListener(pub Arc<TcpListener>);
-
-impl PartialEq for AdoptedListener {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
 }
 
 /// Which handlers of a runtime get several events at a time.

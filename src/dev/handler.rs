@@ -18,7 +18,7 @@ pub(super) fn prepare(
 ) -> anyhow::Result<(Config, Option<go::Build>)> {
     let wanted = arguments.runtime.is_none_or(|runtime| runtime == RuntimeKind::Golang);
     let source = arguments.file.as_deref().filter(|file| wanted && go::is_source(file) && file.exists());
-    let Some(source) = source else { return Ok((config(arguments, env)?, None)) };
+    let Some(source) = source else { return Ok((config(arguments, env, folder)?, None)) };
     let source = source.canonicalize()?;
     let build = go::Build::new(&source, arguments.handler.as_deref(), &env, folder)?;
     env.golang_plugin = Some(build.program());
@@ -30,7 +30,7 @@ pub(super) fn prepare(
 }
 
 /// The configuration of a file that is run as it is.
-fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
+fn config(arguments: &Dev, mut env: Env, made: &Folder) -> anyhow::Result<Config> {
     let Some(file) = &arguments.file else {
         return Ok(Config::for_handler(RuntimeKind::Builtin, "", &arguments.listen, arguments.workers, env));
     };
@@ -46,7 +46,7 @@ fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let handler = match runtime {
         RuntimeKind::Golang => {
-            env.golang_plugin = Some(file.clone());
+            env.golang_plugin = Some(copy(&file, made).unwrap_or_else(|| file.clone()));
             arguments.handler.clone().unwrap_or_default()
         }
         RuntimeKind::NodeJs => {
@@ -87,6 +87,29 @@ fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
     let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
     config.function.name = stem.into_owned();
     Ok(config)
+}
+
+/// A copy of a library to be loaded in its place: one that is written over while it is loaded takes the process with it.
+/// None of what is no library, or finds others by where it lies, or where copies cannot be loaded.
+fn copy(library: &Path, made: &Folder) -> Option<PathBuf> {
+    const BY_PLACE: &[u8] = b"$ORIGIN";
+    let folder = made.path().ok().filter(|_| library.extension().is_some_and(|ending| ending == "so"))?;
+    let mount = rustix::fs::statvfs(folder).ok()?;
+    let bytes = std::fs::read(library).ok()?;
+    let by_place = memchr::memmem::find(&bytes, BY_PLACE).is_some();
+    if by_place || mount.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
+        return None;
+    }
+    let copy = folder.join(library.file_name()?);
+    std::fs::write(&copy, bytes).ok().map(|()| copy)
+}
+
+/// A message about what is loaded, which may be a copy, as one about the file that was given.
+pub(super) fn in_words_of(message: &str, file: &Path, loaded: Option<&Path>) -> String {
+    match loaded {
+        Some(loaded) => message.replace(&loaded.display().to_string(), &file.display().to_string()),
+        None => message.to_owned(),
+    }
 }
 
 /// The folder that a Python file is imported from, and its name there: what is in a package goes by the package's name,

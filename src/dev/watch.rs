@@ -255,7 +255,7 @@ impl Watch {
         while !handler.exists() && Instant::now() < back {
             drop(timeout_at(back, sleep(QUIET)).await);
         }
-        self.pending.clone().unwrap_or(handler)
+        self.pending.take().unwrap_or(handler)
     }
 
     /// Waits until there is something to look at, and looks.
@@ -438,7 +438,6 @@ mod tests {
         change();
         let changed = timeout(Duration::from_secs(20), watch.changed()).await.unwrap();
         assert_eq!(changed, what);
-        watch.pending = None;
     }
 
     /// That it saw nothing: a change that counts, made afterwards, is the first it tells of.

@@ -208,6 +208,11 @@ impl Door {
         })
     }
 
+    /// Whether others have the socket, too.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Tcp(_, Keep::Shared))
+    }
+
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener, _) => Ok(Stream::Tcp(listener.accept().await?.0)),

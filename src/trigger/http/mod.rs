@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 
 use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
-use crate::config::HttpTrigger;
+use crate::config::{HttpTrigger, Owed};
 use crate::event::{Event, cloudevent};
 use crate::logging::Logger;
 use crate::net::{Activity, Limits, Listener, Phase, Server, bind};
@@ -51,7 +51,7 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         |error| TriggerError::Bind { trigger: cx.info.name.clone(), address: config.listen.clone(), error };
     let listener = match &config.adopted {
         None => bind(&config.listen),
-        Some(listener) => Listener::adopt(&listener.0),
+        Some(listener) => Listener::adopt(&listener.listener),
     };
     let listener = listener.map_err(failed)?;
     let limits =
@@ -175,8 +175,9 @@ impl Http {
     }
 
     /// Where a record of each request goes, if somebody wants to see such.
-    fn recorder(&self) -> Option<&Logger> {
-        self.config.request_records.then_some(&self.cx.logger)
+    fn recorder(&self) -> Option<(&Logger, Option<Owed>)> {
+        let owe = || self.config.adopted.as_ref().map(|adopted| adopted.unanswered.owe());
+        self.config.request_records.then(|| (&self.cx.logger, owe()))
     }
 
     /// What a body gets that cannot be read or must not be.

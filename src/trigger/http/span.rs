@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http::request::Parts;
 use http::{StatusCode, header};
 
-use crate::config::Level;
+use crate::config::{Level, Owed};
 use crate::event::{Event, TriggerInfo};
 use crate::fields;
 use crate::logging::{Logger, format};
@@ -27,13 +27,15 @@ struct Record {
     logger: Logger,
     began: Instant,
     sent_bytes: u64,
+    /// For whoever waits until everything has been answered.
+    owed: Option<Owed>,
 }
 
 impl RequestSpan {
     /// `None`: the trace is not recorded, and nobody wants a record in the log.
     pub(super) fn begin(
         trace: Option<&Arc<EventTrace>>,
-        recorder: Option<&Logger>,
+        recorder: Option<(&Logger, Option<Owed>)>,
         parts: &Parts,
         trigger: &TriggerInfo,
     ) -> Option<Box<Self>> {
@@ -52,10 +54,11 @@ impl RequestSpan {
             body_bytes: None,
             status: None,
         };
-        let begin = |logger: &Logger| Record {
+        let begin = |(logger, owed): (&Logger, Option<Owed>)| Record {
             logger: logger.child(format::REQUESTS),
             began: Instant::now(),
             sent_bytes: 0,
+            owed,
         };
         let record = recorder.map(begin);
         Some(Box::new(Self { trace, record, request: Some(Box::new(request)), error: None }))
@@ -73,6 +76,9 @@ impl RequestSpan {
     pub(super) fn answered(&mut self, status: StatusCode) {
         if let Some(request) = &mut self.request {
             request.status = Some(status.as_u16());
+        }
+        if let Some(record) = &mut self.record {
+            record.owed = None;
         }
     }
 
