@@ -215,7 +215,9 @@ impl Session<'_> {
             Ok(app) => Ok(Started::Running(Box::new(app))),
             Err(error) => match &self.arguments.file {
                 None => Err(error),
-                Some(file) => Ok(Started::Broken(handler::in_words_of(&explain(&error), file, library.as_deref()))),
+                Some(file) => {
+                    Ok(Started::Broken(handler::in_words_of(&explain(&error), file, library.as_deref())))
+                }
             },
         }
     }
@@ -223,7 +225,8 @@ impl Session<'_> {
     /// Tells a person what to do next.
     fn greet(&self, listener: &TcpListener) {
         if let Some(millis) = resume::since_change(self.arguments) {
-            return say(&self.tone.good(&format!("Serving what has changed, after {millis} ms")));
+            let text = format!("Serving what has changed at {}, after {millis} ms", url(listener));
+            return say(&self.tone.good(&text));
         }
         let url = url(listener);
         say(&format!("\nHandler answers at {}\nTry: curl -i {url}/ -d 'hello'", self.tone.good(&url)));

@@ -91,8 +91,7 @@ where
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
         let door = Door::new(listener)?;
-        let last_call =
-            if door.is_shared() { connection::LAST_CALL_SHARED } else { connection::LAST_CALL };
+        let last_call = if door.is_shared() { connection::LAST_CALL_SHARED } else { connection::LAST_CALL };
         let shared = Shared {
             builder,
             connections: Mutex::default(),

@@ -95,7 +95,7 @@ fn dev_starts_again_when_a_source_changes_and_says_so() {
     answers(&processor, "second");
     change(&processor, "other.py", "x = 1\n");
     processor.stderr.wait_for("the change", |line| line.contains("other.py has changed"));
-    wait_until("it serves again", || count(&processor, "Serving what has changed, after ") == 2);
+    wait_until("it serves again", || count(&processor, "Serving what has changed at ") == 2);
     assert_eq!(count(&processor, "curl -i"), 1, "it says the URL once");
     answers(&processor, "second");
     assert_eq!(processor.child.id(), pid);

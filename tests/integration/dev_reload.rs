@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dev::{answers, change, count, dev, dev_with};
-use crate::harness::{Client, Ports, Processor, free_port, get, processor_bin, python, wait_until};
+use crate::harness::{Ports, Processor, free_port, get, processor_bin, python, wait_until};
 
 const WAITS: &str = "waiting for its source to change";
 
@@ -126,46 +126,6 @@ fn a_burst_of_saves_is_one_change() {
     }
     answers(&processor, "burst 19");
     assert!(count(&processor, "has changed") <= 3, "{}", processor.stderr.text());
-    ends(processor);
-}
-
-const HOLDS: &str = "
-import os, time
-def handler(context, event):
-    if event.path != '/hold':
-        return 'TEXT'
-    context.logger.warn('holding')
-    for _ in range(10000):
-        if os.path.exists(os.path.dirname(__file__) + '/go'):
-            return 'old'
-        time.sleep(0.01)
-";
-
-#[test]
-fn a_request_in_work_ends_on_the_code_it_began_with() {
-    let processor = dev(&HOLDS.replace("TEXT", "first"));
-    answers(&processor, "first");
-    let mut client = Client::connect(processor.http());
-    client.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
-    processor.stdout.wait_for("the record", |line| line.contains("holding"));
-    processor.touch("go");
-    change(&processor, "hello.py", &HOLDS.replace("TEXT", "second"));
-    assert_eq!(client.read_answer(false).unwrap().text(), "old");
-    answers(&processor, "second");
-    ends(processor);
-}
-
-#[test]
-fn a_request_that_does_not_end_is_cut_off_and_leaves_no_process() {
-    let processor = dev(&HOLDS.replace("TEXT", "first"));
-    answers(&processor, "first");
-    let mut client = Client::connect(processor.http());
-    client.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
-    processor.stdout.wait_for("the record", |line| line.contains("holding"));
-    change(&processor, "hello.py", &HOLDS.replace("TEXT", "second"));
-    assert!(client.read_answer(false).is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
-    answers(&processor, "second");
-    assert_eq!(processor.children().len(), 1);
     ends(processor);
 }
 
@@ -380,19 +340,42 @@ fn a_port_that_is_taken_is_named_with_a_remedy() {
     assert!(output.status.code() == Some(1) && err.contains("choose another --port"), "{err}");
 }
 
-#[test]
-fn a_free_port_is_found_and_said() {
+/// One on a port that the kernel chooses, and that port.
+fn on_a_free_port(source: Option<&str>, says: &str) -> (Processor, u16) {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("hello.py"), returns("free")).unwrap();
-    let ports = Ports { http: 0, health: 0, admin: 0, metrics: 0 };
     let mut command = Command::new(processor_bin());
-    command
-        .args(["dev", "--port", "0"])
-        .arg(folder.path().join("hello.py"))
-        .env("NUCLIO_PYTHON_EXE_PATH", python());
+    command.args(["dev", "--port", "0"]).env("NUCLIO_PYTHON_EXE_PATH", python());
+    if let Some(source) = source {
+        std::fs::write(folder.path().join("hello.py"), source).unwrap();
+        command.arg(folder.path().join("hello.py"));
+    }
+    let ports = Ports { http: 0, health: 0, admin: 0, metrics: 0 };
     let processor = Processor::spawn(command, ports, folder);
-    let line = processor.stderr.wait_for("the URL", |line| line.starts_with("Handler answers at "));
-    let port: u16 = line.rsplit_once(':').unwrap().1.parse().unwrap();
+    let line = processor.stderr.wait_for("the URL", |line| line.starts_with(says));
+    let port = line.rsplit_once(':').unwrap().1.parse().unwrap();
+    (processor, port)
+}
+
+#[test]
+fn a_free_port_is_found_said_and_kept() {
+    let (processor, port) = on_a_free_port(Some(&returns("free")), "Handler answers at http://127.0.0.1:");
     assert_eq!(get(port, "/").unwrap().text(), "free");
+    change(&processor, "hello.py", &returns("again"));
+    wait_until("again", || get(port, "/").is_ok_and(|answer| answer.text() == "again"));
+    ends(processor);
+    let (processor, port) = on_a_free_port(None, "Handler answers at http://127.0.0.1:");
+    assert_eq!(get(port, "/").unwrap().status, 200);
+    ends(processor);
+}
+
+#[test]
+fn a_free_port_is_said_also_where_the_handler_does_not_start() {
+    let says = "Until then this is the answer at http://127.0.0.1:";
+    let (processor, port) = on_a_free_port(Some("def handler(:\n"), says);
+    assert!(get(port, "/").unwrap().text().contains("SyntaxError"));
+    change(&processor, "hello.py", &returns("mended"));
+    wait_until("mended", || get(port, "/").is_ok_and(|answer| answer.text() == "mended"));
+    let served = format!("Serving what has changed at http://127.0.0.1:{port}, after ");
+    processor.stderr.wait_for("the URL", |line| line.starts_with(&served));
     ends(processor);
 }
