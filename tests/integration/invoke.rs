@@ -135,6 +135,57 @@ fn one_request_of_the_command_line_is_sent_and_statuses_from_400_on_fail() {
 }
 
 #[test]
+fn bodies_come_from_a_file_or_standard_input_with_method_and_headers() {
+    let processor = function();
+    let url = format!("http://127.0.0.1:{}", processor.ports.http);
+    let file = processor.directory.path().join("body.json");
+    std::fs::write(&file, "from a file\n").unwrap();
+    let at = format!("@{}", file.display());
+    let said = invoke(&[
+        "/f?a=1",
+        "--url",
+        &url,
+        "-X",
+        "PATCH",
+        "-b",
+        &at,
+        "-H",
+        "Content-Type: text/x",
+        "-H",
+        "X-A: 1",
+    ]);
+    let seen: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((&seen["method"], &seen["body"]), (&"PATCH".into(), &"from a file\n".into()));
+    assert_eq!((&seen["headers"]["Content-Type"], &seen["headers"]["X-A"]), (&"text/x".into(), &"1".into()));
+    // Without a method it is POST with a body and GET without, also where a file of requests says nothing.
+    let said = send(&processor, "r.http", "/g\n", &["--body", &at]);
+    assert!(said.code == 0 && said.out.contains("\"method\": \"POST\""), "{}{}", said.out, said.err);
+    let said = invoke(&["/g", "--url", &url]);
+    assert!(said.code == 0 && said.out.contains("\"method\": \"GET\""), "{}{}", said.out, said.err);
+    let said = invoke(&["/", "--url", &url, "--body", "@-"]);
+    assert!(
+        said.code == 0 && said.out.contains("\"method\":"),
+        "an empty one is none: {}{}",
+        said.out,
+        said.err
+    );
+}
+
+#[test]
+fn a_function_under_dev_that_does_not_start_answers_with_why_and_exit_code_1() {
+    let processor = crate::dev::dev("def handler(:\n");
+    processor.stderr.wait_for("what to do", |line| line.contains("waiting for its source to change"));
+    let url = format!("http://127.0.0.1:{}", processor.ports.http);
+    let said = invoke(&["/", "--url", &url]);
+    assert!(said.code == 1 && said.err.contains("answered with status 500"), "{} {}", said.code, said.err);
+    assert!(said.out.contains("SyntaxError"), "{}", said.out);
+    crate::dev::change(&processor, "hello.py", "def handler(context, event):\n    return 'mended'\n");
+    crate::dev::answers(&processor, "mended");
+    let said = invoke(&["/", "--url", &url]);
+    assert_eq!((said.code, said.out.as_str()), (0, "mended"), "{}", said.err);
+}
+
+#[test]
 fn what_the_function_logs_is_shown_when_asked_for() {
     let processor = function();
     let url = format!("http://127.0.0.1:{}", processor.ports.http);
