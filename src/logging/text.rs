@@ -4,10 +4,9 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use jiff::Zoned;
 use serde_json::Value;
 
-use super::format::REQUESTS;
+use super::format::{REQUESTS, local};
 use super::{Fields, ROOT};
 use crate::config::Level;
 
@@ -29,7 +28,7 @@ pub(super) fn record(
         return String::new();
     }
     let paint = Paint { color };
-    let time = Zoned::try_from(time).unwrap_or_default().strftime("%H:%M:%S%.3f").to_string();
+    let time = local(time).strftime("%H:%M:%S%.3f").to_string();
     let mut out = paint.text(DIM, &time);
     out.push(' ');
     if name.strip_suffix(REQUESTS).is_some_and(|rest| rest.ends_with('.')) {
