@@ -823,6 +823,9 @@ class Shim:
     undisturbed: "Any"
     readable_again: "Any"
 
+    sources = ""  # the file in which loaded sources are listed, for `processor dev`
+    listed = 0    # that many modules have been looked at
+
     def __init__(self, channel):
         self.channel = channel
         self.thread = _thread.get_ident()
@@ -876,6 +879,7 @@ class Shim:
             part("_nuclio_several")
         if self.streams or is_generator(self.handler):
             part("_nuclio_streams")
+        self.list_sources()
         self.channel.send(pairs_frame(READY, 0, [
             ("handler_async", "0" if self.sync_only else "1"), ("max_inflight", str(self.slots)),
             ("stream_in", "1" if self.streams else "0")] + ([("web", self.interface)] if self.interface else [])))
@@ -940,8 +944,24 @@ class Shim:
                 if std("contextvars").copy_context() != self.base:
                     return
 
+    def list_sources(self):
+        """Lists the user's modules that have been loaded since the last time, where somebody wants to know them."""
+        if not self.sources or self.listed == len(sys.modules):
+            return
+        modules = list(sys.modules.values())[self.listed:]
+        self.listed += len(modules)
+        files = [str(getattr(module, "__dict__", {}).get("__file__") or "") for module in modules]
+        library = os.path.dirname(os.__file__) + "/"
+        ours = [file for file in files if file.startswith("/") and not file.startswith((library, "/proc/"))
+                and "/site-packages/" not in file and "/dist-packages/" not in file and "\n" not in file]
+        if ours:
+            with open(self.sources, "a", encoding="utf-8", errors="surrogateescape") as out:
+                out.write("\n".join(ours) + "\n")
+
     def before_waiting(self):
         self.channel.flush()
+        if self.sources:
+            self.list_sources()
         if self.fault is not None:
             raise self.fault
         self.waiting = True
@@ -1094,6 +1114,7 @@ def sdk_version():
 
 def fail(code, text):
     """Tells the processor why this process is of no use, and ends it."""
+    shim.list_sources()
     try:
         shim.channel.send(body_frame(FAILED, code, 0, text))
     except Closed:
@@ -1173,6 +1194,10 @@ def apply(settings):
     if not shim.decode:
         shim.triggers = [(kind.encode(), name.encode()) for kind, name in shim.triggers]
     shim.slots = int(get("max_inflight") or 1)
+    shim.sources = get("source_list", "")
+    if shim.sources:
+        # A source that is saved twice within a second would be taken for the first one's compiled form.
+        sys.dont_write_bytecode = True
     worker = get("worker_id", "0")
     shim.logger = Logger(worker)
     shim.context = Context(shim.logger, Platform(get("platform_kind", "local"), get("namespace", "default")), worker,

@@ -325,6 +325,9 @@ impl Answer {
         if let Some(span) = &mut self.span {
             span.answered(self.status);
         }
+        if let (Some(span), Body::Bytes(bytes)) = (&mut self.span, &self.body) {
+            span.sent(bytes.len());
+        }
         // It ends with the body: now, or with the stream.
         let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
         let (length, feed) = (self.length, self.feed);
@@ -388,6 +391,9 @@ impl http_body::Body for HttpBody {
             return match std::task::ready!(stream.as_mut().poll_next(cx)) {
                 Some(Ok(piece)) => {
                     this.length = this.length.map(|length| length.saturating_sub(piece.len() as u64));
+                    if let Some(span) = &mut this.span {
+                        span.sent(piece.len());
+                    }
                     Poll::Ready(Some(Ok(Frame::data(piece))))
                 }
                 Some(Err(failure)) => {
