@@ -107,6 +107,7 @@ fn settings() -> Settings {
         stuck_max: 4,
         calls: None,
         init: Vec::new(),
+        recycling: None,
         children: Children::default(),
     }
 }
