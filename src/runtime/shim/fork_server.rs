@@ -181,10 +181,12 @@ impl ForkServer {
         let Some(link) = given.await.ok().flatten() else {
             return Err(StartError::new("the process that workers are forked from", "lost its connection"));
         };
+        let socket = UnixStream::from_std(link.stream.into_stream());
+        let socket = socket.map_err(|error| recipe.cannot_spawn(&error))?;
         let fields = fields! {"pid" => process.pid(), "took" => format!("{:?}", begun.elapsed())};
         recipe.logger.info("Handler is loaded in the process that workers are forked from", fields);
         self.watch(&process, recipe, kills_before);
-        Ok(Some(Live { process, socket: link.stream }))
+        Ok(Some(Live { process, socket }))
     }
 
     /// Says in one line when it ends although nobody asked for it.

@@ -28,6 +28,11 @@ impl Socket {
         Ok(Self { stream: watch(stream, Interest::READABLE)?, full: None })
     }
 
+    /// The socket, for other uses; it still does not block.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream.into_inner()
+    }
+
     fn poll_write_by(
         &mut self,
         cx: &mut Context<'_>,
