@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::arguments::Rate;
 use crate::figures::{Figures, HEADER, Ratios};
 use crate::generator::{BUSY_MAX, Pace, Question};
-use crate::harness::Harness;
+use crate::harness::{Harness, question};
 use crate::process_tree::Memory;
 use crate::server::{Contender, Server, Start};
 use crate::side::{Side, Task};
-use crate::table::{Table, mebibytes, median, tenths};
+use crate::table::{Table, mebibytes, median, names, tenths};
 
 /// Starts that are timed; the last one of each side goes on to serve.
 const STARTS: usize = 5;
@@ -18,7 +18,7 @@ const STARTS: usize = 5;
 const WARM_UP_SECONDS: f64 = 0.5;
 
 /// Everything that one scenario said of two sides.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) scenario: String,
     pub(crate) runtime: String,
@@ -65,9 +65,8 @@ pub(crate) fn run(harness: &Harness, task: &Task) -> Result<Comparison> {
         .map(|contender| Running::start(harness, contender, task))
         .collect::<Result<_>>()?;
     let mut points = Vec::new();
-    let questions = [harness.question(task)];
     for connections in &arguments.connections {
-        let turn = Turn { harness, sides: &sides, questions: &questions, connections: *connections };
+        let turn = Turn { harness, sides: &sides, connections: *connections };
         turn.warm_up()?;
         match arguments.rate {
             Some(Rate::PerSecond(rate)) => points.push(turn.measure(Some(vec![rate; sides.len()]))?),
@@ -85,8 +84,8 @@ pub(crate) fn run(harness: &Harness, task: &Task) -> Result<Comparison> {
         scenario: task.work.name(),
         runtime: task.runtime.name(),
         workers: task.workers(),
-        rounds: arguments.rounds,
-        seconds: arguments.seconds,
+        rounds: arguments.rounds(),
+        seconds: arguments.seconds(),
         points,
         footprints: sides.iter().map(Running::footprint).collect(),
     })
@@ -96,14 +95,16 @@ pub(crate) fn run(harness: &Harness, task: &Task) -> Result<Comparison> {
 struct Running {
     name: String,
     server: Server,
+    question: Question,
     starts: Vec<Start>,
     idle: Memory,
 }
 
 impl Running {
     fn start(harness: &Harness, contender: &Contender, task: &Task) -> Result<Self> {
-        let start = || harness.start(contender, task).with_context(|| contender.name.clone());
-        let count = if harness.arguments.quick { 2 } else { STARTS };
+        let start = || harness.start(contender, task);
+        // The first one fills the caches, and is not timed.
+        let count = if harness.arguments.few_starts() { 2 } else { STARTS };
         let (mut server, mut starts) = (start()?, Vec::new());
         for _ in 1..count {
             drop(server);
@@ -116,7 +117,7 @@ impl Running {
             Side::Processor(_) => format!("{} ({})", contender.name, task.runtime.name()),
             _ => contender.name.clone(),
         };
-        Ok(Self { name, server, starts, idle })
+        Ok(Self { name, server, question: question(contender, task), starts, idle })
     }
 
     fn footprint(&self) -> Footprint {
@@ -143,7 +144,6 @@ impl Running {
 struct Turn<'a> {
     harness: &'a Harness,
     sides: &'a [Running],
-    questions: &'a [Question],
     connections: u32,
 }
 
@@ -153,18 +153,23 @@ impl Turn<'_> {
     }
 
     fn sample(&self, side: &Running, pace: Pace, seconds: f64) -> Result<Figures> {
-        let sample = self.harness.sample(&side.server, self.questions, self.connections, pace, seconds);
+        let questions = std::slice::from_ref(&side.question);
+        let sample = self.harness.sample(&side.server, questions, self.connections, pace, seconds);
         sample.with_context(|| format!("{}, {} connections", side.name, self.connections))
     }
 
     /// Rounds, each with both sides; they take turns in being first.
     fn measure(&self, rates: Option<Vec<f64>>) -> Result<Point> {
         let mut samples = vec![Vec::new(); self.sides.len()];
-        for round in 0..self.harness.arguments.rounds as usize {
+        for round in 0..self.harness.arguments.rounds() as usize {
             for place in 0..self.sides.len() {
                 let index = (round + place) % self.sides.len();
                 let pace = rates.as_ref().map_or(Pace::Closed, |rates| Pace::Rate(rates[index]));
-                samples[index].push(self.sample(&self.sides[index], pace, self.harness.arguments.seconds)?);
+                samples[index].push(self.sample(
+                    &self.sides[index],
+                    pace,
+                    self.harness.arguments.seconds(),
+                )?);
             }
         }
         let ratios = match &samples[..] {
@@ -181,14 +186,17 @@ impl Turn<'_> {
 
 impl Comparison {
     pub(crate) fn tables(&self) -> Vec<Table> {
+        vec![self.speed_table(), self.footprint_table()]
+    }
+
+    pub(crate) fn speed_table(&self) -> Table {
         let Self { scenario, runtime, workers, rounds, seconds, .. } = self;
         let mut speed = Table {
             title: format!(
                 "{scenario}, {runtime}, {workers} worker(s): medians of {rounds} alternating rounds of {seconds} s"
             ),
-            header: HEADER.to_vec(),
-            rows: Vec::new(),
-            notes: Vec::new(),
+            header: names(&HEADER),
+            ..Table::default()
         };
         for point in &self.points {
             for (index, side) in point.sides.iter().enumerate() {
@@ -204,7 +212,7 @@ impl Comparison {
                 speed.rows.push(["  A over B".to_owned()].into_iter().chain(ratios.cells()).collect());
             }
         }
-        vec![speed, self.footprint_table()]
+        speed
     }
 
     fn footprint_table(&self) -> Table {
@@ -219,7 +227,7 @@ impl Comparison {
                 "{}, {}: exec until …, and memory of the process tree",
                 self.scenario, self.runtime
             ),
-            header: vec![
+            header: names(&[
                 "",
                 "accepts ms",
                 "ready ms",
@@ -228,9 +236,9 @@ impl Comparison {
                 "PSS",
                 "after load RSS MiB",
                 "PSS",
-            ],
+            ]),
             rows: rows.collect(),
-            notes: Vec::new(),
+            ..Table::default()
         }
     }
 }
@@ -250,5 +258,8 @@ fn note(name: &str, figures: &Figures) -> Option<String> {
             "{name}: the generator did not get a core in time, it asked {late:.0} µs late: latencies are too long"
         ));
     }
-    figures.first_failure.as_ref().map(|failure| format!("{name}: failed first with: {failure}"))
+    (figures.unasked > 0.0).then(|| {
+        let unasked = figures.unasked;
+        format!("{name}: the rate was too high, {unasked} requests found no free connection until the end")
+    })
 }

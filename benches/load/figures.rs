@@ -6,7 +6,7 @@ use crate::generator::{Outcome, Pace};
 use crate::table::{median, tenths, whole};
 
 /// One measurement of one side, or the medians of several.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Figures {
     pub(crate) requests_per_second: f64,
     pub(crate) p50_micros: f64,
@@ -15,7 +15,10 @@ pub(crate) struct Figures {
     pub(crate) p999_micros: f64,
     /// User and system time of the server's process tree.
     pub(crate) cpu_micros_per_request: f64,
+    pub(crate) answers: f64,
     pub(crate) failures: f64,
+    /// At a fixed rate: due, but no connection was free until the end.
+    pub(crate) unasked: f64,
     pub(crate) generator_busy: f64,
     pub(crate) generator_late_p99_micros: f64,
     /// The generator may have been what was measured.
@@ -54,8 +57,10 @@ impl Figures {
             p90_micros: outcome.micros(0.9),
             p99_micros: outcome.micros(0.99),
             p999_micros: outcome.micros(0.999),
-            cpu_micros_per_request: cpu_micros / outcome.answered as f64,
+            cpu_micros_per_request: cpu_micros / outcome.completed as f64,
+            answers: outcome.completed as f64,
             failures: outcome.failures as f64,
+            unasked: outcome.unasked as f64,
             generator_busy: outcome.busy,
             generator_late_p99_micros: outcome.late_p99_micros,
             generator_limits: outcome.generator_limits(pace),
@@ -63,7 +68,20 @@ impl Figures {
         }
     }
 
-    /// Medians; failures are added up.
+    /// Why this is no measurement: what was answered wrongly or not at all.
+    pub(crate) fn failed(&self) -> Option<String> {
+        let Self { answers, failures, first_failure, .. } = self;
+        if *failures > 0.0 {
+            let first = first_failure.as_deref().unwrap_or("unknown");
+            return Some(format!(
+                "{failures} of {} requests failed, the first with: {first}",
+                answers + failures
+            ));
+        }
+        (*answers == 0.0).then(|| "no request was answered".to_owned())
+    }
+
+    /// Medians; answers, failures and what was not asked are added up.
     pub(crate) fn medians(rounds: &[Self]) -> Self {
         let middle = |column: Column| median(&rounds.iter().map(column).collect::<Vec<_>>());
         Self {
@@ -73,7 +91,9 @@ impl Figures {
             p99_micros: middle(COMPARED[3]),
             p999_micros: middle(COMPARED[4]),
             cpu_micros_per_request: middle(COMPARED[5]),
+            answers: rounds.iter().map(|round| round.answers).sum(),
             failures: rounds.iter().map(|round| round.failures).sum(),
+            unasked: rounds.iter().map(|round| round.unasked).sum(),
             generator_busy: middle(|round| round.generator_busy),
             generator_late_p99_micros: middle(|round| round.generator_late_p99_micros),
             generator_limits: rounds.iter().filter(|round| round.generator_limits).count() * 2 > rounds.len(),
@@ -100,7 +120,7 @@ impl Figures {
             } else {
                 format!("{:.0}%", self.generator_busy * 100.0)
             },
-            whole(self.failures),
+            whole(self.unasked),
         ]
     }
 }
@@ -139,8 +159,18 @@ impl Ratios {
 }
 
 /// The columns of [`Figures::cells`] and [`Ratios::cells`].
-pub(crate) const HEADER: [&str; 10] =
-    ["", "req/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "p99/p50", "CPU µs/req", "generator", "failed"];
+pub(crate) const HEADER: [&str; 10] = [
+    "",
+    "req/s",
+    "p50 µs",
+    "p90 µs",
+    "p99 µs",
+    "p99.9 µs",
+    "p99/p50",
+    "CPU µs/req",
+    "generator",
+    "not asked",
+];
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
@@ -155,7 +185,9 @@ mod tests {
             p99_micros: 60.0,
             p999_micros: 100.0,
             cpu_micros_per_request: cpu,
+            answers: 9.0,
             failures: 1.0,
+            unasked: 2.0,
             generator_busy: 0.5,
             generator_late_p99_micros: 0.0,
             generator_limits: rate > 250.0,
@@ -174,9 +206,63 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_is_a_over_b_in_every_column() {
+        let half = Figures {
+            p50_micros: 20.0,
+            p90_micros: 80.0,
+            p99_micros: 20.0,
+            p999_micros: 400.0,
+            ..figures(50.0, 8.0)
+        };
+        let ratios = Ratios::of(&[figures(100.0, 2.0)], &[half]);
+        let wanted = Ratios {
+            requests_per_second: 2.0,
+            p50: 0.5,
+            p90: 0.25,
+            p99: 3.0,
+            p999: 0.25,
+            cpu_per_request: 0.25,
+        };
+        assert_eq!(ratios, wanted);
+        assert_eq!(ratios.cells()[..4], ["2.00×", "0.50×", "0.25×", "3.00×"]);
+        // Nothing to divide by.
+        assert_eq!(Ratios::of(&[figures(1.0, 2.0)], &[figures(1.0, 0.0)]).cells()[6], "–");
+    }
+
+    #[test]
+    fn cpu_time_is_shared_out_among_all_answers_and_throughput_counts_those_in_time() {
+        let mut histogram = crate::generator::latencies().unwrap();
+        histogram.record(2_000_000).unwrap();
+        let outcome = Outcome {
+            answered: 80,
+            completed: 100,
+            seconds: 2.0,
+            latencies: histogram,
+            failures: 0,
+            unasked: 0,
+            first_failure: None,
+            busy: 0.99,
+            late_p99_micros: 0.0,
+        };
+        let figures = Figures::new(&outcome, Pace::Closed, 5_000.0);
+        assert_eq!((figures.requests_per_second, figures.cpu_micros_per_request), (40.0, 50.0));
+        assert!((figures.p50_micros - 2_000.0).abs() <= 2.0 && figures.generator_limits);
+        assert!(!Figures::new(&outcome, Pace::Rate(1.0), 0.0).generator_limits);
+        assert_eq!(figures.failed(), None);
+    }
+
+    #[test]
+    fn failures_and_silence_are_said() {
+        let with = |failures: f64, answers: f64| Figures { failures, answers, ..figures(1.0, 1.0) }.failed();
+        assert!(with(1.0, 9.0).unwrap().starts_with("1 of 10 requests failed"));
+        assert!(with(0.0, 0.0).unwrap().contains("no request was answered"));
+        assert_eq!(with(0.0, 9.0), None);
+    }
+
+    #[test]
     fn failures_add_up_and_most_rounds_decide_about_the_generator() {
         let all = Figures::medians(&[figures(100.0, 1.0), figures(200.0, 1.0), figures(300.0, 1.0)]);
-        assert_eq!((all.failures, all.generator_limits), (3.0, false));
+        assert_eq!((all.failures, all.unasked, all.generator_limits), (3.0, 6.0, false));
         assert!(Figures::medians(&[figures(300.0, 1.0)]).generator_limits);
         assert_eq!(all.tail(), 6.0);
         assert_eq!(all.cells().len() + 1, HEADER.len());

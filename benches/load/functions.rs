@@ -88,8 +88,8 @@ impl Runtime {
     /// Workers where nobody says how many.
     pub(crate) fn workers(self, work: Work) -> u32 {
         match (self.in_process(), work) {
+            (_, Work::Detector) => 2,
             (true, _) => 8,
-            (false, Work::Detector) => 2,
             (false, _) => 1,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Rate};
@@ -10,7 +10,7 @@ use crate::compare::{self, Comparison};
 use crate::functions::Runtime::{self, Asgi, C, Fastapi, Flask, Go, Nodejs, Python, Rust, Wsgi};
 use crate::harness::{Harness, contender};
 use crate::side::{Preset, Side, Task};
-use crate::table::{Table, median, whole};
+use crate::table::{Table, median, names, whole};
 use crate::tools::{Skipped, skip};
 use crate::workload::Work;
 
@@ -115,36 +115,59 @@ pub(crate) struct Outcome {
     goal: f64,
     at_most: bool,
     reached: Option<bool>,
+    pub(crate) failed: bool,
     /// Why it was not measured, or what must be known.
     note: Option<String>,
 }
 
-/// The table, what it says as data, and all that was compared for it.
+/// Every row that is wanted, not measured yet.
+pub(crate) fn planned(row: Option<&str>) -> Vec<Outcome> {
+    wanted(row).map(|goal| goal.outcome(None)).collect()
+}
+
+fn wanted(row: Option<&str>) -> impl Iterator<Item = &'static Goal> {
+    GOALS.iter().filter(move |goal| row.is_none_or(|text| goal.name.contains(text)))
+}
+
+/// Measures row after row; each is shown when it is done, with all that was compared for it.
 pub(crate) fn run(
-    arguments: &Arguments,
-    mut show: impl FnMut(&str),
-) -> Result<(Table, Vec<Outcome>, Vec<Comparison>)> {
-    let wanted = |goal: &&Goal| arguments.row.as_ref().is_none_or(|text| goal.name.contains(text.as_str()));
-    let (mut outcomes, mut comparisons) = (Vec::new(), Vec::new());
-    let mut harness = Harness::new(Arguments { b: crate::arguments::Other(None), ..arguments.clone() });
-    for goal in GOALS.iter().filter(wanted) {
-        let against = goal.against_name();
-        let outcome = match goal.measure(&mut harness) {
-            Ok((outcome, comparison)) => {
-                comparisons.push(comparison);
-                outcome
-            }
+    harness: &mut Harness,
+    mut show: impl FnMut(usize, Outcome, Option<Comparison>) -> Result<()>,
+) -> Result<()> {
+    let row = harness.arguments.row.clone();
+    if wanted(row.as_deref()).next().is_none() {
+        let names: Vec<&str> = GOALS.iter().map(|goal| goal.name).collect();
+        bail!("no row has `{}` in its name; they are:\n{}", row.unwrap_or_default(), names.join("\n"));
+    }
+    let before = (harness.arguments.clone(), harness.b.take());
+    for (index, goal) in wanted(row.as_deref()).enumerate() {
+        let (outcome, comparison) = match goal.measure(harness) {
+            Ok((outcome, comparison)) => (outcome, Some(comparison)),
             Err(error) => {
                 let skipped = error.downcast_ref::<Skipped>().is_some();
                 let note = if skipped { format!("skipped: {error:#}") } else { format!("FAILED: {error:#}") };
-                Outcome { reached: (!skipped).then_some(false), ..goal.outcome(Some(note)) }
+                (Outcome { failed: !skipped, ..goal.outcome(Some(note)) }, None)
             }
         };
-        let figure = outcome.figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.2}"));
-        show(&format!("{}, against {against}: {figure}", goal.name));
-        outcomes.push(outcome);
+        show(index, outcome, comparison)?;
     }
-    Ok((table(arguments, &outcomes), outcomes, comparisons))
+    (harness.arguments, harness.b) = before;
+    Ok(())
+}
+
+impl Outcome {
+    /// Its name, and what it is against.
+    pub(crate) fn row(&self) -> &str {
+        &self.row
+    }
+
+    /// For whoever watches.
+    pub(crate) fn line(&self) -> String {
+        let Self { row, note, .. } = self;
+        let figure = self.figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.2}"));
+        let note = note.as_ref().map_or_else(String::new, |note| format!(" ({note})"));
+        format!("{row}: {figure}{note}")
+    }
 }
 
 impl Goal {
@@ -197,9 +220,6 @@ impl Goal {
                     format!("{}/s", whole(ours.requests_per_second)),
                     format!("{}/s", whole(theirs.requests_per_second)),
                 );
-                if theirs.failures > 0.0 {
-                    outcome.note = Some(format!("{} of theirs failed", theirs.failures));
-                }
                 point.ratios.as_ref().map_or(f64::NAN, |ratios| ratios.requests_per_second)
             }
             Figure::Tail => {
@@ -215,17 +235,19 @@ impl Goal {
                 cpu / copy
             }
         };
-        if ours.failures > 0.0 {
-            let first = ours.first_failure.clone().unwrap_or_default();
-            outcome.note = Some(format!("{} of ours failed, first with {first}", ours.failures));
-        } else if ours.generator_limits {
+        if ours.generator_limits {
             outcome.note = Some("the generator was the bottleneck".to_owned());
         }
         let reached = if outcome.at_most { figure <= self.goal } else { figure >= self.goal };
-        outcome.reached = Some(reached && ours.failures == 0.0);
+        outcome.reached = Some(reached);
         outcome.figure = Some(figure);
         Ok(outcome)
     }
+}
+
+/// What follows in a note are lines of a server's log.
+fn first_line(outcome: &Outcome) -> Option<&str> {
+    outcome.note.as_ref()?.lines().next()
 }
 
 /// The median time of a copy of so many bytes that are in no cache.
@@ -245,14 +267,16 @@ fn copy_micros(length: usize) -> f64 {
     median(&times)
 }
 
-fn table(arguments: &Arguments, outcomes: &[Outcome]) -> Table {
+/// What is reached, and what is not.
+pub(crate) fn table(arguments: &Arguments, outcomes: &[Outcome]) -> Table {
     let rows = outcomes.iter().map(|outcome| {
         let sign = if outcome.at_most { "≤" } else { "≥" };
         let figure = outcome.figure.map_or_else(|| "–".to_owned(), |figure| format!("{figure:.2}"));
         let reached = match outcome.reached {
             Some(true) => "yes",
             Some(false) => "no",
-            None => "skipped",
+            None if outcome.failed => "failed",
+            None => "not measured",
         };
         vec![
             outcome.row.clone(),
@@ -264,14 +288,79 @@ fn table(arguments: &Arguments, outcomes: &[Outcome]) -> Table {
         ]
     });
     let notes =
-        outcomes.iter().filter_map(|outcome| Some(format!("{}: {}", outcome.row, outcome.note.as_ref()?)));
+        outcomes.iter().filter_map(|outcome| Some(format!("{}: {}", outcome.row, first_line(outcome)?)));
     Table {
         title: format!(
             "what has to be reached: medians of {} alternating rounds of {} s",
-            arguments.rounds, arguments.seconds
+            arguments.rounds(),
+            arguments.seconds()
         ),
-        header: vec!["row : against", "ours", "theirs", "ratio", "goal", "reached"],
+        header: names(&["row : against", "ours", "theirs", "ratio", "goal", "reached"]),
         rows: rows.collect(),
         notes: notes.collect(),
+        failed: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
+mod tests {
+    use super::*;
+    use crate::compare::{Measured, Point};
+    use crate::figures::{Figures, Ratios};
+
+    fn comparison(rates: Option<Vec<f64>>, sides: &[(f64, f64, f64)]) -> Comparison {
+        let figures = |&(rate, p99, cpu): &(f64, f64, f64)| Figures {
+            requests_per_second: rate,
+            p50_micros: 10.0,
+            p99_micros: p99,
+            cpu_micros_per_request: cpu,
+            ..Figures::default()
+        };
+        let all: Vec<Figures> = sides.iter().map(figures).collect();
+        let ratios = (all.len() == 2).then(|| Ratios::of(&all[..1], &all[1..]));
+        let sides = all.into_iter().map(|figures| Measured { name: String::new(), figures }).collect();
+        let points = vec![Point { connections: 64, rates, sides, ratios }];
+        Comparison { points, ..Comparison::default() }
+    }
+
+    fn read(name: &str, comparison: &Comparison) -> (f64, bool) {
+        let goal = GOALS.iter().find(|goal| goal.name == name).unwrap();
+        let outcome = goal.read(comparison).unwrap();
+        (outcome.figure.unwrap(), outcome.reached.unwrap())
+    }
+
+    #[test]
+    fn throughput_is_ours_over_theirs_and_has_to_be_as_much() {
+        let against = |ours: f64| comparison(None, &[(ours, 20.0, 1.0), (100.0, 20.0, 1.0)]);
+        assert_eq!(read("C, empty, 64 conn", &against(92.0)), (0.92, true));
+        assert_eq!(read("C, empty, 64 conn", &against(91.0)), (0.91, false));
+    }
+
+    #[test]
+    fn a_tail_has_to_be_as_short() {
+        let tail = |p99: f64| comparison(Some(vec![50.0]), &[(50.0, p99, 1.0)]);
+        assert_eq!(read("C, p99/p50 at half of peak", &tail(60.0)), (6.0, true));
+        assert_eq!(read("C, p99/p50 at half of peak", &tail(61.0)), (6.1, false));
+    }
+
+    #[test]
+    fn copies_are_cpu_time_over_that_of_one() {
+        let outcome = |cpu: f64| read("Python, echo 4 MiB, copies", &comparison(None, &[(1.0, 1.0, cpu)]));
+        assert!(outcome(1e9).0 > 1000.0 && !outcome(1e9).1);
+        assert!(outcome(1.0).0 < 1.0 && outcome(1.0).1);
+    }
+
+    #[test]
+    fn rows_have_names_of_their_own_and_what_is_not_measured_is_said() {
+        let mut names: Vec<&str> = GOALS.iter().map(|goal| goal.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), GOALS.len());
+        assert_eq!(planned(None).len(), GOALS.len());
+        assert!(planned(Some("Flask")).len() < GOALS.len() && planned(Some("no such row")).is_empty());
+        let arguments = <Arguments as clap::Parser>::try_parse_from(["load"]).unwrap();
+        let table = table(&arguments, &planned(None));
+        assert!(table.rows.iter().all(|row| row.last().unwrap() == "not measured"));
     }
 }

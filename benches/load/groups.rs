@@ -1,11 +1,18 @@
-//! The process groups of servers that run: each is ended with its group, also when this program is told to stop.
+//! The process groups of programs that were started: each is ended with its group, also when this program is told to
+//! stop.
 
-use std::sync::{Mutex, PoisonError};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::{io, process};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, set_child_subreaper};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::process_tree;
 
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
@@ -13,42 +20,80 @@ static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 const INTERRUPTED: i32 = 130;
 
 /// The group of a child that was started in one of its own.
-pub(crate) struct Group(Option<Pid>);
+pub(crate) struct Group {
+    pid: Pid,
+    /// All have been killed; the number may soon be somebody else's.
+    ended: AtomicBool,
+}
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a program in a group of its own, which ends with the returned value at the latest.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
+    // Held meanwhile, so that nothing is started behind the back of whoever ends all.
+    let mut running = running();
+    let mut child = command.process_group(0).spawn()?;
+    let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
+        child.kill()?;
+        return Err(io::Error::other("the kernel gave a child no number"));
+    };
+    running.push(pid);
+    Ok((child, Group { pid, ended: AtomicBool::new(false) }))
+}
 
 impl Group {
-    pub(crate) fn new(child: u32) -> Self {
-        let pid = i32::try_from(child).ok().and_then(Pid::from_raw);
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(pid);
-        Self(pid)
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         // One that has ended is what was wanted.
-        self.0.map(|pid| kill_process_group(pid, signal).ok());
+        kill_process_group(self.pid, signal).ok();
+    }
+
+    /// Ends the program and all that it started, groups of their own included.
+    pub(crate) fn kill(&self) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            kill_tree(self.pid);
+        }
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|pid| Some(*pid) != self.0);
+        self.kill();
+        running().retain(|pid| *pid != self.pid);
     }
 }
 
-/// Servers are in groups of their own, so a Ctrl-C does not reach them: pass it on, and end.
+fn kill_tree(root: Pid) {
+    let members = process_tree::members(root.as_raw_nonzero().get().unsigned_abs());
+    kill_process_group(root, Signal::KILL).ok();
+    kill_all(members.into_iter().skip(1));
+}
+
+fn kill_all(pids: impl IntoIterator<Item = u32>) {
+    for pid in pids.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        kill_process(pid, Signal::KILL).ok();
+    }
+}
+
+/// Servers are in groups of their own, so a Ctrl-C does not reach them: end them, and this program.
 pub(crate) fn end_with_this_program() -> Result<()> {
+    // What outlives its parent becomes our child, and is found.
+    set_child_subreaper(Some(getpid())).context("failed to adopt what servers leave behind")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let watch = move || {
         runtime.block_on(async {
-            let (Ok(mut interrupt), Ok(mut terminate)) =
-                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-            else {
-                return;
-            };
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                kill_process_group(*pid, Signal::KILL).ok();
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
+            // Kept until the end: nothing is started any more.
+            let running = running();
+            running.iter().for_each(|pid| kill_tree(*pid));
+            kill_all(process_tree::members(process::id()).into_iter().skip(1));
             leave();
         });
     };
@@ -58,5 +103,37 @@ pub(crate) fn end_with_this_program() -> Result<()> {
 
 #[expect(clippy::disallowed_methods, reason = "the main thread waits for servers that are gone")]
 fn leave() {
-    std::process::exit(INTERRUPTED);
+    process::exit(INTERRUPTED);
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn wait_until(what: &str, holds: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !holds() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_group_ends_with_its_children_and_with_those_that_left_it() {
+        let script = "setsid sleep 1000 & sleep 1000 & sleep 1000";
+        let (mut child, group) = spawn(Command::new("sh").args(["-c", script])).unwrap();
+        let root = child.id();
+        wait_until("three children", || process_tree::members(root).len() >= 4);
+        // Until all of them are what they will be, so that none is just about to start another.
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        wait_until("sleeps", || process_tree::members(root).iter().skip(1).all(|pid| name(pid) == "sleep\n"));
+        let members = process_tree::members(root);
+        drop(group);
+        child.wait().unwrap();
+        wait_until("all have ended", || members.iter().all(|pid| process_tree::has_ended(*pid)));
+        assert!(running().iter().all(|pid| pid.as_raw_nonzero().get().unsigned_abs() != root));
+    }
 }

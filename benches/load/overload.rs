@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::client::{self, Answer};
 use crate::harness::Harness;
 use crate::process_tree;
-use crate::table::{Table, mebibytes, median, micros, percentile, whole};
+use crate::table::{Table, mebibytes, median, micros, names, percentile, whole};
 
 const WORKERS: u32 = 8;
 const CALL: Duration = Duration::from_millis(10);
@@ -40,7 +40,7 @@ pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
             "overload: {OVER_CAPACITY} times the capacity of {WORKERS} workers with calls of {CALL:?}, \
              {CONNECTIONS} connections, {length:?} each"
         ),
-        header: vec![
+        header: names(&[
             "wait for a worker",
             "offered/s",
             "served/s",
@@ -54,17 +54,16 @@ pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
             "failed",
             "idle RSS MiB",
             "peak",
-        ],
-        rows: Vec::new(),
-        notes: Vec::new(),
+        ]),
+        ..Table::default()
     };
     for wait_ms in WAITS_MS {
-        table.rows.push(part(harness, wait_ms, length)?);
+        part(harness, wait_ms, length, &mut table)?;
     }
     Ok(vec![table])
 }
 
-fn part(harness: &Harness, wait_ms: u32, length: Duration) -> Result<Vec<String>> {
+fn part(harness: &Harness, wait_ms: u32, length: Duration, table: &mut Table) -> Result<()> {
     let mut function = harness.functions.sleeping(WORKERS)?;
     function.availability_timeout_ms = wait_ms;
     let server = harness.start_function(&function)?;
@@ -81,7 +80,15 @@ fn part(harness: &Harness, wait_ms: u32, length: Duration) -> Result<Vec<String>
     let capacity = f64::from(WORKERS) / CALL.as_secs_f64();
     let per_second = |count: usize| count as f64 / seconds;
     let offered = served.len() + refused.len() + seen.wrong + seen.failures;
-    Ok(vec![
+    if seen.wrong + seen.failures > 0 || served.is_empty() {
+        let Seen { wrong, failures, .. } = &seen;
+        table.failed.push(format!(
+            "wait of {wait_ms} ms: {} served, {wrong} answered wrongly, {failures} neither served nor refused{}",
+            served.len(),
+            server.last_words()
+        ));
+    }
+    table.rows.push(vec![
         format!("{wait_ms} ms"),
         whole(per_second(offered)),
         whole(per_second(served.len())),
@@ -95,7 +102,8 @@ fn part(harness: &Harness, wait_ms: u32, length: Duration) -> Result<Vec<String>
         seen.failures.to_string(),
         mebibytes(idle),
         mebibytes(peak),
-    ])
+    ]);
+    Ok(())
 }
 
 /// The tree's largest memory while the load runs.

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::compare::{Comparison, Point};
+use crate::table::Table;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
@@ -42,6 +43,50 @@ pub(crate) fn write(directory: &Path, comparison: &Comparison) -> Result<()> {
         fs::write(&path, plot.draw()).with_context(|| format!("failed to write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// `index.html`: all tables, and all plots that lie beside it.
+pub(crate) fn write_page(directory: &Path, head: &str, tables: &[Table]) -> Result<()> {
+    let mut plots: Vec<String> = fs::read_dir(directory)
+        .with_context(|| format!("failed to read {}", directory.display()))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.ends_with(".svg"))
+        .collect();
+    plots.sort_unstable();
+    let path = directory.join("index.html");
+    fs::write(&path, page(head, tables, &plots))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+fn page(head: &str, tables: &[Table], plots: &[String]) -> String {
+    let mut html = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Performance</title><style>\n\
+         body {{ font-family: sans-serif; margin: 2em }} td, th {{ padding: 0.1em 0.8em; text-align: right }}\n\
+         td:first-child {{ text-align: left }} tr:nth-child(even) {{ background: #f2f2f2 }}\n\
+         </style></head><body>\n<p>{}</p>\n",
+        escaped(head).replace('\n', "<br>\n")
+    );
+    for table in tables {
+        let row = |cells: &[String], tag: &str| {
+            let cells = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)));
+            format!("<tr>{}</tr>\n", cells.collect::<String>())
+        };
+        let rows: String = table.rows.iter().map(|cells| row(cells, "td")).collect();
+        let notes =
+            table.notes.iter().cloned().chain(table.failed.iter().map(|one| format!("FAILED: {one}")));
+        let notes: String = notes.map(|note| format!("<li>{}</li>\n", escaped(&note))).collect();
+        let title = escaped(&table.title);
+        html.push_str(&format!(
+            "<h2>{title}</h2>\n<table>{}{rows}</table>\n<ul>{notes}</ul>\n",
+            row(&table.header, "th")
+        ));
+    }
+    for plot in plots {
+        let name = escaped(plot);
+        html.push_str(&format!("<p><img src=\"{name}\" alt=\"{name}\"></p>\n"));
+    }
+    html.push_str("</body></html>\n");
+    html
 }
 
 fn over_connections(comparison: &Comparison) -> Vec<(&'static str, Plot)> {
@@ -201,10 +246,14 @@ fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
 }
 
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, style: &str, text: &str) {
-    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let escaped = escaped(text);
     svg.push_str(&format!(
         "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" {style}>{escaped}</text>\n"
     ));
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -243,6 +292,28 @@ mod tests {
             assert!(svg.contains("a &lt; b") && svg.contains("one &amp; two") && !svg.contains("NaN"));
             assert_eq!(svg.matches("<circle").count(), 2);
         }
+    }
+
+    #[test]
+    fn a_page_has_every_table_and_every_plot() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["b.svg", "a.svg", "c.json"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let table = Table {
+            title: "a < b".into(),
+            header: vec!["x".into(), "y".into()],
+            rows: vec![vec!["one & two".into(), "2".into()]],
+            failed: vec!["lost".into()],
+            ..Table::default()
+        };
+        write_page(directory.path(), "head\nsecond", &[table]).unwrap();
+        let page = fs::read_to_string(directory.path().join("index.html")).unwrap();
+        assert!(page.contains("<h2>a &lt; b</h2>") && page.contains("<td>one &amp; two</td><td>2</td>"));
+        assert!(
+            page.contains("FAILED: lost") && page.contains("head<br>\nsecond") && !page.contains("c.json")
+        );
+        assert!(page.find("a.svg").unwrap() < page.find("b.svg").unwrap());
     }
 
     #[test]

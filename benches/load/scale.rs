@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 
 use crate::functions::Runtime;
 use crate::generator::Pace;
-use crate::harness::Harness;
+use crate::harness::{Harness, question};
 use crate::process_tree::Memory;
 use crate::server::Server;
 use crate::side::Task;
-use crate::table::{Table, mebibytes, tenths, whole};
+use crate::table::{Table, mebibytes, names, tenths, whole};
+use crate::tools::Skipped;
 use crate::workload::Work;
 
 const WORKERS: [u32; 4] = [1, 10, 100, 1000];
@@ -36,7 +37,7 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
             "scale: empty, {}, {CONNECTIONS_BESIDE_WORKERS} connections, by workers",
             runtime.name()
         ),
-        header: vec![
+        header: names(&[
             "workers",
             "req/s",
             "p99 µs",
@@ -47,9 +48,8 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
             "PSS",
             "per further worker KiB",
             "failed",
-        ],
-        rows: Vec::new(),
-        notes: Vec::new(),
+        ]),
+        ..Table::default()
     };
     // Of processes only that is theirs which they do not share; of one process all is.
     let own = |memory: &Memory| if runtime.in_process() { memory.rss_kib } else { memory.pss_kib };
@@ -67,13 +67,15 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
         }
         let server = match harness.start(&harness.a, &task) {
             Ok(server) => server,
+            Err(error) if error.downcast_ref::<Skipped>().is_some() => return Err(error),
             Err(error) => {
-                table.notes.push(format!("{workers} workers: {error:#}"));
+                table.failed.push(format!("{workers} workers: {error:#}"));
                 break;
             }
         };
         let (idle, ready) = (server.memory(), server.start.ready.unwrap_or(server.start.listening));
         let figures = measure(harness, &server, &task, CONNECTIONS_BESIDE_WORKERS)?;
+        table.failed.extend(figures.failed().map(|failed| format!("{workers} workers: {failed}")));
         let cpu = figures.cpu_micros_per_request;
         let (first_cpu, first_workers, first_kib) = *first.get_or_insert((cpu, workers, own(&idle)));
         let further = workers - first_workers;
@@ -105,7 +107,7 @@ fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
             task.workers(),
             idle.rss_kib as f64 / 1024.0
         ),
-        header: vec![
+        header: names(&[
             "connections",
             "req/s",
             "p50 µs",
@@ -115,9 +117,8 @@ fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
             "RSS MiB under load",
             "RSS per connection KiB",
             "failed",
-        ],
-        rows: Vec::new(),
-        notes: Vec::new(),
+        ]),
+        ..Table::default()
     };
     let mut first = None;
     for connections in CONNECTIONS {
@@ -143,9 +144,7 @@ fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
             format!("{:.1}", loaded.saturating_sub(idle.rss_kib) as f64 / f64::from(connections)),
             whole(figures.failures),
         ]);
-        if let Some(failure) = figures.first_failure {
-            table.notes.push(format!("{connections} connections: failed first with: {failure}"));
-        }
+        table.failed.extend(figures.failed().map(|failed| format!("{connections} connections: {failed}")));
     }
     Ok(table)
 }
@@ -156,9 +155,9 @@ fn measure(
     task: &Task,
     connections: u32,
 ) -> Result<crate::figures::Figures> {
-    let questions = [harness.question(task)];
-    harness.sample(server, &questions, connections, Pace::Closed, 0.3)?;
-    harness.sample(server, &questions, connections, Pace::Closed, harness.arguments.seconds)
+    let questions = [question(&harness.a, task)];
+    harness.observe(server, &questions, connections, Pace::Closed, 0.3)?;
+    harness.observe(server, &questions, connections, Pace::Closed, harness.arguments.seconds())
 }
 
 /// Whether that would leave half of what is free.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::client;
 use crate::functions::builtin;
@@ -12,7 +12,7 @@ use crate::generator::{Pace, Question};
 use crate::harness::Harness;
 use crate::server::Server;
 use crate::stalls::{Seen, joined, probe};
-use crate::table::{Table, median, percentile, whole};
+use crate::table::{Table, median, names, percentile, whole};
 
 const CONNECTIONS: u32 = 64;
 /// Between two scrapes: a thousand times what a Prometheus does.
@@ -24,7 +24,7 @@ pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
     let server = harness.start_function(&function)?;
     let (mut alone, mut scraped, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut scrapes = Seen::default();
-    for _ in 0..arguments.rounds {
+    for _ in 0..arguments.rounds() {
         let quiet = load(harness, &server)?;
         let (busy, seen) = while_scraped(harness, &server)?;
         alone.push(quiet);
@@ -58,26 +58,34 @@ pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
         title: format!(
             "scrape: built-in handler, {} workers, {CONNECTIONS} connections, a scrape {PAUSE:?} after the last; \
              medians of {} rounds of {} s",
-            function.workers, arguments.rounds, arguments.seconds
+            function.workers,
+            arguments.rounds(),
+            arguments.seconds()
         ),
-        header: vec!["", "req/s", "ratio", "scrapes", "p50 µs", "p99 µs", "max µs", "failed"],
+        header: names(&["", "req/s", "ratio", "scrapes", "p50 µs", "p99 µs", "max µs", "failed"]),
         rows: vec![quiet, busy],
-        notes: Vec::new(),
+        failed: (scrapes.failures > 0 || samples.is_empty())
+            .then(|| format!("{} of {} scrapes failed", scrapes.failures, scrapes.failures + samples.len()))
+            .into_iter()
+            .collect(),
+        ..Table::default()
     }])
 }
 
 /// Requests per second.
 fn load(harness: &Harness, server: &Server) -> Result<f64> {
-    let questions = [Question { bytes: client::get("/"), answer_length: None }];
-    let seconds = harness.arguments.seconds;
+    let questions =
+        [Question { bytes: client::get("/"), answer: Some(crate::harness::BUILTIN_ANSWER.to_vec()) }];
+    let seconds = harness.arguments.seconds();
     let figures = harness.sample(server, &questions, CONNECTIONS, Pace::Closed, seconds)?;
     Ok(figures.requests_per_second)
 }
 
 fn while_scraped(harness: &Harness, server: &Server) -> Result<(f64, Seen)> {
+    let metrics = server.metrics.context("a processor has metrics")?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let scraper = scope.spawn(|| probe(server.metrics, &client::get("/metrics"), None, PAUSE, &stop));
+        let scraper = scope.spawn(|| probe(metrics, &client::get("/metrics"), None, PAUSE, &stop));
         let rate = load(harness, server);
         stop.store(true, Ordering::Relaxed);
         let seen = joined(scraper)?;

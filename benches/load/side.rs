@@ -19,7 +19,7 @@ pub(crate) enum Side {
     /// A binary that takes `--config` and `--platform-config`: ours, or the reference processor.
     Processor(PathBuf),
     Preset(Preset),
-    /// A shell command with `{port}`, and `{dir}` for an empty directory.
+    /// A shell command with `{port}`, and `{dir}` for a directory whose `index.html` is the answer of an empty handler.
     Command(String),
 }
 
@@ -118,6 +118,7 @@ pub(crate) fn command(side: &Side, task: &Task, http: SocketAddr, directory: &Pa
         }
         Side::Command(text) => {
             let port = http.port().to_string();
+            fs::write(directory.join("index.html"), Work::Empty.exchange().answer)?;
             let directory = directory.to_str().context("the temporary directory is not UTF-8")?;
             let mut command = Command::new("sh");
             command.arg("-c").arg(text.replace("{port}", &port).replace("{dir}", directory));

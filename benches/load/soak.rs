@@ -12,7 +12,7 @@ use crate::harness::Harness;
 use crate::process_tree::Size;
 use crate::side::Task;
 use crate::stalls::joined;
-use crate::table::{Table, median, whole};
+use crate::table::{Table, median, names, whole};
 use crate::workload::Work;
 
 const CONNECTIONS: u32 = 32;
@@ -51,7 +51,7 @@ pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
     let pause = Duration::from_secs_f64((seconds / SAMPLES).clamp(0.1, 5.0));
     let started = Instant::now();
     let (figures, samples) = thread::scope(|scope| {
-        let load = scope.spawn(|| harness.sample(&server, &mix, CONNECTIONS, Pace::Closed, seconds));
+        let load = scope.spawn(|| harness.observe(&server, &mix, CONNECTIONS, Pace::Closed, seconds));
         let mut samples = Vec::new();
         while !load.is_finished() {
             samples.push(server.size());
@@ -60,26 +60,37 @@ pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
         }
         joined(load).and_then(|figures| Ok((figures?, samples)))
     })?;
-    let rows = WATCHED.iter().map(|watched| {
-        let values: Vec<f64> = samples.iter().map(watched.value).collect();
-        let verdict = Verdict::of(&values, watched.slack);
-        let text = |value: f64| if value.fract() == 0.0 { whole(value) } else { format!("{value:.1}") };
-        vec![
-            watched.name.to_owned(),
-            text(verdict.first),
-            text(verdict.early),
-            text(verdict.late),
-            text(verdict.last),
-            text(verdict.peak),
-            if verdict.grows { "grows" } else { "flat" }.to_owned(),
-        ]
-    });
-    let names: Vec<String> = MIX.iter().map(|work| work.name()).collect();
-    let mut notes = vec![format!("asked by turns: {}", names.join(", "))];
-    if harness.arguments.minutes < MINUTES_MIN {
+    let long_enough = harness.arguments.minutes >= MINUTES_MIN;
+    let mut failed: Vec<String> =
+        figures.failed().map(|failed| format!("{failed}{}", server.last_words())).into_iter().collect();
+    let rows: Vec<_> = WATCHED
+        .iter()
+        .map(|watched| {
+            let values: Vec<f64> = samples.iter().map(watched.value).collect();
+            let verdict = Verdict::of(&values, watched.slack);
+            if verdict.grows && long_enough {
+                failed.push(format!(
+                    "{} grows, from {:.1} to {:.1}",
+                    watched.name, verdict.early, verdict.late
+                ));
+            }
+            let text = |value: f64| if value.fract() == 0.0 { whole(value) } else { format!("{value:.1}") };
+            vec![
+                watched.name.to_owned(),
+                text(verdict.first),
+                text(verdict.early),
+                text(verdict.late),
+                text(verdict.last),
+                text(verdict.peak),
+                if verdict.grows { "grows" } else { "flat" }.to_owned(),
+            ]
+        })
+        .collect();
+    let mix_names: Vec<String> = MIX.iter().map(|work| work.name()).collect();
+    let mut notes = vec![format!("asked by turns: {}", mix_names.join(", "))];
+    if !long_enough {
         notes.push(format!("less than {MINUTES_MIN} minutes: what looks like growth may be the warm-up"));
     }
-    notes.extend(figures.first_failure.map(|failure| format!("failed first with: {failure}")));
     Ok(vec![Table {
         title: format!(
             "soak: {}, {workers} workers, {CONNECTIONS} connections, {:.1} minutes: {} requests/s, p99 {} µs, {} \
@@ -91,9 +102,10 @@ pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
             whole(figures.failures),
             samples.len()
         ),
-        header: vec!["", "first", "early", "late", "last", "peak", "verdict"],
-        rows: rows.collect(),
+        header: names(&["", "first", "early", "late", "last", "peak", "verdict"]),
+        rows,
         notes,
+        failed,
     }])
 }
 

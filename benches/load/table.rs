@@ -8,17 +8,18 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
-    pub(crate) header: Vec<&'static str>,
+    pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
     pub(crate) notes: Vec<String>,
+    /// What makes it no measurement: each fails the run.
+    pub(crate) failed: Vec<String>,
 }
 
 impl Table {
     /// First column to the left, figures to the right.
     pub(crate) fn render(&self, markdown: bool) -> String {
-        let header: Vec<String> = self.header.iter().map(ToString::to_string).collect();
-        let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
-        let widths: Vec<usize> = (0..header.len())
+        let lines: Vec<&Vec<String>> = std::iter::once(&self.header).chain(&self.rows).collect();
+        let widths: Vec<usize> = (0..self.header.len())
             .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default())
             .collect();
         let mut rendered: Vec<String> =
@@ -30,8 +31,9 @@ impl Table {
         }
         let title = if markdown { format!("### {}\n", self.title) } else { self.title.clone() };
         let before = if markdown { "\n- " } else { "\n  * " };
-        let notes: String = self.notes.iter().map(|note| format!("{before}{note}")).collect();
-        let gap = if markdown && !self.notes.is_empty() { "\n" } else { "" };
+        let failed = self.failed.iter().map(|failed| format!("{before}FAILED: {failed}"));
+        let notes: String = self.notes.iter().map(|note| format!("{before}{note}")).chain(failed).collect();
+        let gap = if markdown && !notes.is_empty() { "\n" } else { "" };
         format!("{title}\n{}{gap}{notes}", rendered.join("\n"))
     }
 }
@@ -45,6 +47,11 @@ fn render_line(cells: &[String], widths: &[usize], markdown: bool) -> String {
         _ => format!("  {cell:>width$}"),
     });
     padded.collect()
+}
+
+/// The cells of a header.
+pub(crate) fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
 }
 
 /// The value that a share `q` of the samples does not exceed.
@@ -98,20 +105,25 @@ mod tests {
     fn table() -> Table {
         Table {
             title: "what".into(),
-            header: vec!["", "µs"],
+            header: names(&["", "µs"]),
             rows: vec![vec!["a".into(), "10".into()], vec!["bcd".into(), "5".into()]],
             notes: vec!["seen".into()],
+            failed: vec!["lost".into()],
         }
     }
 
     #[test]
     fn columns_are_lined_up() {
-        assert_eq!(table().render(false), "what\n       µs\n  a    10\n  bcd   5\n  * seen");
+        assert_eq!(
+            table().render(false),
+            "what\n       µs\n  a    10\n  bcd   5\n  * seen\n  * FAILED: lost"
+        );
     }
 
     #[test]
     fn markdown_has_a_rule_and_notes_apart() {
-        let wanted = "### what\n\n|  | µs |\n| --- | ---: |\n| a | 10 |\n| bcd | 5 |\n\n- seen";
+        let wanted =
+            "### what\n\n|  | µs |\n| --- | ---: |\n| a | 10 |\n| bcd | 5 |\n\n- seen\n- FAILED: lost";
         assert_eq!(table().render(true), wanted);
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::functions::python_path;
+use crate::groups;
 
 /// Of what is served by others, and beside which our own applications run.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -64,13 +65,19 @@ pub(crate) fn folder(name: &str) -> Result<PathBuf> {
 
 /// Runs a builder; what it said is shown if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("failed to run {command:?}"))?;
+    output(command).map(drop)
+}
+
+/// Runs a program to its end, in a group of its own, so that it ends with this one; what it printed.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child, _group) = groups::spawn(command).with_context(|| format!("failed to run {command:?}"))?;
+    let output = child.wait_with_output().with_context(|| format!("failed to wait for {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?} failed ({}): {}", output.status, said.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Go with the cache of the tests, so that a second build is fast.

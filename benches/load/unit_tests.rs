@@ -4,19 +4,25 @@
 #![expect(dead_code, reason = "what only `main.rs` calls")]
 
 mod arguments;
+mod bare_hyper;
 mod client;
 mod compare;
 mod figures;
 mod functions;
 mod generator;
+mod goals;
 mod groups;
 mod harness;
+mod overload;
 mod plot;
 mod process_tree;
+mod report;
+mod scrapes;
 mod server;
 mod side;
 mod soak;
 mod stalls;
+mod standard;
 mod table;
 mod tools;
 mod workload;

@@ -2,7 +2,7 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `/` | `hello`, whatever it costs to say so |
+//! | `/` | `hello`, whatever it costs to say so; of the built-in handler what it always says |
 //! | `/echo` | the body back |
 //! | `/cpu` | 100 µs of CPU, then `hello` |
 //! | `/sleep` | 10 ms of waiting, then `hello` |
@@ -95,7 +95,7 @@ impl Work {
 
     pub(crate) fn question(self) -> Question {
         let Exchange { request, answer } = self.exchange();
-        Question { bytes: request, answer_length: Some(answer.len() as u64) }
+        Question { bytes: request, answer: Some(answer) }
     }
 }
 

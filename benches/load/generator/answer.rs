@@ -1,4 +1,5 @@
-//! Reads answers off a connection as they come, without keeping their bodies: status, length, whether it goes on.
+//! Reads answers off a connection as they come, without keeping their bodies: status, length, whether the body is the one
+//! that is expected, whether the connection goes on.
 
 use anyhow::{Result, anyhow, bail};
 
@@ -11,6 +12,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Bytes of the body, without the marks of its chunks.
     pub(crate) length: u64,
+    /// The body is the expected one, byte for byte; true where none is expected.
+    pub(crate) right: bool,
     /// The server closes the connection behind it.
     pub(crate) closes: bool,
 }
@@ -45,57 +48,69 @@ pub(crate) struct Parser {
     answer: Answer,
 }
 
+const NOTHING_YET: Answer = Answer { status: 0, length: 0, right: true, closes: false };
+
 impl Parser {
     pub(crate) fn new() -> Self {
-        let answer = Answer { status: 0, length: 0, closes: false };
-        Self { part: Part::Head, head: Vec::new(), answer }
+        Self { part: Part::Head, head: Vec::new(), answer: NOTHING_YET }
     }
 
     /// Takes what has arrived; the answer, once it is complete. Bytes behind it are an error: nothing was asked.
-    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<Option<Answer>> {
+    /// `body` is what is expected, the same until the answer is complete; nothing: any is right.
+    pub(crate) fn take(&mut self, mut bytes: &[u8], body: Option<&[u8]>) -> Result<Option<Answer>> {
         while !bytes.is_empty() {
-            let (used, done) = self.step(bytes)?;
+            let (used, done) = self.step(bytes, body)?;
             bytes = &bytes[used..];
             if done {
                 if !bytes.is_empty() {
                     bail!("{} bytes behind an answer", bytes.len());
                 }
-                return Ok(Some(self.finish()));
+                return Ok(Some(self.finish(body)));
             }
         }
         Ok(None)
     }
 
     /// The connection has ended: an answer, if it is one that ends so.
-    pub(crate) fn closed(&mut self) -> Option<Answer> {
-        (self.part == Part::UntilClosed).then(|| self.finish())
+    pub(crate) fn closed(&mut self, body: Option<&[u8]>) -> Option<Answer> {
+        (self.part == Part::UntilClosed).then(|| self.finish(body))
     }
 
-    fn finish(&mut self) -> Answer {
-        let answer = self.answer;
+    fn finish(&mut self, expected: Option<&[u8]>) -> Answer {
+        let mut answer = self.answer;
+        answer.right &= expected.is_none_or(|expected| expected.len() as u64 == answer.length);
         self.part = Part::Head;
         self.head.clear();
-        self.answer = Answer { status: 0, length: 0, closes: false };
+        self.answer = NOTHING_YET;
         answer
     }
 
+    /// The next piece of the body.
+    fn piece(&mut self, piece: &[u8], expected: Option<&[u8]>) {
+        let from = self.answer.length as usize;
+        self.answer.length += piece.len() as u64;
+        if let Some(expected) = expected {
+            self.answer.right &= expected.get(from..from + piece.len()) == Some(piece);
+        }
+    }
+
     /// Bytes used, and whether the answer is complete.
-    fn step(&mut self, bytes: &[u8]) -> Result<(usize, bool)> {
+    fn step(&mut self, bytes: &[u8], expected: Option<&[u8]>) -> Result<(usize, bool)> {
         match self.part {
             Part::Head => self.head(bytes),
             Part::UntilClosed => {
-                self.answer.length += bytes.len() as u64;
+                self.piece(bytes, expected);
                 Ok((bytes.len(), false))
             }
             Part::Body { left } => {
                 let used = left.min(bytes.len() as u64);
-                self.answer.length += used;
+                self.piece(&bytes[..used as usize], expected);
                 self.part = Part::Body { left: left - used };
                 Ok((used as usize, left == used))
             }
             Part::Chunk { left } => {
                 let used = left.min(bytes.len() as u64);
-                self.answer.length += used;
+                self.piece(&bytes[..used as usize], expected);
                 self.part = if used == left { Part::ChunkEnd } else { Part::Chunk { left: left - used } };
                 Ok((used as usize, false))
             }
@@ -192,14 +207,14 @@ mod tests {
 
     /// Whole, and cut at every byte.
     fn parsed(text: &[u8]) -> Answer {
-        let whole = Parser::new().take(text).unwrap();
+        let whole = Parser::new().take(text, None).unwrap();
         for at in 0..text.len() {
             let mut parser = Parser::new();
-            assert_eq!(parser.take(&text[..at]).unwrap(), None, "cut at {at}");
-            assert_eq!(parser.take(&text[at..]).unwrap(), whole, "cut at {at}");
+            assert_eq!(parser.take(&text[..at], None).unwrap(), None, "cut at {at}");
+            assert_eq!(parser.take(&text[at..], None).unwrap(), whole, "cut at {at}");
         }
         let mut parser = Parser::new();
-        let pieces: Vec<_> = text.chunks(1).filter_map(|byte| parser.take(byte).unwrap()).collect();
+        let pieces: Vec<_> = text.chunks(1).filter_map(|byte| parser.take(byte, None).unwrap()).collect();
         assert_eq!(pieces, [whole.unwrap()]);
         whole.unwrap()
     }
@@ -207,9 +222,9 @@ mod tests {
     #[test]
     fn answers_with_a_length_end_there() {
         let answer = parsed(b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 5\r\n\r\nhello");
-        assert_eq!(answer, Answer { status: 200, length: 5, closes: false });
+        assert_eq!(answer, Answer { status: 200, length: 5, right: true, closes: false });
         let answer = parsed(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(answer, Answer { status: 503, length: 0, closes: true });
+        assert_eq!(answer, Answer { status: 503, length: 0, right: true, closes: true });
         assert_eq!(parsed(b"HTTP/1.1 204 No Content\r\n\r\n").status, 204);
     }
 
@@ -218,31 +233,55 @@ mod tests {
         let answer = parsed(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nX: y\r\n\r\n",
         );
-        assert_eq!(answer, Answer { status: 200, length: 29, closes: false });
+        assert_eq!(answer, Answer { status: 200, length: 29, right: true, closes: false });
     }
 
     #[test]
     fn an_answer_without_a_length_ends_with_the_connection() {
         let mut parser = Parser::new();
-        assert_eq!(parser.take(b"HTTP/1.0 200 OK\r\n\r\nabc").unwrap(), None);
-        assert_eq!(parser.closed(), Some(Answer { status: 200, length: 3, closes: true }));
-        assert_eq!(Parser::new().closed(), None);
+        assert_eq!(parser.take(b"HTTP/1.0 200 OK\r\n\r\nabc", None).unwrap(), None);
+        assert_eq!(parser.closed(None), Some(Answer { status: 200, length: 3, right: true, closes: true }));
+        assert_eq!(Parser::new().closed(None), None);
     }
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        assert!(Parser::new().take(b"hello\r\n\r\n").is_err());
-        assert!(Parser::new().take(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab").is_err());
+        assert!(Parser::new().take(b"hello\r\n\r\n", None).is_err());
+        assert!(Parser::new().take(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab", None).is_err());
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n";
-        assert!(Parser::new().take(chunked).is_err());
+        assert!(Parser::new().take(chunked, None).is_err());
     }
 
     #[test]
     fn a_parser_is_used_again() {
         let mut parser = Parser::new();
         for _ in 0..2 {
-            let answer = parser.take(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab").unwrap().unwrap();
+            let answer =
+                parser.take(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab", None).unwrap().unwrap();
             assert_eq!(answer.length, 2);
         }
+    }
+
+    #[test]
+    fn a_body_is_right_when_it_is_the_expected_one() {
+        const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        const CHUNKED: &[u8] =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+        const CLOSED: &[u8] = b"HTTP/1.0 200 OK\r\n\r\nhello";
+        let right = |text: &[u8], expected: Option<&[u8]>, size: usize| {
+            let mut parser = Parser::new();
+            let answer = text.chunks(size).find_map(|piece| parser.take(piece, expected).unwrap());
+            answer.or_else(|| parser.closed(expected)).unwrap().right
+        };
+        for text in [PLAIN, CHUNKED, CLOSED] {
+            for size in [1, 3, 1000] {
+                assert!(right(text, Some(b"hello"), size) && right(text, None, size));
+                for wrong in [b"hellO".as_slice(), b"Hello", b"hell", b"hello!", b""] {
+                    assert!(!right(text, Some(wrong), size), "{}", wrong.escape_ascii());
+                }
+            }
+        }
+        let empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert!(right(empty, Some(b""), 1000) && !right(empty, Some(b"hello"), 1000));
     }
 }

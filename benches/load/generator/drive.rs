@@ -18,12 +18,14 @@ use super::{Latencies, Outcome, Pace, Plan, Question, latencies};
 
 const BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 512;
-/// After the end of a fixed rate: how long answers that are owed are waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// After the end of a fixed rate: how long what was due is still asked.
+const ASKING: Duration = Duration::from_secs(3);
+/// After the end: how long answers that are owed are waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Connections from one source address; ports are not endless.
 const PER_SOURCE: u32 = 20_000;
 /// So many failures in a row, none answered between, end a run: nobody is there.
-const HOPELESS: u64 = 5_000;
+const HOPELESS: u64 = 1_000;
 
 struct Connection {
     stream: TcpStream,
@@ -42,14 +44,21 @@ struct Drive<'a> {
     free: VecDeque<usize>,
     next_question: usize,
     buffer: Vec<u8>,
+    /// When the measurement ends; what is answered later is no throughput.
+    end: Instant,
     answered: u64,
+    completed: u64,
     failures: u64,
+    unasked: u64,
     failures_in_a_row: u64,
     first_failure: Option<String>,
     latencies: Latencies,
     lateness: Latencies,
     /// Nothing is asked any more.
     ending: bool,
+    /// CPU time of this thread at the start, and its share of the time until the end.
+    cpu: Duration,
+    busy: Option<f64>,
 }
 
 /// Asks as planned on connections from number `first` on.
@@ -64,29 +73,45 @@ pub(super) fn run(plan: &Plan<'_>, first: u32) -> Result<Outcome> {
         free: VecDeque::new(),
         next_question: first as usize % plan.questions.len(),
         buffer: vec![0; BUFFER],
+        end: Instant::now(),
         answered: 0,
+        completed: 0,
         failures: 0,
+        unasked: 0,
         failures_in_a_row: 0,
         first_failure: None,
         latencies: latencies()?,
         lateness: latencies()?,
         ending: false,
+        cpu: Duration::ZERO,
+        busy: None,
     };
     for index in 0..plan.connections {
         let stream = drive.connect(index as usize)?;
         let parser = Parser::new();
         drive.connections.push(Connection { stream, parser, question: 0, sent: 0, asked: None });
     }
-    let (started, cpu) = (Instant::now(), cpu_time());
+    let started = Instant::now();
+    (drive.end, drive.cpu) = (started + plan.length, cpu_time());
     match plan.pace {
         Pace::Closed => drive.closed(started)?,
         Pace::Rate(rate) => drive.at_rate(started, rate)?,
     }
-    let seconds = started.elapsed().min(plan.length).as_secs_f64();
-    let busy = (cpu_time() - cpu).as_secs_f64() / started.elapsed().as_secs_f64();
+    drive.drain(started)?;
     let late_p99_micros = drive.lateness.value_at_quantile(0.99) as f64 / 1e3;
-    let Drive { answered, failures, first_failure, latencies, .. } = drive;
-    Ok(Outcome { answered, seconds, latencies, failures, first_failure, busy, late_p99_micros })
+    let (seconds, busy) = (plan.length.as_secs_f64(), drive.busy.unwrap_or(f64::NAN));
+    let Drive { answered, completed, failures, unasked, first_failure, latencies, .. } = drive;
+    Ok(Outcome {
+        answered,
+        completed,
+        seconds,
+        latencies,
+        failures,
+        unasked,
+        first_failure,
+        busy,
+        late_p99_micros,
+    })
 }
 
 /// Of this thread.
@@ -101,17 +126,17 @@ impl Drive<'_> {
         for index in 0..self.connections.len() {
             self.ask(index, Instant::now())?;
         }
-        let end = started + self.plan.length;
         let mut events = Vec::with_capacity(EVENTS);
-        while Instant::now() < end {
-            self.wait(&mut events, Some(end))?;
+        while Instant::now() < self.end {
+            self.wait(&mut events, self.end)?;
         }
+        self.note_end(started);
         Ok(())
     }
 
     fn at_rate(&mut self, started: Instant, rate: f64) -> Result<()> {
         self.free.extend(0..self.connections.len());
-        let (end, mut number) = (started + self.plan.length, 0_u64);
+        let (end, mut number) = (self.end, 0_u64);
         let due_at = |number: u64| started + Duration::from_secs_f64(number as f64 / rate);
         let mut events = Vec::with_capacity(EVENTS);
         // Whether those that are due now had to wait for a connection.
@@ -134,44 +159,61 @@ impl Drive<'_> {
             if due > now {
                 starved = false;
             }
-            if due >= end && now >= end || now >= end + PATIENCE {
+            if now >= end {
+                self.note_end(started);
+            }
+            if due >= end && now >= end || now >= end + ASKING {
                 break;
             }
-            let until = if due <= now { end + PATIENCE } else { due.min(end) };
-            self.wait(&mut events, Some(until))?;
+            let until = if due <= now { end + ASKING } else { due.min(end) };
+            self.wait(&mut events, until)?;
         }
-        self.ending = true;
-        let last = end + PATIENCE;
-        while self.connections.iter().any(|connection| connection.asked.is_some()) && Instant::now() < last {
-            self.wait(&mut events, Some(last))?;
-        }
-        self.give_up(number, end, due_at);
+        self.count_unasked(number, due_at);
         Ok(())
     }
 
-    /// What was due and never answered took at least until now.
-    fn give_up(&mut self, mut number: u64, end: Instant, due_at: impl Fn(u64) -> Instant) {
+    /// The measurement is over; what follows is not the server's throughput.
+    fn note_end(&mut self, started: Instant) {
+        let share = || (cpu_time() - self.cpu).as_secs_f64() / started.elapsed().as_secs_f64();
+        self.busy = self.busy.or_else(|| Some(share()));
+    }
+
+    /// What was due and never asked would have taken at least until now.
+    fn count_unasked(&mut self, mut number: u64, due_at: impl Fn(u64) -> Instant) {
         let now = Instant::now();
-        let mut owed: Vec<Instant> = self.connections.iter().filter_map(|one| one.asked).collect();
-        while due_at(number) < end {
-            owed.push(due_at(number));
+        while due_at(number) < self.end {
+            self.unasked += 1;
+            self.latencies.saturating_record(nanos(now - due_at(number)));
             number += 1;
-        }
-        for since in owed {
-            self.failures += 1;
-            self.first_failure.get_or_insert_with(|| "no answer until the end".to_owned());
-            self.latencies.saturating_record(nanos(now - since));
         }
     }
 
+    /// Waits for the answers that are owed: the next measurement is not to find the server busy with them, and one that
+    /// never comes is a failure.
+    fn drain(&mut self, started: Instant) -> Result<()> {
+        self.ending = true;
+        let last = Instant::now() + PATIENCE;
+        let mut events = Vec::with_capacity(EVENTS);
+        while self.connections.iter().any(|connection| connection.asked.is_some()) && Instant::now() < last {
+            self.wait(&mut events, last)?;
+        }
+        self.note_end(started);
+        for index in 0..self.connections.len() {
+            if let Some(since) = self.connections[index].asked {
+                self.latencies.saturating_record(nanos(since.elapsed()));
+                self.count_failure(&format!("no answer within {PATIENCE:?} after the end"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for sockets until then, and serves them.
-    fn wait(&mut self, events: &mut Vec<epoll::Event>, until: Option<Instant>) -> Result<()> {
+    fn wait(&mut self, events: &mut Vec<epoll::Event>, until: Instant) -> Result<()> {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         events.clear();
         ready(&self.epoll, events, &AT_ONCE)?;
         if events.is_empty() {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let left = left.unwrap_or(Duration::from_secs(1));
+            let left = until.saturating_duration_since(Instant::now());
             // epoll's own timeout knows milliseconds only on older kernels.
             let timeout = Timespec::try_from(left).context("a wait is too long")?;
             match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timeout)) {
@@ -207,8 +249,9 @@ impl Drive<'_> {
             match self.connections[index].stream.read(&mut self.buffer) {
                 Ok(0) => return self.closed_by_server(index),
                 Ok(count) => {
-                    let taken = self.connections[index].parser.take(&self.buffer[..count]);
-                    match taken {
+                    let connection = &mut self.connections[index];
+                    let expected = self.plan.questions[connection.question].answer.as_deref();
+                    match connection.parser.take(&self.buffer[..count], expected) {
                         Ok(Some(answer)) => self.got(index, answer)?,
                         Ok(None) => {}
                         Err(error) => return self.fail(index, &error),
@@ -225,10 +268,12 @@ impl Drive<'_> {
     }
 
     fn closed_by_server(&mut self, index: usize) -> Result<()> {
-        match (self.connections[index].parser.closed(), self.connections[index].asked) {
+        let connection = &mut self.connections[index];
+        let expected = self.plan.questions[connection.question].answer.as_deref();
+        match (connection.parser.closed(expected), connection.asked) {
             (Some(answer), _) => self.got(index, answer),
             (None, Some(_)) => self.fail(index, &anyhow!("the connection ended before the answer did")),
-            (None, None) => self.reconnect(index),
+            (None, None) => self.reconnect_unless_ending(index),
         }
     }
 
@@ -237,16 +282,18 @@ impl Drive<'_> {
         let Some(since) = connection.asked.take() else {
             return self.fail(index, &anyhow!("an answer nobody asked for"));
         };
-        let wanted = self.plan.questions[connection.question].answer_length;
-        if answer.status == 200 && wanted.is_none_or(|length| length == answer.length) {
-            self.answered += 1;
+        if answer.status == 200 && answer.right {
+            let now = Instant::now();
+            self.completed += 1;
+            self.answered += u64::from(now <= self.end);
             self.failures_in_a_row = 0;
-            self.latencies.saturating_record(nanos(since.elapsed()));
+            self.latencies.saturating_record(nanos(now - since));
         } else {
-            self.count_failure(&format!("{} with {} bytes", answer.status, answer.length))?;
+            let what = if answer.right { "the expected body" } else { "a wrong body" };
+            self.count_failure(&format!("{} with {what} of {} bytes", answer.status, answer.length))?;
         }
         if answer.closes {
-            self.reconnect(index)?;
+            self.reconnect_unless_ending(index)?;
         }
         self.go_on(index)
     }
@@ -264,7 +311,7 @@ impl Drive<'_> {
 
     fn fail(&mut self, index: usize, error: &anyhow::Error) -> Result<()> {
         self.count_failure(&format!("{error:#}"))?;
-        self.reconnect(index)?;
+        self.reconnect_unless_ending(index)?;
         self.go_on(index)
     }
 
@@ -284,6 +331,15 @@ impl Drive<'_> {
         connection.stream = stream;
         (connection.parser, connection.asked) = (Parser::new(), None);
         Ok(())
+    }
+
+    /// Of a server that is gone the next connection would fail as well: at the end there is none.
+    fn reconnect_unless_ending(&mut self, index: usize) -> Result<()> {
+        if self.ending {
+            self.connections[index].asked = None;
+            return epoll::delete(&self.epoll, &self.connections[index].stream).context("epoll failed");
+        }
+        self.reconnect(index)
     }
 
     fn connect(&self, index: usize) -> Result<TcpStream> {

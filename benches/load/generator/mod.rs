@@ -22,11 +22,11 @@ pub(crate) const BUSY_MAX: f64 = 0.95;
 /// Requests this late though a connection was free show that the generator did not keep up.
 pub(crate) const LATE_MAX_MICROS: f64 = 1000.0;
 
-/// One thing to ask, and how long the body of a right answer is, where that is known.
+/// One thing to ask, and the body of a right answer, where that is known.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) answer_length: Option<u64>,
+    pub(crate) answer: Option<Vec<u8>>,
 }
 
 /// When to ask.
@@ -54,12 +54,18 @@ pub(crate) struct Plan<'a> {
 /// What came of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
-    /// Right answers.
+    /// Right answers within the length of the measurement.
     pub(crate) answered: u64,
+    /// Right answers, those included that were waited for afterwards: what the server's CPU time went into.
+    pub(crate) completed: u64,
+    /// The length of the measurement.
     pub(crate) seconds: f64,
+    /// Of all that was asked or due.
     pub(crate) latencies: Latencies,
-    /// Wrong answers, broken connections, and at a fixed rate what was not answered at all.
+    /// Wrong answers, broken connections, questions that were never answered.
     pub(crate) failures: u64,
+    /// At a fixed rate: due, but never asked, because no connection became free. No failure: the rate was too high.
+    pub(crate) unasked: u64,
     pub(crate) first_failure: Option<String>,
     /// The busiest thread's share of its time on a core.
     pub(crate) busy: f64,
@@ -124,6 +130,8 @@ fn merged(outcomes: Vec<Outcome>) -> Result<Outcome> {
     let mut all = outcomes.next().context("a generator has a thread")?;
     for one in outcomes {
         all.answered += one.answered;
+        all.completed += one.completed;
+        all.unasked += one.unasked;
         all.failures += one.failures;
         all.seconds = all.seconds.max(one.seconds);
         all.latencies.add(&one.latencies).map_err(|error| anyhow!("no sum of histograms: {error}"))?;
@@ -136,78 +144,4 @@ fn merged(outcomes: Vec<Outcome>) -> Result<Outcome> {
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpListener};
-
-    use super::*;
-
-    /// A server that answers what it is told, each connection on a thread of its own.
-    fn server(answer: &'static [u8], pause: Duration) -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                thread::spawn(move || {
-                    let mut buffer = [0; 4096];
-                    while matches!(stream.read(&mut buffer), Ok(1..)) {
-                        thread::sleep(pause);
-                        if stream.write_all(answer).is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        });
-        address
-    }
-
-    fn question() -> Question {
-        Question { bytes: b"GET / HTTP/1.1\r\nHost: load\r\n\r\n".to_vec(), answer_length: Some(5) }
-    }
-
-    const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-
-    fn plan(target: SocketAddr, questions: &[Question], pace: Pace) -> Plan<'_> {
-        let length = Duration::from_millis(300);
-        Plan { target, questions, connections: 4, pace, length, threads: 2 }
-    }
-
-    #[test]
-    fn a_closed_loop_gets_answers_on_all_connections() {
-        let questions = [question()];
-        let outcome = run(&plan(server(HELLO, Duration::ZERO), &questions, Pace::Closed)).unwrap();
-        assert_eq!(outcome.failures, 0, "{:?}", outcome.first_failure);
-        assert!(outcome.answered >= 4);
-        assert_eq!(outcome.answered, outcome.latencies.len());
-    }
-
-    #[test]
-    fn a_fixed_rate_asks_so_often_and_counts_from_when_it_was_due() {
-        let questions = [question()];
-        // Four connections with answers after 50 ms serve 80 a second at most; 400 are due, so most wait long.
-        let outcome =
-            run(&plan(server(HELLO, Duration::from_millis(50)), &questions, Pace::Rate(400.0))).unwrap();
-        assert!((100..=130).contains(&(outcome.answered + outcome.failures)), "{outcome:?}");
-        assert!(outcome.micros(0.5) > 100_000.0, "{}", outcome.micros(0.5));
-    }
-
-    #[test]
-    fn wrong_answers_and_lengths_are_failures() {
-        let questions = [question()];
-        let busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nhello";
-        let short = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhe";
-        let closing = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
-        for (answer, right) in [(busy.as_slice(), false), (short.as_slice(), false), (closing, true)] {
-            match run(&plan(server(answer, Duration::ZERO), &questions, Pace::Closed)) {
-                Ok(outcome) => {
-                    assert_eq!(outcome.failures == 0, right, "{:?}", outcome.first_failure);
-                    assert_eq!(outcome.answered > 0, right);
-                }
-                // Nothing but failures ends a run.
-                Err(error) => assert!(!right && error.to_string().contains("in a row"), "{error:#}"),
-            }
-        }
-    }
-}
+mod tests;
