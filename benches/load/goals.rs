@@ -156,11 +156,6 @@ pub(crate) fn run(
 }
 
 impl Outcome {
-    /// Its name, and what it is against.
-    pub(crate) fn row(&self) -> &str {
-        &self.row
-    }
-
     /// For whoever watches.
     pub(crate) fn line(&self) -> String {
         let Self { row, note, .. } = self;

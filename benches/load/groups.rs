@@ -136,4 +136,41 @@ mod tests {
         wait_until("all have ended", || members.iter().all(|pid| process_tree::has_ended(*pid)));
         assert!(running().iter().all(|pid| pid.as_raw_nonzero().get().unsigned_abs() != root));
     }
+
+    /// What the next test runs as a program of its own.
+    #[test]
+    #[ignore = "waits to be told to stop"]
+    fn a_program_with_children() {
+        end_with_this_program().unwrap();
+        let script = "setsid sleep 1000 & (sleep 1000 &) ; echo started; exec sleep 1000";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(process::Stdio::piped());
+        let (mut child, _group) = spawn(&mut command).unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        // The one in brackets is an orphan, and ours.
+        wait_until("four descendants", || process_tree::members(process::id()).len() >= 4);
+        let members = process_tree::members(process::id());
+        println!("members {}", members.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
+        thread::sleep(Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_program_that_is_told_to_stop_takes_all_its_descendants_with_it() {
+        use std::io::BufRead;
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+            let mut program = Command::new(std::env::current_exe().unwrap());
+            program.args(["--ignored", "--exact", "--nocapture", "groups::tests::a_program_with_children"]);
+            let (mut child, group) = spawn(program.stdout(process::Stdio::piped())).unwrap();
+            let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+            let line =
+                lines.map_while(Result::ok).find_map(|line| Some(line.split_once("members ")?.1.to_owned()));
+            let members: Vec<u32> = line.unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
+            assert!(members.len() >= 4, "{members:?}");
+            kill_process(group.pid, signal).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED), "{signal:?}");
+            group.ended.store(true, Ordering::Relaxed);
+            wait_until("all have ended", || members.iter().all(|pid| process_tree::has_ended(*pid)));
+        }
+    }
 }
