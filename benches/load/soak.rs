@@ -43,7 +43,9 @@ const SLACK_SHARE: f64 = 0.05;
 
 pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
     let workers = harness.arguments.workers.unwrap_or(WORKERS);
-    let task = Task { runtime, work: Work::Logs, workers: Some(workers) };
+    // Where logs are asked for, they are written.
+    let work = if runtime.does(Work::Logs).is_ok() { Work::Logs } else { Work::Cpu100us };
+    let task = Task { runtime, work, workers: Some(workers) };
     let mix: Vec<Question> =
         MIX.into_iter().filter(|work| runtime.does(*work).is_ok()).map(Work::question).collect();
     let server = harness.start(&harness.a, &task)?;

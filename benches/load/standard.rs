@@ -54,8 +54,10 @@ const CELL_SHARE: f64 = 0.5;
 const CURVES: [(Runtime, Preset); 3] =
     [(Runtime::C, Preset::Hyper), (Runtime::Python, Preset::Granian), (Runtime::Nodejs, Preset::NodeHttp)];
 const CURVE_CONNECTIONS: [u32; 4] = [1, 8, 64, 256];
+/// A scenario that makes tables of its own.
+type Run = fn(&Harness) -> Result<Vec<Table>>;
 /// Who delays whom.
-const STALLS: [(&str, fn(&Harness) -> Result<Vec<Table>>); 5] = [
+const STALLS: [(&str, Run); 5] = [
     ("mixed-blocking, c", |harness| stalls::blocking(harness, Runtime::C)),
     ("mixed-blocking, python", |harness| stalls::blocking(harness, Runtime::Python)),
     ("blocked-5s", stalls::blocked_5s),

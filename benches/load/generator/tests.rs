@@ -1,7 +1,5 @@
 //! The generator against servers whose answers and pauses are known.
 
-#![allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
-
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
