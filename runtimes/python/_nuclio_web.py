@@ -25,9 +25,11 @@ NAMES_MAX = 1000          # of headers and of clients that are remembered in dec
 PLAIN_TEXT = b"\0content-type\0text/plain; charset=utf-8"
 NOT_STARTED, STARTED, STREAMING, FINISHED = range(4)
 
-std, wake, message_of, traceback_of = (
-    shim_module.std, shim_module.wake, shim_module.message_of, shim_module.traceback_of)
-Several: "Any" = shim_module.Several
+std, part, message_of, traceback_of = (
+    shim_module.std, shim_module.part, shim_module.message_of, shim_module.traceback_of)
+wake = part("_nuclio_more").wake
+Several: "Any" = part("_nuclio_several").Several
+StreamCancelled, RequestBodyError = part("_nuclio_streams").StreamCancelled, part("_nuclio_streams").RequestBodyError
 FAULTS = shim_module.Closed, shim_module.Stop, shim_module.ProtocolFault
 HEADER, EVENT_HEAD = shim_module.HEADER, shim_module.EVENT_HEAD
 DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, shim_module.ABORT
@@ -35,7 +37,6 @@ DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, sh
 
 def serve(shim, application, interface, settings):
     """Makes the shim serve an application."""
-    shim_module.OURS.add(serve.__code__.co_filename)
     if not logging.getLogger().handlers:  # else the application has said where its records go
         logging.getLogger().addHandler(Records(shim))
     shim.streams = True
@@ -257,7 +258,7 @@ class Exchange:
                 return {"type": "http.request", "body": self.frame[6], "more_body": False}
             try:
                 piece = await body.next_piece_async()
-            except shim_module.RequestBodyError:
+            except RequestBodyError:
                 return {"type": "http.disconnect"}
             more = body.more or bool(body.pieces)
             self.read = not more
@@ -638,7 +639,7 @@ class WsgiAnswer:
                 shim.channel.fill()
                 shim.poll()
             if call.cancelled:
-                raise shim_module.StreamCancelled("cancelled")
+                raise StreamCancelled("cancelled")
             count = min(len(view), shim_module.PIECE_BYTES_MAX, call.credit)
             call.credit -= count
             self.frame(0, view[:count])
@@ -648,7 +649,7 @@ class WsgiAnswer:
         self.shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
 
     def raised(self, error):
-        if not isinstance(error, shim_module.StreamCancelled):
+        if not isinstance(error, StreamCancelled):
             self.shim.logger.error_with("Exception in WSGI application", exc=message_of(error),
                                         traceback=traceback_of(error))
         if self.finished:

@@ -18,6 +18,12 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// Stuck handler threads tolerated when nothing is said.
 const STUCK_THREADS_MAX: usize = 4;
 
+/// The name of the time zone, where the environment says it.
+#[expect(clippy::disallowed_methods, reason = "as in `Env::from_process`")]
+pub(super) fn zone_name() -> Option<String> {
+    std::env::var_os("TZ").map(|name| name.to_string_lossy().into_owned())
+}
+
 impl Default for Env {
     /// What an empty environment means.
     fn default() -> Self {

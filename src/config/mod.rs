@@ -41,6 +41,7 @@ mod tracing;
 mod trigger;
 mod workers;
 mod yaml;
+mod zone;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
@@ -49,6 +50,7 @@ pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
 pub use trigger::SERVED_KINDS;
 pub use workers::Recycle;
+pub use zone::local_zone;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]

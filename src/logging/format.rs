@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
 use super::{Fields, bounds};
-use crate::config::{Level, LogEncoding};
+use crate::config::{Level, LogEncoding, local_zone};
 
 /// One line, with its line end, as `encoding` wants it.
 pub fn line(
@@ -146,7 +146,8 @@ fn iso8601(time: SystemTime) -> String {
 }
 
 fn local(time: SystemTime) -> Zoned {
-    Zoned::try_from(time).unwrap_or_default()
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    time.to_zoned(local_zone().clone())
 }
 
 #[cfg(test)]

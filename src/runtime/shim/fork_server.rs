@@ -181,8 +181,10 @@ impl ForkServer {
         let Some(link) = given.await.ok().flatten() else {
             return Err(StartError::new("the process that workers are forked from", "lost its connection"));
         };
-        let socket = UnixStream::from_std(link.stream.into_stream());
-        let socket = socket.map_err(|error| recipe.cannot_spawn(&error))?;
+        // Requests carry descriptors, which is written in a way of its own.
+        let socket = UnixStream::from_std(link.stream.into_std()).map_err(|error| {
+            StartError::new("the process that workers are forked from", format!("gives no requests: {error}"))
+        })?;
         let fields = fields! {"pid" => process.pid(), "took" => format!("{:?}", begun.elapsed())};
         recipe.logger.info("Handler is loaded in the process that workers are forked from", fields);
         self.watch(&process, recipe, kills_before);

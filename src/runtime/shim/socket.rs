@@ -28,8 +28,8 @@ impl Socket {
         Ok(Self { stream: watch(stream, Interest::READABLE)?, full: None })
     }
 
-    /// The socket, for other uses; it still does not block.
-    pub fn into_stream(self) -> UnixStream {
+    /// Takes it back; its events are no longer handled.
+    pub fn into_std(self) -> UnixStream {
         self.stream.into_inner()
     }
 
