@@ -2,19 +2,24 @@
 //! stop.
 
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::{io, process};
+use std::{fs, io, process};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, set_child_subreaper};
+use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::process_tree;
 
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Folders of programs that run, which nobody removes when this program is told to stop.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Exit code of a program that a signal ended, as shells write it.
 const INTERRUPTED: i32 = 130;
@@ -41,6 +46,32 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
     };
     running.push(pid);
     Ok((child, Group { pid, ended: AtomicBool::new(false) }))
+}
+
+/// A temporary folder that is gone with the returned value, and also when this program is told to stop.
+pub(crate) fn folder() -> io::Result<Folder> {
+    let folder = tempfile::tempdir()?;
+    folders().push(folder.path().to_owned());
+    Ok(Folder(folder))
+}
+
+/// See [`folder`].
+pub(crate) struct Folder(TempDir);
+
+fn folders() -> MutexGuard<'static, Vec<PathBuf>> {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        folders().retain(|folder| folder != self.0.path());
+    }
 }
 
 impl Group {
@@ -94,6 +125,7 @@ pub(crate) fn end_with_this_program() -> Result<()> {
             let running = running();
             running.iter().for_each(|pid| kill_tree(*pid));
             kill_all(process_tree::members(process::id()).into_iter().skip(1));
+            folders().iter().for_each(|folder| fs::remove_dir_all(folder).unwrap_or_default());
             leave();
         });
     };
@@ -156,6 +188,8 @@ mod tests {
         // The one in brackets is an orphan, and ours.
         wait_until("four descendants", || process_tree::members(process::id()).len() >= 4);
         let members = process_tree::members(process::id());
+        let folder = folder().unwrap();
+        println!("folder {}", folder.path().display());
         println!("members {}", members.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
         thread::sleep(Duration::from_secs(600));
     }
@@ -171,15 +205,18 @@ mod tests {
                 "groups::tests::a_program_with_children",
             ]);
             let (mut child, group) = spawn(program.stdout(process::Stdio::piped())).unwrap();
-            let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
-            let line =
-                lines.map_while(Result::ok).find_map(|line| Some(line.split_once("members ")?.1.to_owned()));
-            let members: Vec<u32> = line.unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
+            let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let mut after =
+                |what: &str| lines.find_map(|line| Some(line.split_once(what)?.1.to_owned())).unwrap();
+            let folder = PathBuf::from(after("folder "));
+            assert!(folder.is_dir());
+            let members: Vec<u32> = after("members ").split(' ').map(|pid| pid.parse().unwrap()).collect();
             assert!(members.len() >= 4, "{members:?}");
             kill_process(group.pid, signal).unwrap();
             assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED), "{signal:?}");
             group.ended.store(true, Ordering::Relaxed);
             wait_until("all have ended", || members.iter().all(|pid| process_tree::has_ended(*pid)));
+            assert!(!folder.exists());
         }
     }
 }

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::client::{self, Client};
 use crate::functions::Function;
 use crate::generator::Question;
-use crate::groups::{self, Group};
+use crate::groups::{self, Folder, Group};
 use crate::process_tree::{self, Memory, Size};
 use crate::side::{self, Side, Task};
 
@@ -52,7 +51,7 @@ pub(crate) struct Start {
 pub(crate) struct Server {
     child: Child,
     group: Group,
-    directory: TempDir,
+    directory: Folder,
     /// Where events go.
     pub(crate) http: SocketAddr,
     /// Where `/ready` is; of a processor only.
@@ -70,7 +69,7 @@ impl Server {
         function: &Function,
         question: &Question,
     ) -> Result<Self> {
-        let directory = tempfile::tempdir().context("failed to make a temporary directory")?;
+        let directory = groups::folder().context("failed to make a temporary directory")?;
         let [http, health, web_admin, metrics] = free_addresses()?;
         let mut command = side::command(&contender.side, task, http, directory.path())?;
         let is_processor = matches!(contender.side, Side::Processor(_));

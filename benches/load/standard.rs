@@ -49,7 +49,9 @@ const CONNECTIONS: u32 = 64;
 /// Where one event is much work.
 const CONNECTIONS_OF_LARGE: u32 = 8;
 /// There are many cells: each gets this share of a measurement's length.
-const CELL_SHARE: f64 = 0.5;
+const CELL_SHARE: f64 = 0.35;
+/// The same of curves, which have many points.
+const CURVE_SHARE: f64 = 0.5;
 /// Empty handlers beside others, over connections.
 const CURVES: [(Runtime, Preset); 3] =
     [(Runtime::C, Preset::Hyper), (Runtime::Python, Preset::Granian), (Runtime::Nodejs, Preset::NodeHttp)];
@@ -204,6 +206,7 @@ impl Set {
             show(self, &line)?;
         }
         harness.arguments.connections = CURVE_CONNECTIONS.to_vec();
+        harness.arguments.seconds = Some(seconds * CURVE_SHARE);
         for index in 0..self.curves.len() {
             let Curve { name, task, against, .. } = self.curves[index].clone();
             harness.b = Some(contender(&Side::Preset(against), &[]));
@@ -417,8 +420,9 @@ mod tests {
         let (set, mut missing) = (Set::planned(), Vec::new());
         let goals = goals::table(&harness().arguments, &set.goals).rows.into_iter();
         let goals = goals.map(|row| row[0].clone());
-        for name in
-            goals.chain(RUNTIMES.map(Runtime::name)).chain(set.curves.iter().map(|curve| curve.name.clone()))
+        for name in goals
+            .chain(RUNTIMES.map(|runtime| format!("| {} |", runtime.name())))
+            .chain(set.curves.iter().map(|curve| curve.name.clone()))
         {
             if !figures.contains(&name) {
                 missing.push(name);
