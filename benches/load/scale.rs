@@ -16,6 +16,8 @@ use crate::workload::Work;
 
 const WORKERS: [u32; 4] = [1, 10, 100, 1000];
 const CONNECTIONS: [u32; 5] = [1, 10, 100, 1000, 10_000];
+/// How many events may wait; what is given by `--a-env` overrules it.
+const WAITING_MAX: &str = "NUCLIO_WAITING_EVENTS_MAX";
 const CONNECTIONS_BESIDE_WORKERS: u32 = 64;
 
 pub(crate) fn run(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
@@ -98,7 +100,11 @@ fn over_workers(harness: &Harness, runtime: Runtime) -> Result<Table> {
 
 fn over_connections(harness: &Harness, runtime: Runtime) -> Result<Table> {
     let task = Task { runtime, work: Work::Empty, workers: harness.arguments.workers };
-    let server = harness.start(&harness.a, &task)?;
+    // Every connection asks at once, and all but a few wait for a worker: more than usually may.
+    let mut contender = harness.a.clone();
+    let waiting = (WAITING_MAX.to_owned(), CONNECTIONS[CONNECTIONS.len() - 1].to_string());
+    contender.environment.insert(0, waiting);
+    let server = harness.start(&contender, &task)?;
     let idle = server.memory();
     let mut table = Table {
         title: format!(
@@ -156,8 +162,12 @@ fn measure(
     connections: u32,
 ) -> Result<crate::figures::Figures> {
     let questions = [question(&harness.a, task)];
-    harness.observe(server, &questions, connections, Pace::Closed, 0.3)?;
-    harness.observe(server, &questions, connections, Pace::Closed, harness.arguments.seconds())
+    let observe = |seconds| {
+        let figures = harness.observe(server, &questions, connections, Pace::Closed, seconds);
+        figures.with_context(|| format!("{connections} connections"))
+    };
+    observe(0.3)?;
+    observe(harness.arguments.seconds())
 }
 
 /// Whether that would leave half of what is free.

@@ -19,7 +19,7 @@ use crate::groups::{self, Folder, Group};
 use crate::process_tree::{self, Memory, Size};
 use crate::side::{self, Side, Task};
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long one that has failed is given to end.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 /// Once it is ready.
