@@ -338,6 +338,8 @@ class WholeShim(core.Shim):
 
 def interface_of(handler):
     """As the core's, which knows the plain functions."""
+    if isinstance(handler, type) and hasattr(handler, "__await__"):
+        return "asgi"  # made for each request, and awaited
     names, required = parameters(handler)
     if names[:3] == ("scope", "receive", "send") or required == 3 and is_async(handler):
         return "asgi"

@@ -217,9 +217,10 @@ class Shim:
         return self.answer()
 
     def streamed(self):
-        """Head, pieces and the flags of the last DATA frame of a streamed answer."""
-        head, pieces = self.answer(), []
-        assert head.flags & 1 and not head.body
+        """Head, pieces and the flags of the last DATA frame of a streamed answer. The head may have the first piece."""
+        head = self.answer()
+        assert head.flags & 1
+        pieces = [head.body] if head.body else []
         while True:
             kind, flags, _, ident, _, body = self.next()
             assert kind == DATA and ident == head.ident
