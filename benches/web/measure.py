@@ -136,6 +136,8 @@ def load(side, path, options):
     if "Non-2xx" in text or "Socket errors" in text:
         sys.exit("%s: requests failed\n%s" % (side.name, text))
     requests = int(re.search(r"(\d+) requests in", text)[1])
+    if not requests:
+        sys.exit("%s: no answer at %s within %d s" % (side.name, path, options.seconds))
     times = {key: float(number) * UNITS[unit]
              for key, number, unit in re.findall(r"(50|99)%\s+([\d.]+)(us|ms|s)\b", text)}
     return float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]), used * 1e6 / requests, times["50"], times["99"]
@@ -151,7 +153,7 @@ def compare(options, application, workers):
                 side.wait()
             for path in ("/json", "/stream"):
                 for side in sides:  # Warm, and not counted.
-                    load(side, path, argparse.Namespace(connections=options.connections, seconds=1))
+                    load(side, path, options)
                 rounds = [[load(side, path, options) for side in sides] for _ in range(options.rounds)]
                 show(application, path, workers, sides, rounds)
         finally:
