@@ -18,6 +18,9 @@ if MYPY:
     from typing import Any
 
 
+ABOUT_CALLS = frozenset((DATA_IN, CREDIT, CANCEL, PING))  # frames about calls in work
+
+
 class WholeShim(core.Shim):
     """A `Shim` with all its methods, which it becomes once it needs one of these."""
 
@@ -228,15 +231,18 @@ class WholeShim(core.Shim):
             self.channel.fill(DONT_WAIT)
         except BlockingIOError:
             pass  # something may have been read before
-        frame = self.channel.take()
+        take, several = self.channel.take, self.several
+        frame = take()
         while frame is not None:
-            if frame[0] in (DATA_IN, CREDIT, CANCEL, PING):
+            if frame[0] in ABOUT_CALLS:
                 drive(self.other(frame))
-            elif self.several is not None:
-                self.several.take(frame)
+            elif several is not None:
+                several.take(frame)
             else:
                 self.queue.append(frame)
-            frame = self.channel.take()
+            frame = take()
+        if several is not None and several.waiting:
+            several.begin()
 
     def body_of(self, frame):
         """The body of the event with this frame, for a handler that takes bodies as they come."""

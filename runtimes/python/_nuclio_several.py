@@ -63,8 +63,7 @@ class Several:
                 return
             code = frame[2] >> 12
             call.log_level = code - 1 if code and (call.members is None or len(call.members) == 1) else shim.level
-            self.waiting.append(call)
-            self.begin()
+            self.waiting.append(call)  # `poll` begins all that have come together
         elif frame[0] == CONTROL:
             task = shim.loop.create_task(shim.control(frame[2], frame[3]))
             self.tasks.add(task)

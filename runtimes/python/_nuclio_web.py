@@ -12,6 +12,8 @@ import sys
 from time import monotonic_ns
 from urllib.parse import unquote_to_bytes
 
+import _struct
+
 MYPY = False
 if MYPY:
     from typing import Any
@@ -26,6 +28,10 @@ IGNORED_MAX, IGNORED_NS = 1000, 5_000_000_000  # messages to a client that has l
 BEHIND_MAX = 1000         # applications that go on after their answers; beyond, no further request begins
 NAMES_MAX = 1000          # of headers and of clients that are remembered in decoded form
 PLAIN_TEXT = b"\0content-type\0text/plain; charset=utf-8"
+# Texts that are the same in nearly all requests.
+KNOWN = {text.encode(): text for text in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "1.0", "1.1")}
+# Of EVENT: the length of the head, its last field but one: the number of headers.
+LENGTH_AND_COUNT = _struct.Struct("<I28xH")
 NOT_STARTED, STARTED, STREAMING, FINISHED = range(4)
 
 std, part, message_of, traceback_of = (
@@ -34,7 +40,8 @@ wake = part("_nuclio_more").wake
 Several: "Any" = part("_nuclio_several").Several
 StreamCancelled, RequestBodyError = part("_nuclio_streams").StreamCancelled, part("_nuclio_streams").RequestBodyError
 FAULTS = shim_module.Closed, shim_module.Stop, shim_module.ProtocolFault
-HEADER, EVENT_HEAD = shim_module.HEADER, shim_module.EVENT_HEAD
+EVENT, HEADER, ANSWER_HEAD = shim_module.EVENT, shim_module.HEADER, shim_module.ANSWER_HEAD
+ANSWER, JOIN_BYTES_MAX = shim_module.ANSWER, shim_module.JOIN_BYTES_MAX
 DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, shim_module.ABORT
 
 
@@ -89,7 +96,7 @@ def address(text):
 def texts_of(frame):
     """The texts of a frame, and where those behind its headers begin."""
     data, at = frame[4], frame[5]
-    head, _, _, _, _, _, count, _ = EVENT_HEAD.unpack_from(data, at - 4)
+    head, count = LENGTH_AND_COUNT.unpack_from(data, at - 4)
     return data[at + 32:at + head].split(b"\0"), 12 + 2 * count
 
 
@@ -120,7 +127,7 @@ def length_of(value):
 
 
 def check_head(status, table, pairs, nul, line_ends):
-    if table.count(nul) != 2 * pairs or any(end in table for end in line_ends):
+    if table.count(nul) != 2 * pairs or line_ends[0] in table or line_ends[1] in table:
         raise ValueError("a header has a NUL or the end of a line in it")
     if not 200 <= status <= 999:
         raise ValueError("the status %d is not one of a final response" % status)
@@ -177,12 +184,16 @@ class Asgi(Several):
     # -- calls
 
     def begin(self):
-        shim = self.shim
-        while self.waiting and len(self.calls) < shim.slots and len(self.behind) < BEHIND_MAX:
-            call = self.waiting.pop(0)
-            self.calls[call.ident] = call
+        if self.waiting:
+            self.shim.base.run(self.begin_waiting)  # In a context of its own, which each task copies.
+
+    def begin_waiting(self):
+        waiting, calls, slots, create_task = self.waiting, self.calls, self.shim.slots, self.shim.loop.create_task
+        while waiting and len(calls) < slots and len(self.behind) < BEHIND_MAX:
+            call = waiting.pop(0)
+            calls[call.ident] = call
             self.fresh += 1
-            call.task = shim.base.run(shim.loop.create_task, self.one(call))
+            call.task = create_task(self.one(call))
 
     async def one(self, call):
         self.fresh -= 1
@@ -203,10 +214,13 @@ class Asgi(Several):
             except FAULTS as fault:
                 self.end(fault)
         finally:
-            exchange.deliver()
+            if exchange.pending is not None:
+                exchange.deliver()
             self.leave(call)
 
     def leave(self, call):
+        # All that belongs to a request goes with it, and does not wait for the collector.
+        call.stream = call.task = None
         if call in self.behind:
             self.behind.discard(call)
             if self.waiting:
@@ -286,7 +300,8 @@ class Exchange:
 
     def scope(self):
         texts, tail = texts_of(self.frame)
-        method, raw = texts[1].decode("latin-1"), texts[2]
+        raw, version = texts[2], texts[tail]
+        method = KNOWN.get(texts[1]) or texts[1].decode("latin-1")
         path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "replace")
         root = self.asgi.root
         if root and path != root and not path.startswith(root + "/"):
@@ -294,7 +309,7 @@ class Exchange:
         self.bodiless = method == "HEAD"
         return {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": texts[tail].decode(), "scheme": "http",
+            "http_version": KNOWN.get(version) or version.decode(), "scheme": "http",
             "server": address(texts[tail + 2]), "client": address(texts[tail + 1]),
             "method": method or ("POST" if self.frame[6] else "GET"), "path": path or "/", "raw_path": raw,
             "query_string": texts[3], "root_path": root,
@@ -401,8 +416,17 @@ class Exchange:
             self.pending = body
             self.asgi.shim.loop.call_soon(self.deliver)
         else:
-            self.answer(body, 0, self.asgi.holds(monotonic_ns()))
-            self.asgi.answered(self.call)
+            asgi, call, now, table = self.asgi, self.call, monotonic_ns(), self.table
+            if len(body) > JOIN_BYTES_MAX or not asgi.fresh or not asgi.waits(now):
+                self.answer(body, 0, False)
+            else:  # As `Shim.send_answer`, for the many.
+                head = 8 + len(table)
+                frame = ANSWER_HEAD.pack(head + len(body), ANSWER, 0, self.status, call.ident, head,
+                                         min((now - call.started) // 1000, 0xFFFFFFFF), self.pairs, 0) + table + body
+                channel = asgi.shim.channel
+                with channel.lock:
+                    channel.hold(frame)
+            asgi.answered(call)
 
     def deliver(self):
         """Sends an answer that waits for what is logged of it."""
