@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from test_wrapper import LOG, PYTHON, Shim, event
+from test_wrapper import LOG, PYTHON, Shim, event, wait_until
 
 
 class Names(unittest.TestCase):
@@ -345,12 +345,14 @@ class Tasks(unittest.TestCase):
                 self.assertEqual(shim.call().body, b"[1, 2, 'late', 'cancelled']")
 
     def test_background_tasks_go_on_while_no_event_comes(self):
-        source = ("import asyncio\nticks = []\nasync def tick():\n    while True:\n        ticks.append(1)\n        await asyncio.sleep(0.01)\n"
+        source = ("import asyncio\nticks = []\nasync def tick():\n    while True:\n        ticks.append(1)\n"
+                  "        with open('ticks', 'a') as out: out.write('.')\n        await asyncio.sleep(0.01)\n"
                   "def init_context(c): c.ticker = asyncio.get_running_loop().create_task(tick())\n"
                   "def handler(c, e): return str(len(ticks))\n")
         with Shim(source) as shim:
             first = int(shim.call().body)
-            time.sleep(0.3)
+            ticks = os.path.join(shim.folder, "ticks")
+            wait_until(lambda: os.path.exists(ticks) and os.path.getsize(ticks) > first + 10)
             self.assertGreater(int(shim.call().body), first + 10)
             self.assertEqual(shim.finish(), 0)
 
