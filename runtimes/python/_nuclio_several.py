@@ -21,6 +21,7 @@ class Several:
     """The calls of a handler that may have several events at once: each is a task of the one loop."""
 
     behind: "Any" = ()  # calls that go on after their answers, which only those of applications do
+    behind_max = 1
 
     def __init__(self, shim):
         contextvars = std("contextvars")
@@ -31,7 +32,8 @@ class Several:
         self.call_of_task = contextvars.ContextVar("nuclio_event")
         self.logger_of_task = contextvars.ContextVar("nuclio_logger")
         self.tasks = set()     # of control frames
-        self.flushing = False
+        self.fresh = 0         # tasks that have not run yet
+        self.flushing = self.beginning = False
 
     # -- frames
 
@@ -82,14 +84,46 @@ class Several:
     # -- calls
 
     def begin(self):
-        shim = self.shim
-        while self.waiting and len(self.calls) < shim.slots:
-            call = self.waiting.pop(0)
-            self.calls[call.ident] = call
-            # In a context of its own, which the task copies.
-            call.task = shim.base.run(shim.loop.create_task, self.one(call))
+        """Begins the calls that wait, as far as there are places."""
+        if self.waiting and not self.beginning:  # A task that runs at once may come here before it is made.
+            self.beginning = True
+            try:
+                self.shim.base.run(self.begin_waiting)  # In a context of its own, which each task copies.
+            finally:
+                self.beginning = False
+
+    def begin_waiting(self):
+        waiting, calls, slots, create_task = self.waiting, self.calls, self.shim.slots, self.shim.loop.create_task
+        made = []
+        while waiting and len(calls) < slots and len(self.behind) < self.behind_max:
+            call = waiting.pop(0)
+            calls[call.ident] = call
+            self.fresh += 1
+            call.task = create_task(self.one(call))
+            made.append(call)
+        if made:
+            self.shim.loop.call_soon(self.see_begun, made)  # behind the first steps of all of them
+
+    def see_begun(self, calls):
+        """Answers calls whose tasks somebody has cancelled before they ran: of those nothing has run, no `finally`."""
+        for call in calls:
+            if not call.begun:
+                self.fresh -= 1
+                call.begun, call.started = True, monotonic_ns()
+                try:
+                    if not call.over:
+                        self.unbegun(call)
+                except Closed as fault:
+                    self.end(fault)
+                self.leave(call)
+
+    def unbegun(self, call):
+        token = self.call_of_task.set(call)
+        self.failed(call, std("asyncio").CancelledError("the event's task was cancelled before it ran"))
+        self.call_of_task.reset(token)
 
     async def one(self, call):
+        self.fresh -= 1
         shim = self.shim
         self.call_of_task.set(call)
         call.started = shim.written = monotonic_ns()
@@ -112,6 +146,7 @@ class Several:
             self.failed(call, error)
         finally:
             self.leave(call)
+            call.stream = call.task = None  # Else they would wait for the collector, as each knows the other.
 
     def failed(self, call, error):
         if not call.over:

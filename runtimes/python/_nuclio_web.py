@@ -21,7 +21,8 @@ if MYPY:
 # The shim is the program of this process, also where it has been read from a descriptor.
 shim_module: "Any" = sys.modules["__main__"]
 
-HELD_NS_MAX = 1_000_000   # an answer waits no longer for others to go with it, a piece for the next
+HELD_NS_MAX = 4_000_000   # an answer waits no longer for others to go with it
+PIECES_NS_MAX = 1_000_000  # nor a piece for the next
 HELD_BYTES_MAX = 65536    # of pieces of one answer that go out together
 LOOK_NS = 5_000_000       # so often a WSGI application that streams looks whether its client is there
 IGNORED_MAX, IGNORED_NS = 1000, 5_000_000_000  # messages to a client that has left, and for how long
@@ -139,11 +140,12 @@ def check_head(status, table, pairs, nul, line_ends):
 class Asgi(Several):
     """Requests to an ASGI application, each a task of the one loop."""
 
+    behind_max = BEHIND_MAX
+
     def __init__(self, shim, application, root, stop_seconds):
         super().__init__(shim)
         self.application = application
         self.root = root
-        self.fresh = 0          # tasks that have not run yet: their answers may go with others
         self.holding = 0        # since when answers and pieces are held
         self.streams = []       # exchanges whose pieces are held
         self.behind = set()     # calls whose applications go on after their answers
@@ -183,18 +185,6 @@ class Asgi(Several):
 
     # -- calls
 
-    def begin(self):
-        if self.waiting:
-            self.shim.base.run(self.begin_waiting)  # In a context of its own, which each task copies.
-
-    def begin_waiting(self):
-        waiting, calls, slots, create_task = self.waiting, self.calls, self.shim.slots, self.shim.loop.create_task
-        while waiting and len(calls) < slots and len(self.behind) < BEHIND_MAX:
-            call = waiting.pop(0)
-            calls[call.ident] = call
-            self.fresh += 1
-            call.task = create_task(self.one(call))
-
     async def one(self, call):
         self.fresh -= 1
         shim = self.shim
@@ -217,10 +207,14 @@ class Asgi(Several):
             if exchange.pending is not None:
                 exchange.deliver()
             self.leave(call)
+            call.stream = call.task = None  # Else they would wait for the collector, as each knows the other.
+
+    def unbegun(self, call):
+        token = self.call_of_task.set(call)
+        Exchange(self, call).fail("The request's task was cancelled before it ran")
+        self.call_of_task.reset(token)
 
     def leave(self, call):
-        # All that belongs to a request goes with it, and does not wait for the collector.
-        call.stream = call.task = None
         if call in self.behind:
             self.behind.discard(call)
             if self.waiting:
@@ -251,15 +245,15 @@ class Asgi(Several):
     # -- answers
 
     def holds(self, now):
-        """Whether a whole answer waits for those of requests that came with it."""
-        return bool(self.fresh) and self.waits(now)
+        """Whether a whole answer waits for those of requests that came with it, and have not begun yet."""
+        return bool(self.fresh) and self.waits(now, HELD_NS_MAX)
 
-    def waits(self, now):
+    def waits(self, now, most):
         """Whether something is held until the loop comes round; False: it is time to write what is held."""
         if not self.holding:
             self.holding = now
             self.shim.loop.call_soon(self.flush_answers)
-        elif now - self.holding >= HELD_NS_MAX:
+        elif now - self.holding >= most:
             self.holding = now
             return False
         return True
@@ -377,7 +371,7 @@ class Exchange:
         else:
             if len(self.pieces) == 1:
                 self.asgi.streams.append(self)
-            if not self.asgi.waits(monotonic_ns()):
+            if not self.asgi.waits(monotonic_ns(), PIECES_NS_MAX):
                 self.asgi.flush_held()
 
     async def ignore(self):
@@ -417,7 +411,7 @@ class Exchange:
             self.asgi.shim.loop.call_soon(self.deliver)
         else:
             asgi, call, now, table = self.asgi, self.call, monotonic_ns(), self.table
-            if len(body) > JOIN_BYTES_MAX or not asgi.fresh or not asgi.waits(now):
+            if len(body) > JOIN_BYTES_MAX or not asgi.holds(now):
                 self.answer(body, 0, False)
             else:  # As `Shim.send_answer`, for the many.
                 head = 8 + len(table)

@@ -131,6 +131,22 @@ class Together(unittest.TestCase):
             self.assertEqual(shim.process.wait(5), 1)
 
 
+    def test_a_task_that_is_cancelled_before_it_runs_is_answered(self):
+        source = ("import asyncio\nasync def handler(c, e):\n"
+                  "    for task in asyncio.all_tasks():\n"
+                  "        if e.path == '/wild' and task is not asyncio.current_task() and 'one' in repr(task.get_coro()):\n"
+                  "            task.cancel()\n"
+                  "    return e.path\n")
+        with several(source, 3) as shim:
+            shim.send(b"".join(event(ident, path=path) for ident, path in ((1, "/wild"), (2, "/s"), (3, "/s"), (4, "/t"))))
+            answers = {answer.ident: answer for answer in (shim.answer() for _ in range(4))}
+            self.assertEqual([answers[ident].status for ident in (1, 2, 3, 4)], [200, 500, 500, 200])
+            self.assertIn(b"cancelled before it ran", answers[2].body)
+            self.assertEqual([(text, ident) for level, text, _, ident in shim.logs if level == "error"],
+                             [("Exception caught in handler", ident) for ident in (2, 3)])
+            self.assertEqual(shim.call(5, path="/t").body, b"/t")
+
+
 class Contexts(unittest.TestCase):
     def test_context_variables_are_each_events_own(self):
         source = ("import asyncio, contextvars\nv = contextvars.ContextVar('v', default='-')\n"

@@ -3,7 +3,7 @@
 import struct
 import unittest
 
-from test_wrapper import ANSWER, CANCEL, CONTROL, CONTROL_DONE, CREDIT, EVENT, FAILED, Shim, frame
+from test_wrapper import ANSWER, CANCEL, CONTROL, CONTROL_DONE, CREDIT, EVENT, FAILED, VERSION, Shim, frame
 
 MORE_IN, NO_BODY, END, ABORT, DATA_IN = 0x01, 0x02, 0x01, 0x02, 0x03
 
@@ -109,6 +109,41 @@ async def go(scope, receive, start, body):
         shim.send(request(1, path="/wait"))
         shim.send(request(2, path="/go"))
         self.assertEqual({shim.answer().body, shim.answer().body}, {b"waited", b"gone"})
+
+    @unittest.skipIf(VERSION < (3, 12), "tasks that run at once came with Python 3.12")
+    def test_tasks_may_run_at_once(self):
+        shim = self.served("""
+async def eager(scope, receive, start, body):
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+    await start(); await body(b"set")
+async def s(scope, receive, start, body):
+    if scope["query_string"] == b"wait": await asyncio.sleep(0.01)
+    await start(); await body(scope["query_string"])
+""", settings={"max_inflight": "3"})
+        self.assertEqual(self.call(shim, path="/eager").body, b"set")
+        texts = [("wait" if number % 3 == 0 else str(number)) for number in range(20)]
+        shim.send(b"".join(request(10 + number, path="/s", query=text) for number, text in enumerate(texts)))
+        answers = [shim.answer() for _ in texts]
+        self.assertEqual({answer.ident: answer.body.decode() for answer in answers},
+                         {10 + number: text for number, text in enumerate(texts)})
+        self.assertEqual(shim.logs[1:], [])
+
+    def test_a_task_that_is_cancelled_before_it_runs_is_answered(self):
+        shim = self.served("""
+async def wild(scope, receive, start, body):
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task() and "one" in repr(task.get_coro()): task.cancel()
+    await start(); await body(b"wild")
+async def s(scope, receive, start, body):
+    await start(); await body(b"s")
+""", settings={"max_inflight": "3"})
+        shim.send(b"".join(request(ident, path=path) for ident, path in ((1, "/wild"), (2, "/s"), (3, "/s"), (4, "/s"))))
+        answers = {answer.ident: (answer.status, answer.body) for answer in (shim.answer() for _ in range(4))}
+        self.assertEqual(answers, {
+            1: (200, b"wild"), 2: (500, b"Internal Server Error"), 3: (500, b"Internal Server Error"), 4: (200, b"s")})
+        self.assertEqual([(level, text, ident) for level, text, _, ident in shim.logs if level == "error"],
+                         [("error", "The request's task was cancelled before it ran", ident) for ident in (2, 3)])
+        self.assertEqual(self.call(shim, 5, path="/s").body, b"s")
 
     def test_a_stream_goes_out_piece_by_piece(self):
         shim = self.served("""
