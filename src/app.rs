@@ -3,6 +3,8 @@
 //!
 //! Threads: this one (signals, keepers, processes), the admin thread, the event threads, the log writer.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::readiness::{Readiness, Watched};
 use crate::admin::{Admin, Push, TriggerView};
 use crate::config::{
-    self, Config, MetricSinkKind, PlatformKind, RuntimeKind, SeveralFor, Timetable, TriggerKind,
+    self, Config, MetricSinkKind, Platform, PlatformKind, SeveralFor, Timetable, TriggerKind,
 };
 use crate::dispatch::Dispatcher;
 use crate::event::{BodyBudget, TriggerInfo};
@@ -29,15 +31,15 @@ use crate::logging::sink::Writer;
 use crate::metrics::TriggerCounters;
 use crate::metrics::text::{Exposition, Source};
 use crate::otlp::Otlp;
-use crate::pool::{self, CALLS_MAX, Pool};
+use crate::pool::{CALLS_MAX, Pool};
 use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
 use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::plugin::Library;
-use crate::runtime::shim::languages;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
+use plan::{plan_pools, pool_name};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
 const SPARE_THREADS: usize = 2;
@@ -45,13 +47,6 @@ const SPARE_THREADS: usize = 2;
 const AWAKE_MIN: usize = 2;
 /// Files to send that are read at the same moment.
 const BLOCKING_THREADS_MAX: usize = 32;
-/// Longest wait for a shim to become ready, unless the configuration asks for more.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
-/// Events written ahead to a busy shim. One that turns out slow delays those behind it, though other workers may be
-/// free by then.
-const AHEAD_MAX: usize = 8;
-/// The same for a pool's only worker: nobody else could take them.
-const AHEAD_MAX_ALONE: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
 const KUBE_LINGER: Duration = Duration::from_secs(5);
 /// Time for the last spans to reach their collector.
@@ -113,7 +108,7 @@ impl App {
         let admin = Admin::start(logger.clone()).context("Failed to start the side servers")?;
         if let Some(address) = &config.platform.health {
             let started = admin.health(address, readiness.clone());
-            side_server(started, "health", "healthCheck.listenAddress", address, purpose, &logger)?;
+            side_server(started, "health", Platform::HEALTH_KEY, address, purpose, &logger)?;
         }
         for trigger in &config.function.triggers {
             trigger::check(trigger).context("Failed to create triggers")?;
@@ -122,6 +117,11 @@ impl App {
         reaper::start(children.clone());
         let runtime = Runtime::load(&config, &logger).context("Failed to create triggers")?;
         warn_of_batches(&config, &runtime, &logger);
+        if config.function.recycle.is_some() && matches!(runtime, Runtime::InProcess(_)) {
+            let message = "spec.runtimeAttributes.recycle has no effect: this handler is a library inside the processor, \
+                           not a process; remove it, or build the handler as a program";
+            logger.warn(message, fields! {});
+        }
         let events = EventThreads::start(&runtime, &config).context("Failed to start the event threads")?;
         let (pools, triggers) = (Vec::new(), Vec::new());
         let otlp = Otlp::start(&config, &logger).context("Failed to start the export of traces")?;
@@ -215,7 +215,7 @@ impl App {
             drop(side_server(
                 started,
                 "web admin",
-                "webAdmin.listenAddress",
+                Platform::WEB_ADMIN_KEY,
                 address,
                 Purpose::Trial,
                 &self.logger,
@@ -228,7 +228,7 @@ impl App {
             match &sink.kind {
                 MetricSinkKind::PrometheusPull { listen } => {
                     let started = self.admin.metrics(listen, exposition.clone(), &sink.instance);
-                    let key = format!("metrics.sinks.{}.url", sink.name);
+                    let key = sink.url_key();
                     drop(side_server(started, "metrics", &key, listen, Purpose::Trial, &self.logger));
                 }
                 MetricSinkKind::PrometheusPush { url, job, interval } => {
@@ -412,106 +412,6 @@ impl EventThreads {
         std::thread::Builder::new().name("events".into()).spawn(main)?;
         Ok(Self { handle, stop, calls, reserve })
     }
-}
-
-/// One pool to start: of a trigger, or of all triggers that share an allocator.
-struct PoolPlan<'a> {
-    name: String,
-    shared: bool,
-    trigger: &'a config::Trigger,
-}
-
-fn pool_name(trigger: &config::Trigger) -> &str {
-    trigger.allocator.as_deref().unwrap_or(&trigger.name)
-}
-
-fn plan_pools(config: &Config) -> Vec<PoolPlan<'_>> {
-    let mut plans: Vec<PoolPlan<'_>> = Vec::new();
-    for trigger in &config.function.triggers {
-        let (name, shared) = (pool_name(trigger).to_owned(), trigger.allocator.is_some());
-        if !plans.iter().any(|plan| plan.name == name && plan.shared && shared) {
-            plans.push(PoolPlan { name, shared, trigger });
-        }
-    }
-    plans
-}
-
-impl PoolPlan<'_> {
-    fn settings(&self, config: &Config, children: &Children, events: &EventThreads) -> pool::Settings {
-        let (function, env) = (&config.function, &config.env);
-        let in_flight_per_worker = match &self.trigger.kind {
-            TriggerKind::Http(http) => http.in_flight_per_worker,
-            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported { .. } => 1,
-        };
-        let default_start = function.readiness_timeout.unwrap_or_default().max(START_TIMEOUT);
-        pool::Settings {
-            trigger_kind: if self.shared { String::new() } else { self.trigger.kind.name().to_owned() },
-            name: self.name.clone(),
-            workers: self.trigger.workers,
-            event_timeout: function.event_timeout,
-            in_flight_per_worker,
-            batches: matches!(&self.trigger.kind, TriggerKind::Http(http) if http.batch.is_some()),
-            ahead_max: env.shim_prefetch.unwrap_or(if self.trigger.workers == 1 {
-                AHEAD_MAX_ALONE
-            } else {
-                AHEAD_MAX
-            }),
-            start_timeout: env.worker_start_timeout.unwrap_or(default_start),
-            waiting_max: env.waiting_events_max,
-            stuck_max: env.stuck_threads_max,
-            calls: events.calls.clone(),
-            reserve: events.reserve.clone(),
-            init: init_settings(config, self.trigger),
-            children: children.clone(),
-        }
-    }
-}
-
-/// What every shim worker of a pool is told at its start.
-fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static str, String)> {
-    let (function, env) = (&config.function, &config.env);
-    let lowest = function.log_sinks.iter().map(|sink| sink.level as u8).min().unwrap_or(0);
-    let mut init = vec![
-        ("handler", function.handler.clone()),
-        ("function_name", function.name.clone()),
-        ("function_version", function.version.to_string()),
-        ("function_description", function.description.clone()),
-        ("project", function.project.clone()),
-        ("namespace", function.namespace.clone()),
-        (
-            "platform_kind",
-            if config.platform.kind == PlatformKind::Kube { "kube" } else { "local" }.to_owned(),
-        ),
-        ("decode_strings", u8::from(env.python_decode_strings).to_string()),
-        (
-            "event_loop",
-            env.python_uvloop.map_or("auto", |uv| if uv { "uvloop" } else { "asyncio" }).to_owned(),
-        ),
-        ("log_level", lowest.to_string()),
-        ("stop_timeout_ms", trigger.termination_timeout.as_millis().to_string()),
-        ("max_inflight_for", several_for(trigger).name().to_owned()),
-        ("root_path", function.root_path().to_owned()),
-        ("triggers", function.triggers.len().to_string()),
-    ];
-    if let Some(language) = languages::of(function.runtime) {
-        init.push(("handler_dir", language.handler_dir(env).display().to_string()));
-    }
-    if function.runtime == RuntimeKind::Golang && !function.yaml.contains('\0') {
-        init.push(("config_yaml", function.yaml.clone())); // As a library gets it.
-    }
-    for (index, trigger) in function.triggers.iter().enumerate() {
-        // The names are few and last as long as the process.
-        let name = |part: &str| -> &'static str { format!("trigger.{index}.{part}").leak() };
-        init.push((name("class"), trigger.kind.class().to_owned()));
-        init.push((name("kind"), trigger.kind.name().to_owned()));
-        init.push((name("name"), trigger.name.clone()));
-    }
-    init
-}
-
-/// Which handlers get several events at a time.
-fn several_for(trigger: &config::Trigger) -> SeveralFor {
-    if let TriggerKind::Http(http) = &trigger.kind { http.several_for } else { SeveralFor::Any }
 }
 
 fn view(

@@ -13,7 +13,7 @@ use crate::config::lint::{Finding, Severity, lint};
 use crate::config::schema::Schema;
 use crate::config::{
     ConcurrencyPolicy, Config, CronTrigger, Env, EventTemplate, HttpTrigger, Level, LogEncoding, LogSink,
-    SeveralFor, Timetable, Trigger, TriggerKind,
+    Recycle, SeveralFor, Timetable, Trigger, TriggerKind,
 };
 use crate::trigger;
 
@@ -77,7 +77,7 @@ fn write_config(config: &Config, findings: &[Finding], out: &mut dyn Write) -> i
 fn refusals(config: &Config) -> Vec<String> {
     let triggers = &config.function.triggers;
     let kinds = triggers.iter().filter_map(|trigger| trigger::check(trigger).err());
-    kinds.chain(trigger::check_addresses(triggers)).map(|error| error.to_string()).collect()
+    kinds.chain(trigger::check_addresses(triggers, &config.platform)).map(|error| error.to_string()).collect()
 }
 
 fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -86,6 +86,12 @@ fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     line(out, "runtime", function.runtime.name())?;
     line(out, "handler", or_none(&function.handler))?;
     line(out, "event timeout", &function.event_timeout.map_or("none".into(), format))?;
+    if function.preload {
+        line(out, "preload", "workers are forked from a process that has loaded the handler")?;
+    }
+    if let Some(recycle) = &function.recycle {
+        line(out, "recycled", &recycled(recycle))?;
+    }
     for sink in &function.log_sinks {
         line(out, "log sink", &log_sink(sink))?;
     }
@@ -96,6 +102,21 @@ fn write_function(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         line(out, "port 8080", "answers /__internal/health only")?;
     }
     Ok(())
+}
+
+/// When workers are replaced.
+fn recycled(recycle: &Recycle) -> String {
+    let limits = [
+        recycle.events.map(|events| format!("after {events} events")),
+        recycle.memory.map(|bytes| format!("above {bytes} bytes of memory")),
+        recycle.age.map(|age| format!("after {}", format(age))),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let sooner = match recycle.jitter {
+        0.0 => String::new(),
+        jitter => format!(", up to {}% sooner", (jitter * 100.0).round()),
+    };
+    format!("{}{sooner}", limits.join(", "))
 }
 
 fn write_trigger(trigger: &Trigger, out: &mut dyn Write) -> io::Result<()> {
@@ -248,6 +269,28 @@ platform
             spec.triggers.default-http.workerTerminationTimeout: time: missing unit in duration \"10\"; write a \
             number with a unit, for example 30s, 1m30s or 500ms\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_trigger_on_an_address_of_the_platform_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let (function, platform) =
+            (directory.path().join("processor.yaml"), directory.path().join("platform.yaml"));
+        let trigger = |port: u16| {
+            format!(
+                "spec: {{runtime: python, handler: m:h, triggers: {{web: {{kind: http, url: ':{port}'}}}}}}"
+            )
+        };
+        std::fs::write(&platform, "healthCheck: {enabled: true, listenAddress: '127.0.0.1:7001'}").unwrap();
+        for (port, good) in [(7001, false), (7002, true)] {
+            std::fs::write(&function, trigger(port)).unwrap();
+            let mut out = Vec::new();
+            assert_eq!(check(&function, &platform, Env::default(), &mut out).unwrap(), good, "{port}");
+            let text = String::from_utf8(out).unwrap();
+            let error = "error: trigger web cannot listen on :7001: healthCheck.listenAddress of platform.yaml has \
+                         127.0.0.1:7001; change spec.triggers.web.url or healthCheck.listenAddress\n";
+            assert_eq!(text.starts_with(error), !good, "{text}");
+        }
     }
 
     #[test]

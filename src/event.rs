@@ -338,20 +338,24 @@ impl Event {
         self.header_map.iter()
     }
 
-    /// Whether [`Event::fields`] may have something to show.
-    pub fn has_fields(&self) -> bool {
-        !self.query().is_empty() || self.extra.as_deref().is_some_and(|extra| !extra.fields.is_empty())
-    }
-
     /// Fields that the event brought itself, then query arguments, decoded, in order, repeats kept: split at `&`, the first `=` separates, `+` and `%XX` are
     /// decoded, bad escapes stay, a pair with empty name and value is dropped.
     pub fn fields(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        let own = self.extra.as_deref().map_or(&[][..], |extra| &extra.fields);
-        let own = own.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()));
-        own.chain(self.query().split('&').filter(|pair| !matches!(*pair, "" | "=")).map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent::decode(name.as_bytes(), true), percent::decode(value.as_bytes(), true))
-        }))
+        let own = self.own_fields().iter();
+        let own = own.map(|(name, value)| (name.clone().into_bytes(), value.clone().into_bytes()));
+        let decode = |text: &str| percent::decode(text.as_bytes(), true);
+        own.chain(self.query_pairs().map(move |(name, value)| (decode(name), decode(value))))
+    }
+
+    /// Fields that the event brought itself.
+    pub fn own_fields(&self) -> &[(String, String)] {
+        self.extra.as_deref().map_or(&[], |extra| &extra.fields)
+    }
+
+    /// Query arguments as [`Event::fields`] shows them, still encoded.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.query().split('&').filter(|pair| !matches!(*pair, "" | "="));
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 }
 

@@ -1,11 +1,11 @@
-//! The duty of process 1: reap children that nobody here started. A shim's status must never be taken from its
+//! The duty of process 1, and of one that workers are forked for: reap children that nobody here started. A shim's status must never be taken from its
 //! owner, so only processes that are not in [`Children`] are reaped; nor may it be
 //! taken from a handler library that started a process.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The processes that have an owner. Cheap to clone.
@@ -46,9 +46,25 @@ impl Children {
 
 /// Reaps strangers whenever a child ends, from now on and for ever; does nothing unless we are process 1.
 pub fn start(children: Children) {
-    if std::process::id() != 1 {
-        return;
+    if std::process::id() == 1 {
+        reap(children);
     }
+}
+
+/// Makes processes our children whose parents end below us, as those of process 1 are anyway, and reaps strangers from
+/// now on.
+///
+/// # Errors
+/// The kernel cannot.
+pub fn adopt_orphans(children: Children) -> std::io::Result<()> {
+    if std::process::id() != 1 {
+        set_child_subreaper(Some(getpid()))?;
+        reap(children);
+    }
+    Ok(())
+}
+
+fn reap(children: Children) {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     tokio::spawn(async move {
         children.reap_others();

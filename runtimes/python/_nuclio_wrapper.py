@@ -19,6 +19,7 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import _struct
 import _thread
+from _io import BytesIO
 
 # Kinds of frames.
 INIT, EVENT, DATA_IN, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08
@@ -110,12 +111,13 @@ class Channel:
     """The socket: takes whole frames out of what it reads, writes whole frames."""
 
     start: "Any"
+    large: "Any"
 
     def __init__(self, sock):
         self.sock = sock
         self.lock = _thread.RLock()
         self.data, self.at = b"", 0
-        self.start, self.chunks, self.missing = None, [], 0  # a frame whose body is still coming
+        self.start, self.large, self.missing = None, None, 0  # a frame whose body is still coming
         self.max_frame = 1 << 30
         self.held, self.held_bytes = [], 0  # frames that go out with the next write
 
@@ -136,15 +138,17 @@ class Channel:
             return kind, flags, code, ident, data, at + 16, data[body:end]
         if body <= len(data):
             self.start = kind, flags, code, ident, data[at:body], 16
-            self.chunks, self.missing = [data[body:]], end - len(data)
+            # Received straight into what becomes the body: `getvalue` gives it without a copy.
+            self.large, self.missing = BytesIO(bytes(end - body)), end - len(data)
+            self.large.write(data[body:])
             self.data, self.at = b"", 0
         return None
 
     def take_large(self):
         if self.missing:
             return None
-        frame = self.start + (b"".join(self.chunks),)
-        self.start, self.chunks = None, []
+        frame = self.start + (self.large.getvalue(),)
+        self.start = self.large = None
         return frame
 
     def fill(self, flags=0):
@@ -153,18 +157,19 @@ class Channel:
             if self.start is not None:
                 if not self.missing:
                     return  # the frame is whole, and nobody has taken it yet
-                wait = flags or WAIT_ALL
-                chunk = self.sock.recv(self.missing if wait == WAIT_ALL else min(self.missing, 1 << 20), wait)
-                self.chunks.append(chunk)
-                self.missing -= len(chunk)
+                with self.large.getbuffer()[-self.missing:] as rest:
+                    count = self.sock.recv_into(rest, 0, flags or WAIT_ALL)
+                self.missing -= count
+                if not count:
+                    raise Closed
             else:
                 chunk = self.sock.recv(READ_BYTES, flags)
+                if not chunk:
+                    raise Closed
                 rest = self.data[self.at:]
                 self.data, self.at = (rest + chunk if rest else chunk), 0
         except ConnectionError:
             raise Closed from None
-        if not chunk:
-            raise Closed
 
     def hold(self, frame):
         self.held.append(frame)
@@ -2241,7 +2246,7 @@ def say_hello(channel):
     channel.send(b"NSH2" + pairs_frame(HELLO, 2, [
         ("language", "python"), ("version", "%d.%d.%d" % sys.version_info[:3]), ("sdk", sdk_version()),
         ("protocol_min", "2"), ("protocol_max", "2"),
-        ("capabilities", "cancel,deadline,client-gone,batch,stream-in,stream-out,ack,control,web"),
+        ("capabilities", "cancel,deadline,client-gone,batch,stream-in,stream-out,ack,control,web,preload"),
         ("max_inflight", str(IN_FLIGHT_MAX)),
         ("prefetch", str(PREFETCH)), ("pid", str(os.getpid()))]))
 
@@ -2256,6 +2261,12 @@ def read_init(channel):
         raise ProtocolFault("want INIT of protocol 2, got a frame of kind 0x%02x, code %d" % (kind, code))
     texts = data[at:at + U32.unpack_from(data, at - 4)[0]].decode().split("\0")
     return dict(zip(texts[::2], texts[1::2]))
+
+
+def greet():
+    """HELLO, then INIT."""
+    say_hello(shim.channel)
+    return read_init(shim.channel)
 
 
 def apply(settings):
@@ -2360,21 +2371,73 @@ def parameters(called):
     return (), -1
 
 
-def web_module():
-    """What serves applications: beside this file, or left by `bootstrap`."""
-    code = globals().pop("__web__", None)
+def part(name, packed, wanted_by):
+    """A part of the shim that few need: beside this file, or left by `bootstrap`."""
+    code = globals().pop(packed, None)
     if code is None:
         try:
-            return std("_nuclio_web")
+            return std(name)
         except ModuleNotFoundError as error:
-            if error.name != "_nuclio_web":
+            if error.name != name:
                 raise
-            raise HandlerFault("the handler is a web application: _nuclio_web.py, which serves those, belongs beside %s"
-                               % sys.argv[0]) from None
-    module = type(sys)("_nuclio_web")
-    sys.modules["_nuclio_web"] = module
+            raise HandlerFault("%s: %s.py, which serves those, belongs beside %s" % (
+                wanted_by, name, sys.argv[0])) from None
+    module = type(sys)(name)
+    sys.modules[name] = module
     exec(std("marshal").loads(code), module.__dict__)
     return module
+
+
+def web_module():
+    return part("_nuclio_web", "__web__", "the handler is a web application")
+
+
+def fork_workers(settings):
+    """Loads the handler once and is what workers are forked from; returns in each of them, with its socket."""
+    handler, interface, _ = load(settings.get("handler", ""))
+    preload = part("_nuclio_preload", "__preload__", "the function has spec.runtimeAttributes.preload")
+    if interface:
+        web_module()
+    if is_async(handler) or interface == "asgi":
+        std("asyncio")  # as each worker would
+    if settings.get("event_loop") == "uvloop" or interface == "asgi" and settings.get("event_loop") == "auto":
+        try:
+            __import__("uvloop")
+        except ImportError:
+            pass
+    channel = shim.channel
+    try:
+        return preload.fork_workers(channel.sock, std, shim.logger.warn,
+                                    lambda: channel.send(pairs_frame(READY, 0, [])))
+    except preload.Unfit as error:
+        raise HandlerFault(message_of(error)) from None
+
+
+def prepare(settings):
+    """Loads the handler and makes the shim what it needs; returns the `init_context` beside it."""
+    if settings.get("event_loop") == "uvloop":
+        shim.use_uvloop(True)
+    shim.handler, shim.interface, init_context = load(settings.get("handler", ""))
+    if settings.get("max_inflight_for") == "web" and shim.interface != "asgi":
+        shim.slots = 1
+    if shim.interface == "asgi" and settings.get("event_loop") == "auto":
+        shim.use_uvloop(False)
+    if shim.interface:
+        shim.application = web_module().serve(shim, shim.handler, shim.interface, settings)
+    shim.sync_only = shim.application is None and not is_async(shim.handler)
+    shim.streams = bool(shim.interface or getattr(shim.handler, "stream_body", False))
+    return init_context
+
+
+def or_fail(step, settings):
+    """What that step of the start returns; its failure is told, and ends this process."""
+    try:
+        return step(settings)
+    except HandlerFault as error:
+        fail(LOAD_FAILED, message_of(error))
+    except BaseException as error:
+        fail(LOAD_FAILED, 'failed to load handler "%s": %s: %s\n%s' % (
+            settings.get("handler"), type(error).__name__, message_of(error), traceback_of(error)))
 
 
 def terminate(number, frame):
@@ -2432,34 +2495,20 @@ def main():
     try:
         set_signals()
         os.register_at_fork(before=defer_termination, after_in_parent=accept_termination, after_in_child=leave_parent)
-        if lines is None:
-            say_hello(shim.channel)
-            settings = read_init(shim.channel)
-        else:
-            settings = lines[1]
+        settings = greet() if lines is None else lines[1]
         apply(settings)
         set_path(settings.get("handler_dir"))
         sys.meta_path.insert(0, Finder)
         if "nuclio_sdk" in sys.modules:
             adopt(sys.modules["nuclio_sdk"])
-        if settings.get("event_loop") == "uvloop":
-            shim.use_uvloop(True)
-        try:
-            shim.handler, shim.interface, init_context = load(settings.get("handler", ""))
-            if settings.get("max_inflight_for") == "web" and shim.interface != "asgi":
-                shim.slots = 1
-            if shim.interface == "asgi" and settings.get("event_loop") == "auto":
-                shim.use_uvloop(False)
-            if shim.interface:
-                shim.application = web_module().serve(shim, shim.handler, shim.interface, settings)
-        except HandlerFault as error:
-            fail(LOAD_FAILED, message_of(error))
-        except BaseException as error:
-            fail(LOAD_FAILED, 'failed to load handler "%s": %s: %s\n%s' % (
-                settings.get("handler"), type(error).__name__, message_of(error), traceback_of(error)))
-        shim.sync_only = shim.application is None and not is_async(shim.handler)
-        shim.streams = bool(shim.interface or getattr(shim.handler, "stream_body", False))
-        shim.run(shim.live(init_context))
+        if settings.get("preload") == "1":
+            sock, response = or_fail(fork_workers, settings), shim.context.Response
+            shim = Shim(Channel(sock))
+            set_signals()
+            settings = greet()
+            apply(settings)
+            shim.context.Response = response  # the SDK's, where the import has brought that
+        shim.run(shim.live(or_fail(prepare, settings)))
     except (Closed, Stop):
         leave(0)
     except ProtocolFault as fault:

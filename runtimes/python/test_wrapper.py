@@ -28,6 +28,7 @@ WRAPPER = os.environ.get("SHIM_TEST_WRAPPER") or os.path.join(HERE, "_nuclio_wra
 PYTHON = os.environ.get("SHIM_TEST_PYTHON", sys.executable)
 BOOTSTRAP = os.path.join(HERE, "bootstrap.py")
 WEB = os.path.join(HERE, "_nuclio_web.py")
+PRELOAD = os.path.join(HERE, "_nuclio_preload.py")
 VECTORS = os.path.join(HERE, "..", "..", "tests", "vectors", "handlers.json")
 HAS_SDK = subprocess.run([PYTHON, "-c", "import nuclio_sdk"], stderr=subprocess.DEVNULL).returncode == 0
 VERSION = tuple(json.loads(subprocess.check_output([PYTHON, "-c", "import sys; print(list(sys.version_info[:2]))"])))
@@ -102,8 +103,8 @@ class Shim:
             os.close(memory)
             wrapper = "/proc/self/fd/%d" % keep[0]
         descriptors = [theirs.fileno()]
-        if embedded:  # as the processor starts it: descriptors 4 to 7
-            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB)]
+        if embedded:  # as the processor starts it: descriptors 4 to 8
+            descriptors += [memory_file(path) for path in (BOOTSTRAP, WRAPPER, WEB, PRELOAD)]
             descriptors.append(os.memfd_create("code") if code is None else os.dup(code))
             wrapper = "/proc/self/fd/4"
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
@@ -241,6 +242,19 @@ class LifeCycle(unittest.TestCase):
             self.assertEqual(shim.ready, {"handler_async": "0", "max_inflight": "1", "stream_in": "0"})
             self.assertEqual(shim.call().body, b"hello")
             self.assertEqual(shim.finish(), 0)
+
+    def test_a_large_body_is_received_into_its_place(self):
+        source = ("import tracemalloc\ntracemalloc.start()\n"
+                  "def handler(context, event):\n"
+                  "    return event.body or str(tracemalloc.get_traced_memory()[1])\n")
+        body = os.urandom(1 << 20) * 8
+        with Shim(source) as shim:
+            writing = threading.Thread(target=shim.send, args=(event(body=body),))
+            writing.start()
+            self.assertTrue(shim.answer().body == body)
+            writing.join()
+            peak = int(shim.call(body=b"").body)
+            self.assertLess(peak, 1.3 * len(body), "held more than once")
 
     def test_runs_from_a_descriptor(self):
         with Shim("import sys\ndef handler(context, event):\n    return repr(sys.path[:2])\n",
@@ -1027,17 +1041,17 @@ class Bootstrap(unittest.TestCase):
     HANDLER = "def handler(c, e): return 'ok'"
 
     def compiled(self):
-        """What the processor's one compiling process leaves in descriptor 7."""
-        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_file(WEB), os.memfd_create("code")]
+        """What the processor's one compiling process leaves in descriptor 8."""
+        files = [memory_file(path) for path in (BOOTSTRAP, WRAPPER, WEB, PRELOAD)] + [os.memfd_create("code")]
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in files]
 
         def prepare():
             for place, descriptor in enumerate(high):
                 os.dup2(descriptor, 4 + place)
 
-        subprocess.run([PYTHON, "-I", "-S", "/proc/self/fd/4", "compile"], check=True, pass_fds=[4, 5, 6, 7],
+        subprocess.run([PYTHON, "-I", "-S", "/proc/self/fd/4", "compile"], check=True, pass_fds=[4, 5, 6, 7, 8],
                        preexec_fn=prepare)
-        with open("/proc/self/fd/%d" % files[3], "rb") as file:
+        with open("/proc/self/fd/%d" % files[4], "rb") as file:
             code = file.read()
         for descriptor in files + high:
             os.close(descriptor)

@@ -11,7 +11,7 @@ use super::platform::PlatformFile;
 use super::sinks::{self, Binding};
 use super::source::{Source, setting};
 use super::yaml::{Node, Value};
-use super::{Env, Function, RuntimeKind, log_sinks, secrets, trigger};
+use super::{Env, Function, RuntimeKind, log_sinks, secrets, trigger, workers};
 
 /// Handler or build path of the demonstration handler.
 const BUILTIN: &str = "nuclio:builtin";
@@ -99,6 +99,10 @@ impl FunctionFile {
             add_http: !wants_no_http,
         };
         let triggers = trigger::resolve(self.root.child("spec"), &setup, source)?;
+        let attributes = self.root.child("spec").and_then(|spec| spec.child("runtimeAttributes"));
+        let refuse = |problem| setting(around(problem));
+        let preload = workers::preload(attributes, runtime, source).map_err(refuse)?;
+        let recycle = workers::recycle(attributes, runtime, source).map_err(refuse)?;
         let project = self.metadata.labels.get("nuclio.io/project-name").cloned();
         Ok(Function {
             name: self.metadata.name.clone(),
@@ -115,6 +119,8 @@ impl FunctionFile {
             triggers: triggers.list,
             log_sinks,
             runtime_attributes: self.runtime_attributes(source)?,
+            preload,
+            recycle,
             env: self.literal_env(),
             yaml: to_yaml(&self.root.to_json()),
         })

@@ -12,6 +12,8 @@ use super::schema::generate;
 use super::sinks::BindingFile;
 #[cfg(test)]
 use super::trigger::TriggerFile;
+#[cfg(test)]
+use super::workers::AttributesFile;
 
 /// A function as the processor reads it: `metadata` and `spec`. Keys match in any case; null means that a key is absent.
 #[derive(Debug, Default, Deserialize)]
@@ -93,8 +95,8 @@ pub(super) struct SpecFile {
     /// Where events come from, by name.
     #[cfg_attr(test, schemars(with = "BTreeMap<String, TriggerFile>"))]
     _triggers: Ignored,
-    /// Settings of some runtimes: `rootPath` (web applications in Python); `jvmOptions` (Java); `arguments`, `responseHeaders`, `stderr`, `stream`, `clientGone`, `inheritEnvironment` (shell).
-    #[cfg_attr(test, schemars(with = "BTreeMap<String, serde_json::Value>"))]
+    /// Settings of workers and of some runtimes: `recycle` (handlers that are processes); `preload` (Python); `rootPath` (web applications in Python); `jvmOptions` (Java); `arguments`, `responseHeaders`, `stderr`, `stream`, `clientGone`, `inheritEnvironment` (shell).
+    #[cfg_attr(test, schemars(with = "AttributesFile"))]
     _runtime_attributes: Ignored,
     /// How the platform builds the image.
     #[cfg_attr(test, schemars(with = "BuildFile"))]

@@ -182,6 +182,7 @@ impl<'a> Lint<'a> {
             },
             ("boolean", Scalar::Bool(_)) | ("integer", Scalar::Integer(_)) if *plain => {}
             ("integer", Scalar::Float(value)) if value.fract() == 0.0 && *plain => {}
+            ("number", Scalar::Integer(_) | Scalar::Float(_)) if *plain => {}
             ("boolean", Scalar::Bool(_)) | ("integer", Scalar::Integer(_)) => {
                 self.find(Severity::Hint, at, "written as text; remove the quotes");
             }
@@ -238,6 +239,7 @@ fn in_words(wanted: &str) -> &str {
         "string" => "text",
         "boolean" => "true or false",
         "integer" => "an integer",
+        "number" => "a number",
         other => other,
     }
 }

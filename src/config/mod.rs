@@ -39,6 +39,7 @@ mod template;
 mod tests;
 mod tracing;
 mod trigger;
+mod workers;
 mod yaml;
 
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
@@ -47,6 +48,7 @@ pub(crate) use nearest::nearest;
 pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
 pub use trigger::SERVED_KINDS;
+pub use workers::Recycle;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]
@@ -90,6 +92,10 @@ pub struct Function {
     pub log_sinks: Vec<LogSink>,
     /// `spec.runtimeAttributes`.
     pub runtime_attributes: serde_json::Map<String, serde_json::Value>,
+    /// `spec.runtimeAttributes.preload`: workers are forked from a process that has loaded the handler.
+    pub preload: bool,
+    /// `spec.runtimeAttributes.recycle`: when workers are replaced by fresh ones.
+    pub recycle: Option<Recycle>,
     /// `spec.env` entries with a literal value, in order (only the shell runtime gives them to children).
     pub env: Vec<(String, String)>,
     /// No HTTP trigger, and none wanted: `disableDefaultHTTPTrigger` of function or platform.
@@ -262,6 +268,24 @@ pub struct Platform {
     pub cron_by_platform: bool,
 }
 
+impl Platform {
+    /// The key that gives [`Self::health`].
+    pub const HEALTH_KEY: &str = "healthCheck.listenAddress";
+    /// The key that gives [`Self::web_admin`].
+    pub const WEB_ADMIN_KEY: &str = "webAdmin.listenAddress";
+
+    /// The addresses its own servers listen on, each with the key that gives it.
+    pub fn listens(&self) -> Vec<(String, &str)> {
+        let health = self.health.as_deref().map(|address| (Self::HEALTH_KEY.to_owned(), address));
+        let web_admin = self.web_admin.as_deref().map(|address| (Self::WEB_ADMIN_KEY.to_owned(), address));
+        let metrics = self.metric_sinks.iter().filter_map(|sink| match &sink.kind {
+            MetricSinkKind::PrometheusPull { listen } => Some((sink.url_key(), listen.as_str())),
+            MetricSinkKind::PrometheusPush { .. } => None,
+        });
+        health.into_iter().chain(web_admin).chain(metrics).collect()
+    }
+}
+
 /// Where we run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlatformKind {
@@ -323,6 +347,13 @@ pub struct MetricSink {
     pub instance: String,
     /// What it does.
     pub kind: MetricSinkKind,
+}
+
+impl MetricSink {
+    /// The key that gives its address.
+    pub fn url_key(&self) -> String {
+        format!("metrics.sinks.{}.url", self.name)
+    }
 }
 
 /// What a metric sink does.

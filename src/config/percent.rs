@@ -3,6 +3,12 @@
 /// Decodes `%XX`, and `+` where it is a blank; bad escapes stay as they are.
 pub fn decode(text: &[u8], plus_is_blank: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
+    decode_into(text, plus_is_blank, &mut out);
+    out
+}
+
+/// The same, behind what `out` holds.
+pub fn decode_into(text: &[u8], plus_is_blank: bool, out: &mut Vec<u8>) {
     let mut at = 0;
     while at < text.len() {
         match text[at] {
@@ -18,7 +24,6 @@ pub fn decode(text: &[u8], plus_is_blank: bool) -> Vec<u8> {
         }
         at += 1;
     }
-    out
 }
 
 /// The byte that `%XX` at the start of `text` stands for.

@@ -8,6 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
+/// Whoever waits for a number of events looks this often by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Counters of one trigger.
 #[derive(Debug, Default)]
 pub struct TriggerCounters {
@@ -200,6 +205,9 @@ pub struct WorkerCounters {
     pub events: AtomicU64,
     /// Times it was replaced.
     pub restarts: AtomicU64,
+    /// Somebody waits until it has handled so many events; 0: nobody.
+    mark: AtomicU64,
+    marked: Notify,
 }
 
 impl PoolCounters {
@@ -228,7 +236,22 @@ impl PoolCounters {
         self.in_flight.fetch_sub(1, Relaxed);
         self.handler_micros.observe(taken);
         if let Some(worker) = self.workers.get(worker) {
-            worker.events.fetch_add(1, Relaxed);
+            let events = worker.events.fetch_add(1, Relaxed) + 1;
+            if events == worker.mark.load(Relaxed) {
+                worker.marked.notify_one();
+            }
+        }
+    }
+
+    /// Lasts until a worker has handled `more` events from now on. One at a time may wait for a worker.
+    pub async fn handled(&self, worker: usize, more: u64) {
+        let Some(worker) = self.workers.get(worker) else { return std::future::pending().await };
+        let mark = worker.events.load(Relaxed).saturating_add(more);
+        worker.mark.store(mark, Relaxed);
+        // Looked at before each wait: an event may have ended while the mark was set.
+        while worker.events.load(Relaxed) < mark {
+            // One in between may have been counted before the mark could be seen.
+            drop(tokio::time::timeout(LOOK_AGAIN, worker.marked.notified()).await);
         }
     }
 
@@ -282,6 +305,24 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_number_of_events_is_woken_by_the_last_of_them() {
+        let counters = PoolCounters::new(1);
+        counters.finished(0, Duration::ZERO);
+        let waiting = tokio::spawn({
+            let counters = counters.clone();
+            async move { counters.handled(0, 3).await }
+        });
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+            counters.finished(0, Duration::ZERO);
+        }
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        counters.finished_beside_others(0, Duration::ZERO);
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_value_is_counted_under_the_first_bound_that_is_not_less() {

@@ -10,6 +10,9 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::reaper;
 
+/// Processes that one worker is looked through, at most.
+const TREE_MAX: usize = 256;
+
 /// Remembers what must not be asked for, or must not go backwards, between two scrapes.
 #[derive(Debug)]
 pub struct Process {
@@ -100,6 +103,29 @@ fn started() -> Option<SystemTime> {
     SystemTime::now().checked_sub(age)
 }
 
+/// Bytes of memory that a process and all it has started have now.
+pub fn resident_tree(pid: i32) -> u64 {
+    let mut pages = 0;
+    let (mut left, mut seen) = (vec![pid], 0);
+    while let Some(pid) = left.pop() {
+        pages += stat(pid).map_or(0, |stat| stat.resident_pages);
+        seen += 1;
+        if seen < TREE_MAX {
+            left.extend(children_of(pid));
+        }
+    }
+    pages * page_size() as u64
+}
+
+/// What any thread of a process has started.
+fn children_of(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
 fn stat(pid: impl ToString) -> Option<Stat> {
     let path = Path::new("/proc").join(pid.to_string()).join("stat");
     parse(&std::fs::read_to_string(path).ok()?)
@@ -147,6 +173,26 @@ mod tests {
         assert_eq!(parse(text), Some(expected));
         assert_eq!(parse("7 (cut) S 1 7"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_process_is_measured_with_what_it_has_started() {
+        let own = resident_tree(std::process::id() as i32);
+        assert!(own > 100_000, "{own}");
+        let mut child = std::process::Command::new("sh").args(["-c", "sleep 600 & wait"]).spawn().unwrap();
+        let pid = child.id() as i32;
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while children_of(pid).is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it starts nothing");
+        }
+        let (alone, grandchild) = (stat(pid).unwrap().resident_pages, children_of(pid)[0]);
+        assert!(resident_tree(pid) > alone * page_size() as u64 || stat(grandchild).is_none());
+        for pid in [grandchild, pid] {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+        child.wait().unwrap();
+        assert_eq!(resident_tree(pid), 0, "it is gone");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! arrives.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,14 +11,17 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::connection::{Activity, Phase};
 use super::stream::Stream;
 
-/// After our last byte, what the client still sends is thrown away for at most this long: closing with unread bytes
-/// would reset the connection and could destroy an answer that is still under way.
-const LINGER: Duration = Duration::from_secs(1);
+/// After our last byte, what the client still sends is thrown away until it has been silent for this long: closing
+/// with unread bytes would reset the connection and could destroy an answer that is still under way.
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
+
+/// The longest time for which a client that goes on sending is listened to after our last byte.
+const LINGER_MAX: Duration = Duration::from_secs(30);
 
 /// Written to a client that takes too long to send the head of its request.
 const TIMED_OUT: &[u8] =
@@ -69,7 +73,7 @@ enum End {
 
 enum Closing {
     Open,
-    Lingering(Pin<Box<Sleep>>),
+    Lingering { silence: Pin<Box<Sleep>>, until: Instant },
     Done,
 }
 
@@ -205,23 +209,26 @@ impl AsyncWrite for Socket {
         if matches!(self.closing, Closing::Open) {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.activity.set_phase(Phase::Lingering);
-            self.closing = Closing::Lingering(Box::pin(tokio::time::sleep(LINGER)));
+            self.closing = Closing::Lingering {
+                silence: Box::pin(tokio::time::sleep(LINGER_SILENCE)),
+                until: Instant::now() + LINGER_MAX,
+            };
         }
-        let mut scratch = [0; 4096];
+        let mut scratch = [MaybeUninit::uninit(); 16 << 10];
         loop {
             let Self { stream, closing, .. } = &mut *self;
-            let Closing::Lingering(limit) = closing else { return Poll::Ready(Ok(())) };
-            let mut buffer = ReadBuf::new(&mut scratch);
-            let ended = match Pin::new(stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(read) => read.is_err() || buffer.filled().is_empty(),
-                Poll::Pending => {
-                    ready!(limit.as_mut().poll(cx));
-                    true
+            let Closing::Lingering { silence, until } = closing else { return Poll::Ready(Ok(())) };
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            let now = Instant::now();
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && now < *until => {
+                    silence.as_mut().reset((now + LINGER_SILENCE).min(*until));
                 }
-            };
-            // A client that sends without end is cut off when the time is over, too.
-            if ended || limit.as_mut().poll(cx).is_ready() {
-                self.closing = Closing::Done;
+                Poll::Ready(_) => *closing = Closing::Done,
+                Poll::Pending => {
+                    ready!(silence.as_mut().poll(cx));
+                    *closing = Closing::Done;
+                }
             }
         }
     }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::Stop;
 use super::backoff::Backoff;
+use super::recycle::Recycling;
 use super::status::{Status, WorkerState};
 use crate::event::{HandlerError, WorkerId};
 use crate::fields;
 use crate::metrics::RestartReason;
+use crate::queue::ReplySender;
 use crate::runtime::StartError;
 use crate::runtime::inprocess::{Broken, Source, Workers};
 use crate::runtime::shim::process::{Process, describe, oom_kills, restart_reason};
@@ -32,20 +34,26 @@ const RETIRED_WAIT: Duration = Duration::from_millis(1000);
 const EXIT_GRACE: Duration = Duration::from_millis(1000);
 /// The same for a shim that has used up its time already.
 const LATE_GRACE: Duration = Duration::from_millis(100);
+/// Shortest wait before a replacement that did not start is tried again, where the old worker still serves.
+const RECYCLE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What keeps one shim worker.
+#[derive(Clone)]
 pub(super) struct ShimKeeper {
     pub(super) recipe: Arc<Recipe>,
     pub(super) id: WorkerId,
     pub(super) status: Arc<Status>,
     /// Restarts at the same time are few.
     pub(super) restarts: Arc<Semaphore>,
+    /// When it is replaced by a fresh one; `None`: never.
+    pub(super) recycling: Option<Recycling>,
+    /// Of the pool's workers one is recycled at a time: until it has ended, there is one process more.
+    pub(super) recycles: Arc<Semaphore>,
     /// Asked for: end the worker and do not replace it.
     pub(super) stop: Stop,
 }
 
-/// How a worker ended.
-#[derive(PartialEq, Eq)]
+/// What became of a worker.
 enum Fate {
     /// It was told to.
     Stopped,
@@ -53,6 +61,17 @@ enum Fate {
     Lost,
     /// It had done nothing wrong: an event was taken back.
     Replaced,
+    /// It has served long enough, and another one serves in its place.
+    Succeeded(Running),
+}
+
+/// A worker that serves in the place of another.
+struct Successor {
+    running: Running,
+    /// Why the other one goes.
+    cause: String,
+    /// Kept until the other one has ended.
+    permit: OwnedSemaphorePermit,
 }
 
 impl ShimKeeper {
@@ -60,10 +79,11 @@ impl ShimKeeper {
     pub(super) async fn keep(self, first: oneshot::Sender<Result<(), StartError>>) {
         let mut first = Some(first);
         let mut backoff = Backoff::default();
+        let mut leaving = JoinSet::new();
         while !self.stop.asked.is_cancelled() {
             let restarting = first.is_none();
             let permit = if restarting { self.restarts.acquire().await.ok() } else { None };
-            let begun = Instant::now();
+            let mut begun = Instant::now();
             let started = tokio::select! {
                 started = self.recipe.start(&self.id) => started,
                 () = self.stop.asked.cancelled() => break,
@@ -82,12 +102,17 @@ impl ShimKeeper {
                     if let Some(first) = first {
                         first.send(Ok(())).unwrap_or_default();
                     }
-                    match self.attend(running).await {
-                        Fate::Stopped => break,
-                        Fate::Lost => {}
-                        Fate::Replaced => {
-                            pause = Some(Backoff::without_blame(begun.elapsed()));
+                    let mut running = running;
+                    let fate = loop {
+                        match self.attend(running, &mut leaving).await {
+                            Fate::Succeeded(successor) => (running, begun) = (successor, Instant::now()),
+                            fate => break fate,
                         }
+                    };
+                    match fate {
+                        Fate::Stopped => break,
+                        Fate::Lost | Fate::Succeeded(_) => {}
+                        Fate::Replaced => pause = Some(Backoff::without_blame(begun.elapsed())),
                     }
                 }
             }
@@ -97,37 +122,44 @@ impl ShimKeeper {
                 () = self.stop.asked.cancelled() => {}
             }
         }
+        while leaving.join_next().await.is_some() {}
         self.status.set(self.id.index, WorkerState::Stopped);
     }
 
-    /// Watches a worker until it ends.
-    async fn attend(&self, mut running: Running) -> Fate {
+    /// Watches a worker until it ends, or another one serves in its place.
+    async fn attend(&self, mut running: Running, leaving: &mut JoinSet<()>) -> Fate {
         let kills_before = oom_kills();
-        let (ended, waiting) = tokio::select! {
-            ended = &mut running.ended => ended.unwrap_or((Ended::Lost, Vec::new())),
+        let pid = running.process.pid();
+        let ended = tokio::select! {
+            biased; // A successor that is ready may have an event already.
+            successor = self.successor(pid) => return self.hand_over(running, successor, leaving),
+            ended = ended(&mut running) => ended,
             () = self.stop.asked.cancelled() => {
-                self.end(running).await;
+                self.end(running, self.stop.allowed()).await;
                 return Fate::Stopped;
             }
-            _ = running.process.exit() => {
-                // Its socket may still be open in something it forked.
-                match tokio::time::timeout(EXIT_WAIT, &mut running.ended).await {
-                    Ok(ended) => ended.unwrap_or((Ended::Lost, Vec::new())),
-                    Err(_) => {
-                        drop(running.commands.send(Command::Abort).await);
-                        (&mut running.ended).await.unwrap_or((Ended::Lost, Vec::new()))
-                    }
-                }
-            }
         };
+        self.settle(ended, running, kills_before, true).await
+    }
+
+    /// Says how a worker ended, answers its callers, and ends what is left of it. `missed`: nobody serves in its place.
+    async fn settle(
+        &self,
+        (ended, waiting): (Ended, Vec<ReplySender>),
+        mut running: Running,
+        kills_before: u64,
+        missed: bool,
+    ) -> Fate {
         if matches!(ended, Ended::TimedOut { ahead: true } | Ended::Replaced { at_once: true }) {
             running.process.signal(Signal::ABORT); // Before it gets to events that others have now.
         }
         let (reason, cause) = self.explain(&ended, &mut running.process, kills_before).await;
-        self.recipe.queue.counters().restarted(self.id.index, reason);
-        // Before its callers are answered: whoever has an answer finds the probes of the same mind.
-        let blamed = !matches!(ended, Ended::Replaced { .. });
-        self.status.end(self.id.index, cause.clone(), blamed);
+        if missed {
+            self.recipe.queue.counters().restarted(self.id.index, reason);
+            // Before its callers are answered: whoever has an answer finds the probes of the same mind.
+            let blamed = !matches!(ended, Ended::Replaced { .. });
+            self.status.end(self.id.index, cause.clone(), blamed);
+        }
         for reply in waiting {
             let error = HandlerError::Lost(format!("the worker that had this event was lost: {cause}"));
             drop(reply.send(Err(error.into()))); // The client may have left.
@@ -143,6 +175,68 @@ impl ShimKeeper {
             _ => running.process.kill_group(),
         }
         Fate::Lost
+    }
+
+    /// Once the worker of this process has served long enough: starts another one. Lasts until that is ready; as long
+    /// as it is not, the old one serves on. Dropped, it leaves nothing behind.
+    async fn successor(&self, pid: i32) -> Successor {
+        let Some(recycling) = &self.recycling else { return std::future::pending().await };
+        let cause = recycling.due(pid, self.id.index, self.recipe.queue.counters()).await;
+        let mut backoff = Backoff::default();
+        let mut failures = 0_u32;
+        loop {
+            let Ok(permit) = self.recycles.clone().acquire_owned().await else {
+                return std::future::pending().await; // Never closed.
+            };
+            match self.recipe.start(&self.id).await {
+                Ok(running) => return Successor { running, cause, permit },
+                Err(error) => {
+                    let fields = fields! {
+                        "trigger" => self.id.trigger_name, "worker" => self.id.index, "pid" => pid, "cause" => cause,
+                        "err" => error.to_string()
+                    };
+                    let message = "Worker cannot be recycled, because its replacement does not start; it stays in service";
+                    match failures {
+                        0 => self.recipe.logger.warn(message, fields),
+                        _ => self.recipe.logger.debug(message, fields),
+                    }
+                    failures += 1;
+                }
+            }
+            drop(permit);
+            tokio::time::sleep(backoff.after(Duration::ZERO).max(RECYCLE_AGAIN)).await;
+        }
+    }
+
+    /// From now on the successor is the worker; the old one ends what it has begun, and goes.
+    fn hand_over(&self, old: Running, successor: Successor, leaving: &mut JoinSet<()>) -> Fate {
+        let Successor { running, cause, permit } = successor;
+        let fields = fields! {
+            "trigger" => self.id.trigger_name, "worker" => self.id.index, "pid" => old.process.pid(),
+            "successor" => running.process.pid(), "cause" => cause
+        };
+        self.recipe.logger.info("Recycling worker", fields);
+        self.recipe.queue.counters().restarted(self.id.index, RestartReason::Recycle);
+        while leaving.try_join_next().is_some() {}
+        leaving.spawn(self.clone().let_go(old, permit));
+        Fate::Succeeded(running)
+    }
+
+    /// Lets a worker finish what it has begun, however long that takes, and ends it.
+    async fn let_go(self, mut running: Running, permit: OwnedSemaphorePermit) {
+        let kills_before = oom_kills();
+        let (done, finished) = oneshot::channel();
+        drop(running.commands.send(Command::Finish(done)).await);
+        tokio::select! {
+            biased; // Callers of one that has ended have to be answered.
+            ended = ended(&mut running) => drop(self.settle(ended, running, kills_before, false).await),
+            Ok(()) = finished => {
+                let allowed = self.recycling.as_ref().map(|recycling| recycling.allowed);
+                self.end(running, allowed.unwrap_or_default()).await;
+            }
+            () = self.stop.asked.cancelled() => self.end(running, self.stop.allowed()).await,
+        }
+        drop(permit);
     }
 
     /// Says in the log why a worker ended; reason and cause for the counters, the callers and the probes.
@@ -196,8 +290,7 @@ impl ShimKeeper {
     }
 
     /// Ends a worker: termination callback, end of file, SIGTERM, SIGKILL; each with its time.
-    async fn end(&self, mut running: Running) {
-        let allowed = self.stop.allowed();
+    async fn end(&self, mut running: Running, allowed: Duration) {
         let (done, outcome) = oneshot::channel();
         let terminate = Command::Control(ControlCode::Terminate, allowed, done);
         let mut grace = EXIT_GRACE;
@@ -221,6 +314,23 @@ impl ShimKeeper {
             if running.process.exited(grace).await.is_none() {
                 running.process.kill_group();
                 running.process.exited(EXIT_GRACE).await;
+            }
+        }
+    }
+}
+
+/// Waits until a worker has ended, with the callers who still wait.
+async fn ended(running: &mut Running) -> (Ended, Vec<ReplySender>) {
+    tokio::select! {
+        ended = &mut running.ended => ended.unwrap_or((Ended::Lost, Vec::new())),
+        _ = running.process.exit() => {
+            // Its socket may still be open in something it forked.
+            match tokio::time::timeout(EXIT_WAIT, &mut running.ended).await {
+                Ok(ended) => ended.unwrap_or((Ended::Lost, Vec::new())),
+                Err(_) => {
+                    drop(running.commands.send(Command::Abort).await);
+                    (&mut running.ended).await.unwrap_or((Ended::Lost, Vec::new()))
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod keeper;
+mod recycle;
 pub mod status;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -26,6 +27,7 @@ use crate::runtime::shim::desk::Desk as TaskDesk;
 use crate::runtime::shim::start::Recipe;
 use crate::runtime::{Runtime, StartError};
 use keeper::{InProcessKeeper, ShimKeeper};
+pub use recycle::Recycling;
 use status::{Status, WorkerState};
 
 /// Most in-process calls at once, however many workers there are.
@@ -60,6 +62,8 @@ pub struct Settings {
     pub reserve: Arc<Reserve>,
     /// INIT settings that do not depend on the worker.
     pub init: Vec<(&'static str, String)>,
+    /// When workers behind a shim are replaced by fresh ones; `None`: never.
+    pub recycling: Option<Recycling>,
     /// Where processes are entered.
     pub children: Children,
 }
@@ -172,6 +176,7 @@ impl Pool {
 
     async fn start_shims(&self, recipe: Arc<Recipe>, settings: &Settings) -> Result<(), StartError> {
         let restarts = Arc::new(Semaphore::new((settings.workers / 4).max(2)));
+        let recycles = Arc::new(Semaphore::new(1));
         let mut starts = Vec::new();
         for index in 0..settings.workers {
             let keeper = ShimKeeper {
@@ -179,6 +184,8 @@ impl Pool {
                 id: settings.worker_id(index),
                 status: self.status.clone(),
                 restarts: restarts.clone(),
+                recycling: settings.recycling,
+                recycles: recycles.clone(),
                 stop: self.stop.clone(),
             };
             let (first, started) = oneshot::channel();

@@ -68,12 +68,16 @@ impl Runtime {
         }
     }
 
-    /// Ends what all workers share, once they have ended: a library's `stop`. False: somebody still uses it, so it
+    /// Ends what all workers share, once they have ended: a library's `stop`, the process they were forked from. False: somebody still uses it, so it
     /// stays as it is.
     pub fn stop(self) -> bool {
         match self {
             Self::InProcess(inprocess::Source::Library(library)) => plugin::Library::stop(library),
-            Self::InProcess(inprocess::Source::Builtin) | Self::Shim(..) | Self::Shell(_) => true,
+            Self::Shim(_, launch) => {
+                launch.fork_server.iter().for_each(|server| server.stop());
+                true
+            }
+            Self::InProcess(inprocess::Source::Builtin) | Self::Shell(_) => true,
         }
     }
 

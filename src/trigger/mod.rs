@@ -84,6 +84,21 @@ pub enum TriggerError {
         /// What it wants.
         second_address: String,
     },
+    /// It wants the address of one of the platform's own servers.
+    #[error(
+        "trigger {trigger} cannot listen on {address}: {key} of platform.yaml has {taken}; change \
+         spec.triggers.{trigger}.url or {key}"
+    )]
+    SideServerAddress {
+        /// The trigger.
+        trigger: String,
+        /// What it wants.
+        address: String,
+        /// What gives the server its address.
+        key: String,
+        /// That address.
+        taken: String,
+    },
     /// This build does not serve its kind.
     #[error(
         "{place}: trigger {trigger} is of kind {kind}, which this build cannot serve yet; remove the trigger, or run \
@@ -129,21 +144,31 @@ pub fn check(config: &config::Trigger) -> Result<(), TriggerError> {
     }
 }
 
-/// Triggers that cannot be served beside one that stands before them, because they listen on the same address. Binding
-/// says it too, of the second one alone.
-pub fn check_addresses(triggers: &[config::Trigger]) -> Vec<TriggerError> {
-    let listens = |trigger: &config::Trigger| match &trigger.kind {
-        config::TriggerKind::Http(http) => Some((trigger.name.clone(), http.listen.clone())),
+/// Triggers that cannot be served, because a trigger before them or a server of the platform listens on their address.
+/// Binding says it too, of the one that comes later.
+pub fn check_addresses(triggers: &[config::Trigger], platform: &config::Platform) -> Vec<TriggerError> {
+    let listens = triggers.iter().filter_map(|trigger| match &trigger.kind {
+        config::TriggerKind::Http(http) => Some((trigger.name.as_str(), http.listen.as_str())),
         _ => None,
-    };
-    let all: Vec<(String, String)> = triggers.iter().filter_map(listens).collect();
-    let clash = |(at, (second, address)): (usize, &(String, String))| {
+    });
+    let all: Vec<(&str, &str)> = listens.collect();
+    let servers = platform.listens();
+    let clash = |(at, (second, address)): (usize, &(&str, &str))| {
+        let server = servers.iter().find(|(_, taken)| net::collide(taken, address));
+        if let Some((key, taken)) = server {
+            return Some(TriggerError::SideServerAddress {
+                trigger: (*second).to_owned(),
+                address: (*address).to_owned(),
+                key: key.clone(),
+                taken: (*taken).to_owned(),
+            });
+        }
         let (first, first_address) = all[..at].iter().find(|(_, before)| net::collide(before, address))?;
         Some(TriggerError::SameAddress {
-            first: first.clone(),
-            first_address: first_address.clone(),
-            second: second.clone(),
-            second_address: address.clone(),
+            first: (*first).to_owned(),
+            first_address: (*first_address).to_owned(),
+            second: (*second).to_owned(),
+            second_address: (*address).to_owned(),
         })
     };
     all.iter().enumerate().filter_map(clash).collect()

@@ -46,6 +46,7 @@ def beats(event):
 const ASYNC: &str = "
 async def handler(context, event):
     if event.trigger.kind == 'http':
+        open(HERE + '/holding', 'w').close()
         while not os.path.exists(HERE + '/open'):
             await asyncio.sleep(0.01)
         return 'held'
@@ -196,7 +197,7 @@ fn a_coroutine_is_cancelled_while_others_are_in_work_beside_it_and_they_go_on() 
     let mut processor = setup.start();
     processor.ports.http = port;
     let held = processor.send("/", "hold");
-    processor.wait_in_flight(1);
+    wait_until("it is held", || processor.directory.path().join("holding").exists());
     let pids = wait_begun(&processor, 3);
     let (pid, others) = (pids[pids.len() - 1], processor.children());
     assert_eq!(others, [pid]);

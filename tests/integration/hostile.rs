@@ -329,6 +329,20 @@ fn bodies_that_are_only_announced_keep_nobody_out() {
     assert_eq!(processor.post("/echo", &sent).status, 200, "what was refused gave its room back");
 }
 
+/// A slow upload reads its answer only when it has sent everything.
+#[test]
+fn who_still_sends_after_a_refusal_reads_it_at_the_end() {
+    let processor = start(json!({"maxRequestBodySize": 10}));
+    let mut client = client(&processor);
+    client.send(&post("Content-Length: 2500\r\n", ""));
+    for _ in 0..25 {
+        client.stream().write_all(&[b'x'; 100]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.read_answer(false).unwrap().status, 413);
+    assert!(client.is_closed());
+}
+
 #[test]
 fn a_stream_without_chunks_ends_with_its_connection_and_says_so() {
     let processor = start(json!({}));

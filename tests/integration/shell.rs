@@ -132,6 +132,20 @@ fn a_script_that_ignores_the_polite_signal_is_killed_and_one_that_listens_may_cl
 }
 
 #[test]
+fn a_script_that_waits_for_room_for_its_output_may_clean_up_too() {
+    let text = "trap 'echo done >\"$FOLDER/tidied\"; exit' TERM
+        line=$(head -c 60000 /dev/zero | tr '\\0' x)
+        while :; do echo $line; done";
+    let timed = script(text).spec(json!({"eventTimeout": "1s"}));
+    let processor = attributes(timed, json!({"stream": true})).start();
+    let mut client = Client::connect(processor.http());
+    client.send_post("/", b"");
+    assert_eq!(client.read_head().unwrap().status, 200);
+    let tidied = processor.directory.path().join("tidied");
+    wait_until("it has cleaned up, and its client has not read on", || tidied.is_file());
+}
+
+#[test]
 fn a_client_that_leaves_ends_its_processes_unless_they_are_to_go_on() {
     let text = "echo $$ >\"$FOLDER/pid\"\nwhile [ ! -e \"$FOLDER/go\" ]; do sleep 0.02; done\necho >\"$FOLDER/through\"";
     for (gone, goes_on) in [("kill", false), ("continue", true)] {

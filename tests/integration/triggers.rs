@@ -134,6 +134,10 @@ fn do_step(step: &Value, run: &mut Run) {
         "open" => run.processor.touch(&format!("gate-{}", step["gate"].as_str().unwrap())),
         "signal" => {
             let stop = step["name"] == "STOP";
+            if stop {
+                // An answer that was still to be read afterwards would hold up the tick that is due then.
+                run.processor.wait_in_flight(0);
+            }
             run.resumed = (!stop).then(now);
             run.processor.signal(if stop { STOP } else { CONT });
         }

@@ -45,6 +45,7 @@ impl Bench {
         let queue = Arc::new(Queue::new(PoolCounters::new(1), 10));
         let given = environment.iter().chain(dialect.environment);
         let launch = Launch {
+            fork_server: None,
             program: program.into(),
             arguments: (dialect.options)(&config()).unwrap(),
             environment: given.map(|(name, value)| ((*name).into(), value.into())).collect(),

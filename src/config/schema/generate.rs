@@ -83,6 +83,11 @@ pub(crate) fn duration(_: &mut SchemaGenerator) -> Tree {
     })
 }
 
+/// Bytes as Kubernetes writes them.
+pub(crate) fn quantity(_: &mut SchemaGenerator) -> Tree {
+    json_schema!({ "type": "string", "pattern": r"^[0-9]+(\.[0-9]*)?([eE][0-9]+|[KMGTP]i|[kMGTP])?$" })
+}
+
 /// The schema of a file, as it stands in `docs/schema`.
 fn generate(schema: Schema) -> String {
     let mut generator = SchemaSettings::draft2020_12().into_generator();

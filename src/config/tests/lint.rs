@@ -172,3 +172,21 @@ fn loading_says_which_key_may_be_meant() {
     let config = config_of("  runtime: python\n  hanlder: a:b\n").unwrap();
     assert!(config.warnings[0].ends_with("spec.hanlder: unknown key, ignored; did you mean handler?"));
 }
+
+#[test]
+fn what_is_said_of_workers_is_looked_at_and_other_attributes_are_not() {
+    let text = "\
+spec:
+  runtime: python
+  runtimeAttributes:
+    anything: [1]
+    preload: perhaps
+    recycle: {event: 3, events: many, jitter: 0.2, memory: 512Mi}
+";
+    let expected = [
+        "Error 5: spec.runtimeAttributes.preload: expected true or false, found \"perhaps\"",
+        "Error 6: spec.runtimeAttributes.recycle.events: expected an integer, found \"many\"",
+        "Warning 6: spec.runtimeAttributes.recycle.event: unknown key, ignored; did you mean events?",
+    ];
+    assert_eq!(findings(Schema::Processor, text), expected);
+}

@@ -241,11 +241,32 @@ impl Running {
         log_lines(&mut self.lines, true, event, logger);
     }
 
+    /// Until the process has ended. What it writes is thrown away, what it says becomes records: a shell that waits for
+    /// room in a pipe would not come to its trap. An event cannot be shared among threads, so it is lent whole.
+    async fn last_wait(&mut self, event: &mut Event, logger: &Logger) -> io::Result<ExitStatus> {
+        let (mut output, mut open) = (BytesMut::new(), true);
+        loop {
+            output.clear();
+            output.reserve(READ_BYTES);
+            tokio::select! {
+                biased;
+                status = self.child.wait() => return status,
+                read = self.output.read_buf(&mut output), if open => open = matches!(read, Ok(1..)),
+                read = read_errors(&mut self.errors, &mut self.lines) => {
+                    log_lines(&mut self.lines, false, event, logger);
+                    if !matches!(read, Ok(1..)) {
+                        self.errors = None;
+                    }
+                }
+            }
+        }
+    }
+
     /// Ends the process and its whole group: SIGTERM first, so that a script may clean up.
-    pub(super) async fn end(&mut self) {
+    pub(super) async fn end(&mut self, event: &mut Event, logger: &Logger) {
         if self.status.is_none() {
             self.signal(Signal::TERM);
-            let exit = tokio::time::timeout(KILL_AFTER, self.child.wait()).await;
+            let exit = tokio::time::timeout(KILL_AFTER, self.last_wait(event, logger)).await;
             // Before anything else: what the shell had started may live on.
             self.signal(Signal::KILL);
             let status = match exit {

@@ -95,7 +95,7 @@ async fn a_process_that_has_ended_is_no_child_any_more_however_long_its_output_i
         let still_held = tokio::time::timeout(Duration::from_millis(20), attended).await.is_err();
         assert!(still_held, "what it left behind has its output");
     }
-    running.end().await;
+    running.end(&mut event, &logger).await;
     // As if another one had got the number.
     let entered: Result<_, ()> = children.adopt(|| Ok((pid, ())));
     drop((entered, running));

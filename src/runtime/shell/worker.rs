@@ -132,7 +132,7 @@ impl Worker {
             // Its caller does not wait until the processes have ended.
             self.answer(std::mem::replace(caller, Caller::Nobody), Err(error.clone()));
         }
-        running.end().await;
+        running.end(event, &self.logger).await;
         running.log_rest(event, &self.logger);
         Err(error)
     }

@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::connection::{Frame, Payload};
 use super::protocol::v2::{self, Answer, DATA_ABORT, DATA_END, Header, ProtocolError, kind};
 use super::stream::pipe;
-use super::worker::Worker;
+use super::worker::{InFlight, Worker};
 use crate::config::Level;
 use crate::event::{Body, HandlerError, Response};
 use crate::fields;
@@ -84,8 +84,14 @@ impl Worker {
         }
         if !answer.more {
             let error = (answer.failed || answer.status >= 500).then_some("handler_failed");
-            let event = self.remove(key, Some(answer.duration), error);
-            self.reply_later(event.reply, finished(answer, body));
+            let InFlight { event, reply, .. } = self.remove(key, Some(answer.duration), error);
+            let mut answer = finished(answer, body);
+            if let Ok(response) = &mut answer
+                && response.headers.is_empty()
+            {
+                response.headers = event.into_empty_headers(); // The trigger's go there, without new memory.
+            }
+            self.reply_later(reply, answer);
             return Ok(());
         }
         if self.in_flight[key].expired.is_some() {

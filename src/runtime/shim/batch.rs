@@ -112,7 +112,7 @@ impl Worker {
         let mut keys = vec![key];
         if let Some(batch) = self.in_flight[key].seat.batch() {
             let same = |other: &usize| *other != key && self.in_flight[*other].seat.batch() == Some(batch);
-            keys.extend(self.order.iter().copied().filter(same));
+            keys.extend(self.order.keys().filter(same));
         }
         keys.into_iter().map(|key| self.remove(key, None, error)).collect()
     }

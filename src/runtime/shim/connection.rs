@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 
 use super::protocol::v2::{HEADER_BYTES, Header, ProtocolError};
 
@@ -77,7 +76,11 @@ impl Reader {
     }
 
     /// One read. `Ok(0)` is the end of the stream.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut UnixStream) -> Poll<io::Result<usize>> {
+    pub fn poll_fill<S: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut S,
+    ) -> Poll<io::Result<usize>> {
         if let Some((header, bytes)) = &mut self.large {
             let missing = header.size as usize - bytes.len();
             return poll_read_exact_into(cx, stream, bytes, missing);
@@ -143,9 +146,9 @@ impl Reader {
 }
 
 /// Reads at most `missing` bytes behind those that `bytes` holds.
-fn poll_read_exact_into(
+fn poll_read_exact_into<S: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
-    stream: &mut UnixStream,
+    stream: &mut S,
     bytes: &mut BytesMut,
     missing: usize,
 ) -> Poll<io::Result<usize>> {
@@ -213,7 +216,7 @@ impl Writer {
         }
         self.tail.clear();
         self.written = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(stream).poll_flush(cx)
     }
 
     fn advance(&mut self, mut written: usize) -> io::Result<()> {
@@ -238,9 +241,11 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
 
     use super::*;
     use crate::runtime::shim::protocol::v2::{kind, write_frame};
+    use crate::runtime::shim::socket::Socket;
 
     fn frame(body: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -249,7 +254,8 @@ mod tests {
     }
 
     async fn check(bytes: &[u8], step: usize, expected: &[usize]) {
-        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours.into_std().unwrap()).unwrap();
         let bytes = bytes.to_vec();
         let writing = tokio::spawn(async move {
             for piece in bytes.chunks(step) {
@@ -282,7 +288,8 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_are_written_behind_their_heads_in_order() {
-        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours.into_std().unwrap()).unwrap();
         let mut writer = Writer::default();
         let mut expected = Vec::new();
         for size in [10, 100_000, 5, 5000] {

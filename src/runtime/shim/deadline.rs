@@ -54,8 +54,9 @@ impl Worker {
     pub(super) fn check_deadline(&mut self) -> Result<(), Ended> {
         let now = Instant::now();
         let mut next = None;
-        for place in 0..self.begun {
-            let key = self.order[place];
+        let mut last = None;
+        while let Some(key) = self.order.begun(last) {
+            last = Some(key);
             let event = &self.in_flight[key];
             let due = match (event.expired, self.settings.event_timeout) {
                 (Some((told, _)), _) => told + GIVE_UP,
@@ -114,7 +115,7 @@ impl Worker {
             }
             return Ok(());
         }
-        let ahead = self.order.len() > self.begun;
+        let ahead = self.order.next().is_some();
         self.leaving = true; // What was written ahead does not begin here any more.
         // Its own caller has been answered; those of the rest of its batch are now.
         for event in self.remove_place(key, Some(why.word())) {

@@ -2,11 +2,10 @@
 
 use std::future::poll_fn;
 
-use tokio::net::UnixStream;
-
 use super::answers::record;
 use super::connection::{Reader, Writer};
 use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
+use super::socket::Socket;
 use crate::logging::{Logger, Origin};
 
 /// What a shim says of itself.
@@ -72,7 +71,7 @@ pub enum HandshakeError {
 #[derive(Debug)]
 pub struct Link {
     /// The socket.
-    pub stream: UnixStream,
+    pub stream: Socket,
     /// Incoming frames.
     pub reader: Reader,
     /// Outgoing frames.
@@ -81,7 +80,7 @@ pub struct Link {
 
 impl Link {
     /// Over a connected socket.
-    pub fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: Socket) -> Self {
         Self { stream, reader: Reader::new(), writer: Writer::default() }
     }
 

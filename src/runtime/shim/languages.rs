@@ -3,8 +3,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dialects::{self, jvm_options, no_options};
+use super::fork_server::ForkServer;
 use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
 use super::v1::{Dialect, Wrapper};
 use crate::config::{Config, Env, RuntimeKind, ShimSource};
@@ -76,6 +78,7 @@ pub static LANGUAGES: &[Language] = &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
             ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
+            ("_nuclio_preload.py", include_str!("../../../runtimes/python/_nuclio_preload.py")),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
@@ -240,6 +243,16 @@ fn ruby_handler_dir(env: &Env) -> PathBuf {
     env.handler_directory.as_deref().or(beside).map_or_else(|| HANDLER_DIR.into(), Path::to_owned)
 }
 
+/// What workers are forked from, where the function asks for it. `foreign`: the shim is a wrapper of the Go processor.
+fn fork_server(config: &Config, foreign: bool, logger: &Logger) -> Option<Arc<ForkServer>> {
+    if config.function.preload && foreign {
+        let message = "spec.runtimeAttributes.preload has no effect with a wrapper of the Go processor; \
+                       NUCLIO_SHIM_SOURCE=embedded runs the handler with the shim inside this binary";
+        logger.warn(message, fields! {});
+    }
+    (config.function.preload && !foreign).then(Arc::default)
+}
+
 impl Language {
     /// Finds interpreter and shim.
     ///
@@ -300,6 +313,7 @@ impl Language {
         let more = wrapper.iter().flat_map(|wrapper| wrapper.dialect.environment);
         environment.extend(more.map(|(name, value)| ((*name).to_owned(), OsString::from(value))));
         let answer_bytes_max = config.env.answer_bytes_max;
+        let fork_server = fork_server(config, wrapper.is_some(), logger);
         Ok(Launch {
             program,
             arguments,
@@ -307,6 +321,7 @@ impl Language {
             wrapper,
             answer_bytes_max,
             files,
+            fork_server,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })
@@ -328,6 +343,7 @@ impl Language {
             wrapper: None,
             answer_bytes_max: config.env.answer_bytes_max,
             files: Vec::new(),
+            fork_server: None,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
         })

@@ -14,14 +14,19 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr, Command};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process, kill_process_group, test_kill_process, waitpid,
+};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::logging::sink::{Stream, Writer};
 use crate::metrics::RestartReason;
 use crate::reaper::Children;
+use crate::runtime::shim::fork_server::ForkServer;
 use crate::runtime::shim::v1::Wrapper;
 
 /// Where a shim finds its socket, unless its language cannot adopt that.
@@ -36,6 +41,8 @@ const FIRST_FREE_FD: i32 = 10;
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
 /// Where files of an embedded shim go if they cannot be in memory alone.
 const TEMPORARY_FOLDERS: [&str; 5] = ["/dev/shm", "/tmp", "/var/tmp", "/run", "/opt/nuclio"];
+/// How often a process is looked at that is about to become our child.
+const ADOPTION: Duration = Duration::from_millis(5);
 /// Lines of standard error that are kept for messages.
 const LAST_WORDS_LINES: usize = 20;
 /// Bytes of a kept line.
@@ -56,6 +63,8 @@ pub struct Launch {
     pub answer_bytes_max: usize,
     /// Files of an embedded shim, given as descriptors from 4 on.
     pub files: Vec<Arc<OwnedFd>>,
+    /// What workers are forked from; `None`: each is started by itself.
+    pub fork_server: Option<Arc<ForkServer>>,
     /// The descriptor that its socket is given as.
     pub socket_fd: i32,
     /// Where its standard error goes.
@@ -121,13 +130,7 @@ impl Process {
     /// Spawns a shim; the second value is our end of its socket. Call it on a thread that lasts as long as the
     /// process: the kernel kills the child when that thread ends.
     pub fn spawn(launch: &Launch, output: &Writer, children: &Children) -> io::Result<(Self, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        for end in [&ours, &theirs] {
-            // The kernel may cap them; any size works.
-            rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
-            rustix::net::sockopt::set_socket_recv_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
-        }
-        ours.set_nonblocking(true)?;
+        let (ours, theirs) = socket_pair()?;
         let socket = rustix::io::fcntl_dupfd_cloexec(&theirs, FIRST_FREE_FD)?;
         let dup = |file: &Arc<OwnedFd>| rustix::io::fcntl_dupfd_cloexec(file.as_fd(), FIRST_FREE_FD);
         let files = launch.files.iter().map(dup).collect::<Result<Vec<OwnedFd>, _>>()?;
@@ -152,6 +155,23 @@ impl Process {
         Self::watched(command, Vec::new(), (output.clone(), launch.errors_to), children)
     }
 
+    /// A child of this process that another one has forked for it, and what its standard error is read from. It leads
+    /// a process group, and is in `children`.
+    pub fn forked(
+        pid: Pid,
+        stderr: OwnedFd,
+        launch: &Launch,
+        output: &Writer,
+        children: &Children,
+    ) -> io::Result<Self> {
+        let last_words = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
+        let output = (output.clone(), launch.errors_to);
+        let status =
+            watch_exit(pid, wait_for(pid)?, Some(stderr), last_words.clone(), output, children.clone());
+        Ok(Self { pid, status, last_words })
+    }
+
     fn watched(
         mut command: std::process::Command,
         descriptors: Vec<(i32, i32)>,
@@ -162,7 +182,8 @@ impl Process {
         let (pid, mut child) = spawn_child(command, descriptors, children)?;
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take();
-        let status = watch_exit(child, stderr, last_words.clone(), output, children.clone());
+        let ended = async move { child.wait().await.unwrap_or_default() };
+        let status = watch_exit(pid, ended, stderr, last_words.clone(), output, children.clone());
         Ok(Self { pid, status, last_words })
     }
 
@@ -194,6 +215,11 @@ impl Process {
         if self.running() {
             kill_process(self.pid, signal).unwrap_or_default(); // Gone already is as good.
         }
+    }
+
+    /// Its status, once it has ended.
+    pub fn status(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.status.clone()
     }
 
     /// What sends it signals from elsewhere.
@@ -288,23 +314,52 @@ fn prepare_child(command: &mut std::process::Command, descriptors: Vec<(i32, i32
     unsafe { command.pre_exec(prepare) };
 }
 
+/// A socket for a worker: our end, and the one it gets.
+pub fn socket_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    for end in [&ours, &theirs] {
+        // The kernel may cap them; any size works.
+        rustix::net::sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
+        rustix::net::sockopt::set_socket_recv_buffer_size(end, SOCKET_BUFFER_BYTES).unwrap_or_default();
+    }
+    ours.set_nonblocking(true)?;
+    Ok((ours, theirs))
+}
+
+/// Waits for a child that nobody here has spawned, and that may not be ours for another moment.
+fn wait_for(pid: Pid) -> io::Result<impl Future<Output = ExitStatus>> {
+    let mut child_ended = signal(SignalKind::child())?;
+    Ok(async move {
+        loop {
+            let look_again = match waitpid(Some(pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => return ExitStatus::from_raw(status.as_raw()),
+                Ok(None) => Duration::MAX,
+                // Not ours yet, or taken by somebody else.
+                Err(_) if test_kill_process(pid).is_err() => return ExitStatus::default(),
+                Err(_) => ADOPTION,
+            };
+            drop(tokio::time::timeout(look_again, child_ended.recv()).await);
+        }
+    })
+}
+
 fn watch_exit(
-    mut child: Child,
-    stderr: Option<ChildStderr>,
+    pid: Pid,
+    ended: impl Future<Output = ExitStatus> + Send + 'static,
+    stderr: Option<impl AsyncRead + Unpin + Send + 'static>,
     last_words: Arc<Mutex<VecDeque<String>>>,
     output: (Writer, Stream),
     children: Children,
 ) -> watch::Receiver<Option<ExitStatus>> {
     let (set, status) = watch::channel(None);
-    let pid = child.id().map_or(0, |id| id as i32);
     let pump = tokio::spawn(async move {
         if let Some(stderr) = stderr {
             pump(stderr, &last_words, &output.0, output.1).await;
         }
     });
     tokio::spawn(async move {
-        let ended = child.wait().await.unwrap_or_default();
-        children.release(pid);
+        let ended = ended.await;
+        children.release(pid.as_raw_nonzero().get());
         // What it wrote before it ended is there by now; what its own children still write is not waited for.
         drop(tokio::time::timeout(Duration::from_millis(50), pump).await);
         set.send_replace(Some(ended));
@@ -314,7 +369,12 @@ fn watch_exit(
 
 /// Passes standard error through and keeps its last lines. When our own output is stuck, so is the child's, as if it
 /// wrote there itself.
-async fn pump(mut stderr: ChildStderr, last_words: &Mutex<VecDeque<String>>, output: &Writer, to: Stream) {
+async fn pump(
+    mut stderr: impl AsyncRead + Unpin,
+    last_words: &Mutex<VecDeque<String>>,
+    output: &Writer,
+    to: Stream,
+) {
     let mut buffer = vec![0; 4096];
     let mut line = Vec::new();
     while let Ok(read @ 1..) = stderr.read(&mut buffer).await {

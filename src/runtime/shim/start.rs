@@ -2,10 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +13,7 @@ use super::desk::Desk;
 use super::handshake::{HandshakeError, Hello, Link};
 use super::languages::Language;
 use super::process::{Launch, Process, describe};
+use super::socket::Socket;
 use super::v1;
 use super::worker::{Command, Ended, Settings, Worker};
 use crate::config::SeveralFor;
@@ -27,7 +27,7 @@ use crate::runtime::StartError;
 /// While a shim loads, a line says so this often.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// A process that leaves its socket is given this long to be reaped.
-const REAP: Duration = Duration::from_millis(500);
+pub(super) const REAP: Duration = Duration::from_millis(500);
 
 /// Everything that all workers of a pool share.
 pub struct Recipe {
@@ -58,7 +58,7 @@ pub struct Recipe {
 }
 
 /// Why a worker did not become ready.
-enum Failure {
+pub(super) enum Failure {
     /// In the shim's words.
     Said(String),
     /// In ours.
@@ -84,14 +84,20 @@ impl Recipe {
         if let Some(wrapper) = &self.launch.wrapper {
             return v1::start::start(self, wrapper, id).await;
         }
-        let (mut process, socket) = Process::spawn(&self.launch, self.logger.writer(), &self.children)
-            .map_err(|error| self.cannot_spawn(&error))?;
+        let begun = Instant::now();
+        let forked = match &self.launch.fork_server {
+            Some(server) => server.fork(self, id).await?,
+            None => None,
+        };
+        let spawn = || Process::spawn(&self.launch, self.logger.writer(), &self.children);
+        let (mut process, socket) =
+            forked.map_or_else(spawn, Ok).map_err(|error| self.cannot_spawn(&error))?;
         let logger = worker_logger(&self.logger, &id.trigger_kind, id.index, self.language.name);
         let (ready, readied) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (commands, inbox) = mpsc::channel(4);
         self.runtime.spawn(self.run(id, socket, inbox, logger.clone(), ready, end));
-        self.wait_ready(&mut process, readied, &logger, id).await?;
+        self.wait_ready(&mut process, readied, &logger, id, begun).await?;
         Ok(Running { process, commands, ended })
     }
 
@@ -110,11 +116,13 @@ impl Recipe {
         readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
         logger: &Logger,
         id: &WorkerId,
+        begun: Instant,
     ) -> Result<(), StartError> {
         match self.wait_hello(process, readied, logger).await {
             Ok(hello) => {
                 let fields = fields! {
-                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities
+                    "pid" => process.pid(), "shim" => hello.about, "capabilities" => hello.capabilities,
+                    "took" => format!("{:.1?}", begun.elapsed())
                 };
                 logger.debug("Worker is ready", fields);
                 // Where only handlers of some kind get several, nobody has asked for them.
@@ -136,7 +144,7 @@ impl Recipe {
 
     /// A shim that failed to load its handler has said all there is to say; of others the end and the last words are
     /// told.
-    async fn explain(&self, id: &WorkerId, process: &mut Process, failure: Failure) -> StartError {
+    pub(super) async fn explain(&self, id: &WorkerId, process: &mut Process, failure: Failure) -> StartError {
         let found = format!("{} worker {}", self.language.name, id.index);
         let exited = process.exited(REAP).await;
         process.kill_group();
@@ -190,7 +198,8 @@ impl Recipe {
         }
     }
 
-    async fn wait_hello(
+    /// Waits for the outcome of a handshake that goes on elsewhere, as long as a start may take.
+    pub(super) async fn wait_hello(
         &self,
         process: &mut Process,
         mut readied: oneshot::Receiver<Result<Hello, HandshakeError>>,
@@ -254,13 +263,14 @@ async fn close<T>(receiver: &mut oneshot::Receiver<T>, limit: Duration) -> Optio
     }
 }
 
-async fn handshake(
+/// From a socket to a worker that is ready.
+pub(super) async fn handshake(
     socket: std::os::unix::net::UnixStream,
     mut init: Vec<(&'static str, String)>,
     settings: &mut Settings,
     logger: &Logger,
 ) -> Result<(Link, Hello), HandshakeError> {
-    let stream = UnixStream::from_std(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
+    let stream = Socket::new(socket).map_err(|_: io::Error| HandshakeError::Ended)?;
     let mut link = Link::new(stream);
     let mut hello = link.hello(logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(hello.in_flight_max).max(1);

@@ -110,6 +110,7 @@ mod tests {
     use crate::runtime::shim::connection::Writer;
     use crate::runtime::shim::handshake::{Hello, Link};
     use crate::runtime::shim::protocol::v2::{ControlCode, HEADER_BYTES, kind};
+    use crate::runtime::shim::socket::Socket;
     use crate::runtime::shim::wake::{Wake, Wakes};
     use crate::runtime::shim::worker::{Command, Settings};
 
@@ -123,6 +124,7 @@ mod tests {
 
     fn busy(events: usize, recall: Option<&Recall>) -> Busy {
         let (ours, shim) = UnixStream::pair().unwrap();
+        let ours = Socket::new(ours.into_std().unwrap()).unwrap();
         let hello = Hello {
             cancel: true,
             deadline: true,

@@ -3,7 +3,6 @@
 //!
 //! One turn of the loop: refill the shim with one write, only then hand out the answers just read, then wait.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::deadline::Why;
 use super::desk::{Bells, Desk};
 use super::handshake::{Hello, Link};
 use super::intake::Intake;
+use super::order::Order;
 use super::pace::Pace;
 use super::protocol::v2::{self, ControlCode};
 use super::stream::PipeWriter;
@@ -38,6 +38,8 @@ const HELD_MAX: usize = 1 << 15;
 pub enum Command {
     /// Send a control frame when no event is in work; drain and terminate take no more events.
     Control(ControlCode, Duration, oneshot::Sender<Result<(), String>>),
+    /// Take no more events, and say when none is in work.
+    Finish(oneshot::Sender<()>),
     /// Close the connection when no event is in work.
     Close,
     /// End now: the process is gone, though something it forked may hold its socket.
@@ -119,9 +121,8 @@ pub struct Worker {
     listed: Listed,
     commands: mpsc::Receiver<Command>,
     pub(super) in_flight: Slab<InFlight>,
-    /// Keys of `in_flight` in the order they were written; the first `begun` of them are in work.
-    pub(super) order: VecDeque<usize>,
-    pub(super) begun: usize,
+    /// Keys of `in_flight`.
+    pub(super) order: Order,
     /// What they take of the shim's places.
     pub(super) places: Places,
     /// Answers read but not yet handed out.
@@ -134,6 +135,8 @@ pub struct Worker {
     pub(super) leaving: bool,
     closing: bool,
     control: Option<PendingControl>,
+    /// Told when no event is in work.
+    finishing: Option<oneshot::Sender<()>>,
     next_control: u32,
     pub(super) logger: Logger,
     /// How often an event was looked at.
@@ -192,8 +195,7 @@ impl Worker {
             listed: Listed::No,
             commands,
             in_flight: Slab::new(),
-            order: VecDeque::new(),
-            begun: 0,
+            order: Order::default(),
             places: Places::default(),
             done: Vec::new(),
             pace,
@@ -202,6 +204,7 @@ impl Worker {
             leaving: false,
             closing: false,
             control: None,
+            finishing: None,
             next_control: 0,
             logger,
             #[cfg(test)]
@@ -338,23 +341,25 @@ impl Worker {
             cancelled: false,
             expired: None,
         });
-        self.order.push_back(key);
+        self.order.push(key);
         self.post.rung.push(key);
     }
 
     /// Starts the clock of the events that the shim works on from now on.
     fn begin(&mut self, now: Instant) {
-        while !self.leaving && self.begun < self.order.len() {
-            let event = &mut self.in_flight[self.order[self.begun]];
+        while !self.leaving
+            && let Some(key) = self.order.next()
+        {
+            let event = &mut self.in_flight[key];
             if !self.places.begin(event.seat, self.settings.in_flight_max) {
                 return;
             }
             event.begun = Some(now);
             if event.intake.is_some() || event.cancelled {
-                self.post.rung.push(self.order[self.begun]);
+                self.post.rung.push(key);
             }
             self.queue.counters().started(now.duration_since(event.submitted));
-            self.begun += 1;
+            self.order.begin();
             if let Some(limit) = self.settings.event_timeout {
                 // Not moved for every event: when it rings it looks at who is oldest then.
                 self.post.wake_at(now + limit);
@@ -373,10 +378,7 @@ impl Worker {
         let now = Instant::now();
         let event = self.in_flight.remove(key);
         self.trace(&event, error);
-        if let Some(place) = self.order.iter().position(|other| *other == key) {
-            self.order.remove(place);
-            self.begun -= usize::from(place < self.begun);
-        }
+        self.order.remove(key);
         self.held_by -= usize::from(matches!(event.expired, Some((_, Why::TakenBack))));
         let taken = event.begun.map(|begun| now.duration_since(begun));
         let last = self.places.leave(event.seat, taken.is_some());
@@ -411,6 +413,10 @@ impl Worker {
                     self.control = Some(PendingControl { code, allowed, id: 0, done });
                 }
             }
+            Command::Finish(done) => {
+                self.paused = true;
+                self.finishing = Some(done);
+            }
             Command::Close | Command::Abort => {
                 self.paused = true;
                 self.closing = true;
@@ -441,6 +447,9 @@ impl Worker {
     fn send_control(&mut self) {
         if !self.in_flight.is_empty() {
             return;
+        }
+        if let Some(finishing) = self.finishing.take() {
+            finishing.send(()).unwrap_or_default();
         }
         if let Some(control) = &mut self.control
             && control.id == 0
@@ -478,7 +487,7 @@ impl Worker {
             drop(reply.send(answer));
         }
         let mut waiting = Vec::new();
-        let keys: Vec<usize> = self.order.iter().copied().collect();
+        let keys: Vec<usize> = self.order.keys().collect();
         let mut unbegun = Vec::new();
         for key in keys {
             let mut event = self.in_flight.remove(key);

@@ -1,15 +1,18 @@
 //! Shim protocol, version 2: 16-byte little-endian frame headers, NUL-separated texts, raw bodies. The page
 //! `runtimes/README.md` has the whole protocol; this file has what the processor writes and reads.
 
+mod table;
 pub mod web;
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
-use serde_json::Value;
+use memchr::memmem;
 
 use crate::config::Level;
-use crate::event::{Event, Extra, HeaderFault, OwnValue, append_header, header_value, write_canonical};
+use crate::event::{Event, Extra, HeaderFault, OwnValue, append_header, header_value};
+
+use self::table::Table;
 
 /// The shim's first bytes.
 pub const MAGIC: [u8; 4] = *b"NSH2";
@@ -260,19 +263,17 @@ const EVENT_FIXED_BYTES: usize = 32;
 pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Duration>) {
     let start = out.len();
     out.resize(start + HEADER_BYTES + EVENT_FIXED_BYTES, 0);
-    let fields: Vec<(Vec<u8>, Vec<u8>)> =
-        if event.has_fields() { event.fields().take(usize::from(u16::MAX)).collect() } else { Vec::new() };
     let plain = !event.path().contains(&0)
-        && !event.extra.as_deref().is_some_and(|extra| needs_types(event, extra))
-        && !fields.iter().any(|(name, value)| name.contains(&0) || value.contains(&0));
+        && memmem::find(event.query().as_bytes(), b"%00").is_none()
+        && !event.extra.as_deref().is_some_and(|extra| needs_types(event, extra));
     let mut table = Table { out, typed: !plain, utf8: true };
-    let (headers, field_count) = write_texts(&mut table, event, &fields);
+    let counts = write_texts(&mut table, event);
     let utf8 = table.utf8;
     if plain {
         out.pop(); // no NUL after the last text
     }
 
-    fill_fixed(&mut out[start + HEADER_BYTES..], event, timeout, (headers, field_count));
+    fill_fixed(&mut out[start + HEADER_BYTES..], event, timeout, counts);
     let head = (out.len() - start - HEADER_BYTES) as u32;
     let header = Header {
         size: head + event.body.len() as u32,
@@ -338,7 +339,7 @@ fn event_level(event: &Event) -> u16 {
 }
 
 /// The twelve texts, the headers, the fields. Returns how many headers and fields were written.
-fn write_texts(table: &mut Table<'_>, event: &Event, fields: &[(Vec<u8>, Vec<u8>)]) -> (u16, u16) {
+fn write_texts(table: &mut Table<'_>, event: &Event) -> (u16, u16) {
     let extra = event.extra.as_deref();
     let text = |pick: fn(&Extra) -> &str| extra.map_or("", pick).as_bytes();
     let (trigger_kind, trigger_name) =
@@ -355,12 +356,23 @@ fn write_texts(table: &mut Table<'_>, event: &Event, fields: &[(Vec<u8>, Vec<u8>
     table.push(text(|extra| &extra.version));
     table.push(trigger_kind.as_bytes());
     table.push(trigger_name.as_bytes());
-    let headers = write_headers(table, event);
-    for (name, value) in fields {
-        table.push(name);
-        table.push(value);
+    (write_headers(table, event), write_fields(table, event))
+}
+
+/// Those the event brought itself, then its query's, which are decoded in their place.
+fn write_fields(table: &mut Table<'_>, event: &Event) -> u16 {
+    let mut fields = 0;
+    for (name, value) in event.own_fields().iter().take(usize::from(u16::MAX)) {
+        table.push(name.as_bytes());
+        table.push(value.as_bytes());
+        fields += 1;
     }
-    (headers, fields.len() as u16)
+    for (name, value) in event.query_pairs().take(usize::from(u16::MAX - fields)) {
+        table.push_encoded(name.as_bytes());
+        table.push_encoded(value.as_bytes());
+        fields += 1;
+    }
+    fields
 }
 
 fn write_headers(table: &mut Table<'_>, event: &Event) -> u16 {
@@ -382,75 +394,6 @@ fn write_headers(table: &mut Table<'_>, event: &Event) -> u16 {
         headers += 1;
     }
     headers
-}
-
-/// A run of texts: separated by NULs, or typed items where a text may hold a NUL.
-struct Table<'a> {
-    out: &'a mut Vec<u8>,
-    typed: bool,
-    utf8: bool,
-}
-
-impl Table<'_> {
-    fn push(&mut self, text: &[u8]) {
-        self.utf8 &= text.is_ascii() || std::str::from_utf8(text).is_ok();
-        if self.typed {
-            self.item(b's', text);
-        } else {
-            push_text(self.out, text);
-        }
-    }
-
-    fn push_name(&mut self, name: &str) {
-        if self.typed {
-            self.open_item(b's', name.len());
-            write_canonical(name, self.out);
-        } else {
-            write_canonical(name, self.out);
-            self.out.push(0);
-        }
-    }
-
-    fn open_item(&mut self, kind: u8, len: usize) {
-        self.out.push(kind);
-        self.out.extend_from_slice(&(len as u32).to_le_bytes());
-    }
-
-    fn item(&mut self, kind: u8, bytes: &[u8]) {
-        self.open_item(kind, bytes.len());
-        self.out.extend_from_slice(bytes);
-    }
-
-    /// A value as an item of its own type; only a typed table has such.
-    fn push_json(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.item(b'n', &[]),
-            Value::Bool(value) => self.item(b't', &[u8::from(*value)]),
-            Value::String(text) => self.item(b's', text.as_bytes()),
-            Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-                (Some(number), _) => self.item(b'i', &number.to_le_bytes()),
-                (None, number) => self.item(b'f', &number.unwrap_or(f64::NAN).to_le_bytes()),
-            },
-            Value::Array(items) => self.nested(b'l', |table| {
-                items.iter().for_each(|item| table.push_json(item));
-            }),
-            Value::Object(members) => self.nested(b'm', |table| {
-                for (name, value) in members {
-                    table.item(b's', name.as_bytes());
-                    table.push_json(value);
-                }
-            }),
-        }
-    }
-
-    /// An item that holds items.
-    fn nested(&mut self, kind: u8, fill: impl FnOnce(&mut Self)) {
-        self.open_item(kind, 0);
-        let start = self.out.len();
-        fill(self);
-        let len = (self.out.len() - start) as u32;
-        self.out[start - 4..start].copy_from_slice(&len.to_le_bytes());
-    }
 }
 
 /// A decoded ANSWER, without its body.

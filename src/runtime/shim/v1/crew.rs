@@ -58,6 +58,10 @@ pub(super) struct Crew {
     waiting: Vec<ReplySender>,
     explain_by: Option<Instant>,
     callback: Option<Callback>,
+    /// Told when no event is in work; the receiver ends when that is so.
+    finishing: Option<(mpsc::Receiver<()>, oneshot::Sender<()>)>,
+    /// No further events are taken.
+    finished: bool,
     closing: bool,
     /// Ticks while there is something to look after, however much else happens.
     tick: Interval,
@@ -88,6 +92,7 @@ enum Wake {
     NoneIdle,
     Tick,
     Quiet,
+    Finished,
 }
 
 impl Crew {
@@ -112,6 +117,8 @@ impl Crew {
             waiting: Vec::new(),
             explain_by: None,
             callback: None,
+            finishing: None,
+            finished: false,
             closing: false,
             tick,
         }
@@ -165,6 +172,12 @@ impl Crew {
                     self.signal();
                     Ok(())
                 }
+                Wake::Finished => {
+                    if let Some((_, done)) = self.finishing.take() {
+                        done.send(()).unwrap_or_default();
+                    }
+                    Ok(())
+                }
                 Wake::Tick => self.check_time(),
             };
         };
@@ -178,6 +191,12 @@ impl Crew {
             match &mut self.callback {
                 Some(Callback { stage: Stage::Quiescing(quiet), .. }) => drop(quiet.recv().await),
                 _ => std::future::pending().await,
+            }
+        };
+        let finished = async {
+            match &mut self.finishing {
+                Some((quiet, _)) => drop(quiet.recv().await),
+                None => std::future::pending().await,
             }
         };
         let control = async {
@@ -198,6 +217,7 @@ impl Crew {
             command = self.commands.recv() => Wake::Command(command),
             () = self.shared.none_idle.notified(), if self.more.is_some() && !self.closing => Wake::NoneIdle,
             () = quiet => Wake::Quiet,
+            () = finished => Wake::Finished,
             _ = self.tick.tick(), if ticking => Wake::Tick,
         }
     }
@@ -230,7 +250,7 @@ impl Crew {
                 self.explain_by.get_or_insert_with(|| Instant::now() + EXPLAIN_WAIT);
             }
         }
-        if !self.closing && self.callback.is_none() {
+        if !self.closing && !self.finished && self.callback.is_none() {
             self.dial(address);
         }
         Ok(())
@@ -238,7 +258,7 @@ impl Crew {
 
     /// More connections, as there is more to do: twice as many as there are, within bounds.
     fn open_more(&mut self) {
-        if self.callback.is_none() {
+        if self.callback.is_none() && !self.finished {
             let now = self.lanes.len();
             self.open(now + now.clamp(1, LANES_AT_ONCE));
         }
@@ -287,6 +307,12 @@ impl Crew {
                 self.tell(|| Order::Pause(busy.clone()));
                 let until = Instant::now() + allowed;
                 self.callback = Some(Callback { code, done, until, stage: Stage::Quiescing(quiet) });
+            }
+            Some(Command::Finish(done)) => {
+                let (busy, quiet) = mpsc::channel(1);
+                self.tell(|| Order::Pause(busy.clone()));
+                self.finished = true;
+                self.finishing = Some((quiet, done));
             }
             Some(Command::Close) => {
                 self.close();

@@ -76,6 +76,7 @@ pub(in crate::runtime::shim) async fn start(
     wrapper: &Wrapper,
     id: &WorkerId,
 ) -> Result<Running, StartError> {
+    let begun = Instant::now();
     // Wrappers serve functions only.
     let for_functions =
         !recipe.init.contains(&("max_inflight_for", SeveralFor::Applications.name().to_owned()));
@@ -120,7 +121,7 @@ pub(in crate::runtime::shim) async fn start(
             }
         }
     });
-    recipe.wait_ready(&mut process, readied, &logger, id).await?;
+    recipe.wait_ready(&mut process, readied, &logger, id, begun).await?;
     Ok(Running { process, commands, ended })
 }
 
