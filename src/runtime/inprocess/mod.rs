@@ -308,6 +308,8 @@ impl Workers {
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
+            // Whoever takes what there is has its turn before the next call, which may block this thread.
+            tokio::task::yield_now().await;
             let Some((place, permit)) = self.room(&pieces, deadline).await else {
                 failed = true;
                 break;

@@ -3,8 +3,9 @@
 //! costs. Knows no calls: the monitors of the pools say how many threads they need.
 //!
 //! A thread sleeps inside a task that blocks it, so the runtime takes it for busy: it is not woken in vain, and what
-//! was queued on it is taken by others. But it may have had the turn to wait for I/O and timers, so a monitor has to
-//! make another one look: see [`Reserve::take_fallen_asleep`].
+//! was queued on it is taken by others, once [`hand_on`] has let go of the one task that a thread keeps for itself. But
+//! it may have had the turn to wait for I/O and timers, so a monitor has to make another one look: see
+//! [`Reserve::take_fallen_asleep`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -53,7 +54,11 @@ impl Reserve {
     }
 
     async fn stand_by(self: Arc<Self>, rank: usize) {
-        while self.sleep(rank) {
+        loop {
+            hand_on();
+            if !self.sleep(rank) {
+                return;
+            }
             self.places[rank].lie_down.notified().await;
         }
     }
@@ -101,6 +106,13 @@ impl Reserve {
         locked(&self.state).dismissed = true;
         self.places.iter().for_each(|place| place.get_up.notify_one());
     }
+}
+
+/// Lets other threads have the task that this one was to run next. The runtime keeps the task woken last out of their
+/// reach, which after a turn of waiting for I/O is a connection's: it would sleep as long as the thread. A task that
+/// does nothing takes its place.
+fn hand_on() {
+    drop(tokio::spawn(async {}));
 }
 
 /// How many threads one pool needs beside those that never sleep.
