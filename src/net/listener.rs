@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -100,7 +101,7 @@ where
         Ok(Self { door, service, shared: Arc::new(shared), logger, keeps_ends: false, complained: None })
     }
 
-    /// Whether [`Activity::ends`] will be asked for: the kernel is asked only then.
+    /// Whether [`Activity::ends`] will be asked for: the kernel is asked for a connection's address only then.
     pub fn keep_ends(mut self, keep: bool) -> Self {
         self.keeps_ends = keep;
         self
@@ -115,7 +116,7 @@ where
         loop {
             tokio::select! {
                 accepted = self.door.accept() => match accepted {
-                    Ok(stream) => self.take(stream, draining),
+                    Ok((stream, client)) => self.take(stream, client, draining),
                     Err(error) => {
                         self.complain(&error);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -130,8 +131,8 @@ where
             }
         }
         // Whoever has connected by now is served.
-        while let Some(stream) = self.door.accept_now() {
-            self.take(stream, true);
+        while let Some((stream, client)) = self.door.accept_now() {
+            self.take(stream, client, true);
         }
         let Self { door, shared, .. } = self;
         drop(door);
@@ -154,8 +155,8 @@ where
         self.logger.error("Failed to accept a connection", fields);
     }
 
-    fn take(&self, stream: Stream, closing: bool) {
-        let (client, server) = if self.keeps_ends { stream.ends() } else { (None, None) };
+    fn take(&self, stream: Stream, client: Option<SocketAddr>, closing: bool) {
+        let server = self.keeps_ends.then(|| self.door.address_of(&stream)).flatten();
         let activity = Arc::new(Activity::new(self.shared.clock.clone()).with_ends(client, server));
         if closing {
             activity.close_after_answer();
