@@ -39,6 +39,7 @@ use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::plugin::Library;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
+use crate::turns::own;
 use plan::{plan_pools, pool_name};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
@@ -194,7 +195,7 @@ impl App {
         }
         readiness.watch(watched);
         self.start_internal_health(readiness)?;
-        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(task)).collect();
+        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(own(task))).collect();
         self.start_side_servers(views, sources, purpose);
         Ok(())
     }

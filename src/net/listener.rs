@@ -19,9 +19,12 @@ use super::stream::{Door, Listener, Stream};
 use crate::fields;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
+use crate::turns::{give_way, own};
 
 /// How often slow clients are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// Connections accepted, or other things done, in one turn.
+const TURN: u64 = 64;
 /// After a failed accept (no descriptors left), others get a chance to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often at most a failing accept is reported.
@@ -113,7 +116,10 @@ where
         // Time in which nothing ran, this process included, is not the clients'.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
-        loop {
+        for accepted in 1_u64.. {
+            if accepted.is_multiple_of(TURN) {
+                give_way().await;
+            }
             tokio::select! {
                 accepted = self.door.accept() => match accepted {
                     Ok((stream, client)) => self.take(stream, client, draining),
@@ -170,11 +176,11 @@ where
             connections.insert(activity.clone())
         };
         let (shared, service) = (self.shared.clone(), self.service.clone());
-        tokio::spawn(async move {
+        tokio::spawn(own(async move {
             let entry = Entry { shared: shared.clone(), key };
             connection::serve(stream, shared, activity, service).await;
             drop(entry);
-        });
+        }));
     }
 
     fn sweep(&self) {

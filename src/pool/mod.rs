@@ -26,6 +26,7 @@ use crate::runtime::shell;
 use crate::runtime::shim::desk::Desk as TaskDesk;
 use crate::runtime::shim::start::Recipe;
 use crate::runtime::{Runtime, StartError};
+use crate::turns::own;
 use keeper::{InProcessKeeper, ShimKeeper};
 pub use recycle::Recycling;
 use status::{Status, WorkerState};
@@ -161,7 +162,7 @@ impl Pool {
         let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
         events.spawn({
             let queue = queue.clone();
-            async move { queue.expire().await }
+            own(async move { queue.expire().await })
         });
         queue
     }
@@ -231,7 +232,7 @@ impl Pool {
             .map_err(|error| StartError::new("cannot start the monitor's thread", error.to_string()))?;
         events.spawn({
             let queue = queue.clone();
-            async move { queue.expire().await }
+            own(async move { queue.expire().await })
         });
         if matches!(source, Source::Library(library) if library.streams_bodies()) {
             queue.stream_bodies();

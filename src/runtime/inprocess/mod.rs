@@ -28,6 +28,7 @@ use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Queue, ReplySender};
 use crate::trace::Call;
+use crate::turns::{give_way, own};
 use batch::Callers;
 use monitor::{Monitor, Slot};
 use seat::{Hold, Seat};
@@ -150,7 +151,7 @@ impl Workers {
         };
         self.monitor.watch(slot.clone());
         let seat = Arc::new(Seat::default());
-        self.runtime.spawn(self.clone().serve(seat.clone()));
+        self.runtime.spawn(own(self.clone().serve(seat.clone())));
         self.free(Box::new(Desk { index: id.index, callable, slot, seat: Hold(seat) }));
         Ok(())
     }
@@ -309,7 +310,7 @@ impl Workers {
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
             // Whoever takes what there is has its turn before the next call, which may block this thread.
-            tokio::task::yield_now().await;
+            give_way().await;
             let Some((place, permit)) = self.room(&pieces, deadline).await else {
                 failed = true;
                 break;

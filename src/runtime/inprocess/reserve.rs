@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::locked;
+use crate::turns::{hand_on, own};
 
 /// How long a thread stays up after it was needed: calls that take long seldom come alone.
 const STAY_UP: Duration = Duration::from_millis(100);
@@ -48,14 +49,14 @@ impl Reserve {
         let places = (0..size).map(|_| Place::default()).collect();
         let reserve = Arc::new(Self { state: Mutex::default(), places, fell_asleep: AtomicBool::new(false) });
         for rank in 0..size {
-            events.spawn(reserve.clone().stand_by(rank));
+            events.spawn(own(reserve.clone().stand_by(rank)));
         }
         reserve
     }
 
     async fn stand_by(self: Arc<Self>, rank: usize) {
         loop {
-            hand_on();
+            hand_on(); // After a turn of waiting for I/O it is a connection's, which would sleep as long as the thread.
             if !self.sleep(rank) {
                 return;
             }
@@ -106,13 +107,6 @@ impl Reserve {
         locked(&self.state).dismissed = true;
         self.places.iter().for_each(|place| place.get_up.notify_one());
     }
-}
-
-/// Lets other threads have the task that this one was to run next. The runtime keeps the task woken last out of their
-/// reach, which after a turn of waiting for I/O is a connection's: it would sleep as long as the thread. A task that
-/// does nothing takes its place.
-fn hand_on() {
-    drop(tokio::spawn(async {}));
 }
 
 /// How many threads one pool needs beside those that never sleep.
