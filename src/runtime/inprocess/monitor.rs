@@ -28,8 +28,8 @@ const NUDGE: Duration = Duration::from_micros(500);
 const LONG_ON_AVERAGE: Duration = Duration::from_micros(50);
 /// Weight of the calls before in the average, against the last one.
 const AVERAGE_OVER: u64 = 16;
-/// Ticks without a call before the thread sleeps until the next one.
-const QUIET_TICKS: u32 = 8;
+/// Ticks without a call before the thread sleeps until the next one, which then has to wake it.
+const QUIET_TICKS: u32 = 2;
 /// How long a call may go on after its deadline before it is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -243,18 +243,23 @@ impl Shared {
     fn run(&self) {
         let reserve = &self.settings.reserve;
         let mut need = Need::of(reserve.clone());
-        let mut quiet = 0;
+        let (mut quiet, mut events) = (0, 0);
         let mut nudged = Instant::now();
         loop {
             let now = Instant::now();
             let seen = self.look(now);
             need.set(seen.blocked, now);
+            let settled = reserve.is_settled(); // Asked first: whoever is asleep by then is among those who fell asleep.
             let late = seen.long > 0 && now.duration_since(nudged) >= NUDGE;
             if late || reserve.take_fallen_asleep() {
                 nudged = now;
                 self.settings.runtime.spawn(async {});
             }
-            quiet = if seen.running > 0 || !reserve.is_settled() { 0 } else { quiet + 1 };
+            let admitted = self.settings.queue.counters().allocations.load(Ordering::Relaxed);
+            // Short calls come and go between two looks.
+            let busy = seen.running > 0 || admitted != events || !settled;
+            events = admitted;
+            quiet = if busy { 0 } else { quiet + 1 };
             if quiet < QUIET_TICKS {
                 std::thread::park_timeout(TICK);
                 continue;

@@ -32,7 +32,8 @@ pub struct Reserve {
 struct State {
     /// Threads that somebody needs; may be more than there are.
     needed: usize,
-    asleep: usize,
+    /// Which of them sleep. One that was called may not have got up yet.
+    asleep: Vec<bool>,
     dismissed: bool,
 }
 
@@ -47,7 +48,9 @@ impl Reserve {
     /// Sends `size` threads of the runtime to sleep.
     pub fn start(events: &Handle, size: usize) -> Arc<Self> {
         let places = (0..size).map(|_| Place::default()).collect();
-        let reserve = Arc::new(Self { state: Mutex::default(), places, fell_asleep: AtomicBool::new(false) });
+        let state = State { asleep: vec![false; size], ..State::default() };
+        let reserve =
+            Arc::new(Self { state: Mutex::new(state), places, fell_asleep: AtomicBool::new(false) });
         for rank in 0..size {
             events.spawn(own(reserve.clone().stand_by(rank)));
         }
@@ -68,10 +71,10 @@ impl Reserve {
     fn sleep(&self, rank: usize) -> bool {
         let mut state = locked(&self.state);
         while !state.dismissed && state.needed <= rank {
-            state.asleep += 1;
+            state.asleep[rank] = true;
             self.fell_asleep.store(true, Ordering::Relaxed);
             state = self.places[rank].get_up.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.asleep -= 1;
+            state.asleep[rank] = false;
         }
         !state.dismissed
     }
@@ -93,7 +96,7 @@ impl Reserve {
     /// Whether those sleep that nobody needs. Until then [`Reserve::take_fallen_asleep`] must be asked again.
     pub fn is_settled(&self) -> bool {
         let state = locked(&self.state);
-        state.asleep + self.up(&state) >= self.places.len()
+        state.asleep[self.up(&state)..].iter().all(|asleep| *asleep)
     }
 
     /// Whether a thread has fallen asleep since this was last asked. Only a task that comes from outside the runtime
@@ -197,9 +200,9 @@ mod tests {
         assert!(need.threads == 7, "they stay up for a while");
         need.set(0, need.at + STAY_UP);
         settle(&reserve, events.handle());
-        assert_eq!(locked(&reserve.state).asleep, 3);
+        assert_eq!(locked(&reserve.state).asleep, [true; 3]);
         reserve.dismiss();
-        wait_until("all are up", || locked(&reserve.state).asleep == 0);
+        wait_until("all are up", || locked(&reserve.state).asleep == [false; 3]);
     }
 
     #[test]
