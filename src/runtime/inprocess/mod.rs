@@ -54,8 +54,8 @@ pub struct Desk {
 
 impl Desk {
     /// Its call was given up: the plugin must not see its worker stopped.
-    fn abandon(self: Box<Self>) {
-        let Self { callable, seat, .. } = *self;
+    fn abandon(self) {
+        let Self { callable, seat, .. } = self;
         std::mem::forget(callable);
         drop(seat);
     }
