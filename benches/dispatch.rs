@@ -11,7 +11,7 @@ use nuclio_processor::event::{Event, EventBody, EventId, Target, TriggerInfo};
 use nuclio_processor::logging::Logger;
 use nuclio_processor::metrics::{PoolCounters, TriggerCounters};
 use nuclio_processor::pool::{Pool, Settings};
-use nuclio_processor::queue::{Job, Queue};
+use nuclio_processor::queue::{Job, Lend, Queue};
 use nuclio_processor::reaper::Children;
 use nuclio_processor::runtime::Runtime;
 use nuclio_processor::runtime::inprocess::Source;
@@ -44,6 +44,12 @@ fn event(trigger: &Arc<TriggerInfo>) -> Box<Event> {
     })
 }
 
+/// A worker, by its number.
+#[derive(PartialEq)]
+struct Worker(usize);
+
+impl Lend for Worker {}
+
 fn queue(criterion: &mut Criterion) {
     let trigger = trigger();
     let mut group = criterion.benchmark_group("queue");
@@ -52,12 +58,12 @@ fn queue(criterion: &mut Criterion) {
     });
     group.bench_function("admit with an idle worker, next", |bencher| {
         let queue = Queue::new(PoolCounters::new(WORKERS), 1024);
-        (0..WORKERS).for_each(|worker| drop(queue.next(worker)));
+        (0..WORKERS).for_each(|worker| drop(queue.next(Worker(worker))));
         bencher.iter(|| {
             let (job, reply) = Job::new(event(&trigger), WAIT);
             let (worker, job) = queue.admit(job).expect("a worker is idle");
             queue.counters().started(Duration::ZERO);
-            queue.finished(worker, Duration::ZERO);
+            queue.finished(worker.0, Duration::ZERO);
             black_box(queue.next(worker));
             (job, reply)
         });
@@ -67,9 +73,9 @@ fn queue(criterion: &mut Criterion) {
         bencher.iter(|| {
             let (job, reply) = Job::new(event(&trigger), WAIT);
             assert!(queue.admit(job).is_none(), "it waits");
-            let (worker, job) = queue.next(0_usize).expect("one waits");
+            let (worker, job) = queue.next(Worker(0)).expect("one waits");
             queue.counters().started(Duration::ZERO);
-            queue.finished(worker, Duration::ZERO);
+            queue.finished(worker.0, Duration::ZERO);
             (job, reply)
         });
     });

@@ -245,14 +245,6 @@ impl App {
         }
     }
 
-    /// Addresses of the HTTP triggers.
-    pub fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.config.function.triggers.iter().filter_map(|trigger| match &trigger.kind {
-            TriggerKind::Http(http) => Some(http.listen.as_str()),
-            TriggerKind::Cron(_) | TriggerKind::Kickstart(_) | TriggerKind::Unsupported { .. } => None,
-        })
-    }
-
     /// The logger.
     pub fn logger(&self) -> &Logger {
         &self.logger

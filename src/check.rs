@@ -216,7 +216,7 @@ fn wait(timeout: Duration) -> String {
 
 fn log_sink(sink: &LogSink) -> String {
     let encoding = match sink.encoding {
-        LogEncoding::Console => "for people",
+        LogEncoding::Console | LogEncoding::Text => "for people",
         LogEncoding::Json { .. } => "JSON",
     };
     let up = if sink.level == Level::Error { "" } else { " and above" };

@@ -4,9 +4,11 @@
 //! processor ignores words that are no flags.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args, Parser, ValueEnum};
 
+use crate::config::duration::GoDuration;
 use crate::config::schema::Schema;
 use crate::config::{RuntimeKind, nearest};
 
@@ -27,6 +29,8 @@ Usage of processor:
 Commands, as first argument (processor COMMAND --help says more):
   dev [FILE[:HANDLER]]
     \tServe one handler file without configuration
+  invoke FILE|PATH
+    \tSend the requests of a file, or one, to a function and show its answers
   check [FILE]
     \tCheck a function configuration and show its effective limits
   blueprint --runtime NAME DIR
@@ -34,7 +38,7 @@ Commands, as first argument (processor COMMAND --help says more):
 ";
 
 /// Commands of our own.
-const COMMANDS: [&str; 3] = ["dev", "check", "blueprint"];
+const COMMANDS: [&str; 4] = ["dev", "invoke", "check", "blueprint"];
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub enum Command {
     },
     /// Serve one handler file.
     Dev(Dev),
+    /// Send requests to a function.
+    Invoke(Invoke),
     /// Check configuration files.
     Check {
         /// Function configuration.
@@ -80,6 +86,81 @@ pub struct Dev {
     pub listen: String,
     /// Workers.
     pub workers: usize,
+    /// Files of variables for the handler, and for us.
+    pub env_files: Vec<PathBuf>,
+    /// What else makes it start again: files, and folders in which every file counts.
+    pub watch: Vec<PathBuf>,
+    /// How records look.
+    pub log_format: LogFormat,
+    /// It has started itself again.
+    pub resumed: Resumed,
+}
+
+/// How records look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What one start of `processor dev` tells the next, by arguments that nobody else gives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Resumed {
+    /// The listening socket is standard input; when the change was seen, milliseconds since 1970.
+    #[arg(long, hide = true, value_name = "MS")]
+    pub resumed: Option<u64>,
+    /// Variables of the environment that come from files.
+    #[arg(long, hide = true, value_delimiter = ',', value_name = "NAMES")]
+    pub file_variables: Option<Vec<String>>,
+}
+
+/// Send the requests of a file, or one, to a function and show its answers.
+///
+/// The file is of the form that HTTP clients of editors use (.http, .rest), or JSON: an object with method, path, headers,
+/// query, body or bodyBase64, and expect, or a list of such. Anything else is the path of one request.
+///
+/// Exit code 0: all were answered with a status below 400, or as expected; 1: some were not; 2: the file or an argument
+/// cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(name = "processor invoke", bin_name = "processor invoke")]
+pub struct Invoke {
+    /// A file of requests, or a path of the function
+    #[arg(value_name = "FILE|PATH", default_value = "/")]
+    pub target: String,
+    /// Where the function is, also of requests that name another host; without it they go there, and all others to
+    /// <http://localhost:8080>
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Send only the request of this name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Give a variable of the file this value
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = pair)]
+    pub variables: Vec<(String, String)>,
+    /// Method; without it POST with a body, GET without
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Body: a text, @FILE, or @- for standard input
+    #[arg(short, long, value_name = "TEXT|@FILE")]
+    pub body: Option<String>,
+    /// A header more; it replaces one of the file
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub headers: Vec<(String, String)>,
+    /// Ask for what the function logs from this level on, and show it
+    #[arg(long, value_name = "LEVEL", value_parser = ["debug", "info", "warn", "error"])]
+    pub log_level: Option<String>,
+    /// Longest time of a request, such as 5s or 1m
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub timeout: Duration,
+    /// Show the headers of answers
+    #[arg(short, long)]
+    pub include: bool,
+    /// Show requests, headers and times
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
 /// Arguments of `processor blueprint`.
@@ -125,6 +206,7 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Exi
     let arguments: Vec<String> = arguments.into_iter().collect();
     match arguments.first().map(String::as_str) {
         Some("dev") => parse_dev(&arguments),
+        Some("invoke") => parse_with_clap(&arguments).map(Command::Invoke),
         Some("check") => parse_check(&arguments),
         Some("blueprint") => parse_with_clap(&arguments).map(Command::Blueprint),
         _ => parse_main(&arguments),
@@ -255,6 +337,17 @@ struct DevArguments {
     /// Runtime, when the file's ending does not tell
     #[arg(long, value_parser = runtime)]
     runtime: Option<RuntimeKind>,
+    /// File of variables, NAME=value a line, for the handler and for the processor; those that are set already stay
+    #[arg(long = "env-file", value_name = "FILE")]
+    env_files: Vec<PathBuf>,
+    /// Start again also when this file changes, or any in this folder
+    #[arg(long, value_name = "PATH")]
+    watch: Vec<PathBuf>,
+    /// How records look
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    log_format: LogFormat,
+    #[command(flatten)]
+    resumed: Resumed,
 }
 
 /// Check a function configuration and show its effective limits.
@@ -283,6 +376,29 @@ fn schema(name: &str) -> Result<Schema, String> {
 fn workers(text: &str) -> Result<usize, String> {
     let workers = text.parse().ok().filter(|workers| (1..=100_000).contains(workers));
     workers.ok_or_else(|| "write a number from 1 to 100000".to_owned())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "write NAME=VALUE".to_owned())
+}
+
+/// `Name: value`.
+///
+/// # Errors
+/// What to write.
+pub fn header(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once(':').map(|(name, value)| (name.trim(), value.trim()));
+    let pair = pair.filter(|(name, value)| {
+        http::HeaderName::from_bytes(name.as_bytes()).is_ok() && http::HeaderValue::from_str(value).is_ok()
+    });
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write `Name: value`".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = GoDuration::parse(text).ok().and_then(GoDuration::to_std).filter(|time| !time.is_zero());
+    parsed.ok_or_else(|| "write a time such as 500ms, 5s or 2m".to_owned())
 }
 
 fn runtime(text: &str) -> Result<RuntimeKind, String> {
@@ -331,6 +447,10 @@ fn parse_dev(arguments: &[String]) -> Result<Command, Exit> {
         runtime: arguments.runtime,
         listen: format!("{host}:{}", arguments.port),
         workers: arguments.workers,
+        env_files: arguments.env_files,
+        watch: arguments.watch,
+        log_format: arguments.log_format,
+        resumed: arguments.resumed,
     }))
 }
 
@@ -413,7 +533,7 @@ mod tests {
             assert_eq!(ignored.as_deref(), expected, "{words}");
         }
         assert_eq!(unknown_command("devv"), "unknown command devv, ignored; did you mean dev?");
-        assert!(unknown_command("x.py").ends_with("; commands are dev, check, blueprint"));
+        assert!(unknown_command("x.py").ends_with("; commands are dev, invoke, check, blueprint"));
     }
 
     #[test]
@@ -456,6 +576,10 @@ mod tests {
                 runtime: None,
                 listen: listen.into(),
                 workers,
+                env_files: Vec::new(),
+                watch: Vec::new(),
+                log_format: LogFormat::Text,
+                resumed: Resumed::default(),
             }))
         };
         let blueprint = |runtime, name: Option<&str>, force| {
@@ -489,6 +613,11 @@ mod tests {
         for words in [
             "dev --workers 0",
             "dev --runtime cobol",
+            "invoke a b",
+            "invoke --timeout 0s a",
+            "invoke --header nonsense a",
+            "invoke --var x a",
+            "dev --log-format xml",
             "check a b",
             "check --nonsense",
             "check --schema cron",

@@ -1,36 +1,50 @@
 //! `processor dev`: one handler file, no configuration files. It makes a [`Config`], runs it, and starts over when a
-//! source changes.
+//! source changes. The socket outlives all starts, so that a request made meanwhile waits; where the handler does not
+//! start, why is served in its place.
 
+mod broken;
 mod go;
+mod handler;
+mod resume;
+mod signals;
+mod watch;
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, WaitOptions};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Purpose};
-use crate::cli::Dev;
-use crate::config::{Config, Env, LogEncoding, RuntimeKind};
+use crate::cli::{Dev, LogFormat};
+use crate::config::{AdoptedListener, Config, Env, LogEncoding, TriggerKind, Unanswered};
 use crate::fields;
+use crate::logging::Logger;
 use crate::logging::sink::Writer;
-use crate::reaper::Children;
+use crate::reaper::{self, Children};
 use crate::run::{self, Stops};
+use broken::Broken;
+use resume::Folder;
+use watch::{Subject, Watch};
 
-/// How often sources are looked at.
-const LOOK: Duration = Duration::from_millis(300);
-/// A source folder with more files is not watched beyond these.
-const FILES_MAX: usize = 2000;
-/// Folders that hold no sources of the user's.
-const SKIPPED: &[&str] = &["__pycache__", "node_modules", "target", "venv"];
-
-/// Class and method of a .NET handler, where nothing is said.
-const DOTNET_HANDLER: &str = "Handler:Handle";
+/// Time for requests in work when a source has changed. What is then left is cut off if it has begun to be answered, as
+/// streams have, which may have no end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Time after that for requests that wait for their answers.
+const LAST_REQUESTS: Duration = Duration::from_secs(9);
+/// How often is looked whether they have all been answered.
+const LOOK: Duration = Duration::from_millis(10);
+/// Time for processes of the start before to go, once they have been killed.
+const LAST_PROCESSES: Duration = Duration::from_millis(500);
 
 /// Runs the handler until it is told to stop.
 pub fn run(arguments: &Dev) -> ExitCode {
-    let outcome =
-        prepare(arguments).and_then(|(config, build)| run::block_on(serve(arguments, config, build)));
-    match outcome {
+    match begin(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("processor dev: {error:#}"));
@@ -39,215 +53,300 @@ pub fn run(arguments: &Dev) -> ExitCode {
     }
 }
 
-/// The configuration that a handler file amounts to, and what must be built for it first.
-fn prepare(arguments: &Dev) -> anyhow::Result<(Config, Option<go::Build>)> {
-    let mut env = Env::from_process().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let wanted = arguments.runtime.is_none_or(|runtime| runtime == RuntimeKind::Golang);
-    let source = arguments.file.as_deref().filter(|file| wanted && go::is_source(file) && file.exists());
-    let Some(source) = source else { return Ok((config(arguments, env)?, None)) };
-    let source = source.canonicalize()?;
-    let build = go::Build::new(&source, arguments.handler.as_deref(), &env)?;
-    env.golang_plugin = Some(build.program());
-    let handler = arguments.handler.as_deref().unwrap_or_default();
-    let mut config =
-        Config::for_handler(RuntimeKind::Golang, handler, &arguments.listen, arguments.workers, env);
-    config.function.name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok((dress(config), Some(build)))
-}
-
-/// The configuration of a file that is run as it is.
-fn config(arguments: &Dev, mut env: Env) -> anyhow::Result<Config> {
-    let Some(file) = &arguments.file else {
-        return Ok(dress(Config::for_handler(
-            RuntimeKind::Builtin,
-            "",
-            &arguments.listen,
-            arguments.workers,
-            env,
-        )));
-    };
-    anyhow::ensure!(file.exists(), "{}: no such file; give the handler's source or library", file.display());
-    anyhow::ensure!(
-        file.is_file(),
-        "{} is no file, and no folder with Go sources; give the handler's source or library",
-        file.display()
-    );
-    let file = file.canonicalize()?;
-    let runtime = arguments.runtime.map_or_else(|| guess_runtime(&file), Ok)?;
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let handler = match runtime {
-        RuntimeKind::Golang => {
-            env.golang_plugin = Some(file.clone());
-            arguments.handler.clone().unwrap_or_default()
-        }
-        RuntimeKind::NodeJs => {
-            env.handler_directory.get_or_insert_with(|| folder.to_owned());
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            format!("{name}:{}", arguments.handler.as_deref().unwrap_or("handler"))
-        }
-        RuntimeKind::Ruby => {
-            env.handler_directory.get_or_insert_with(|| folder.to_owned());
-            format!("{stem}:{}", arguments.handler.as_deref().unwrap_or("handler"))
-        }
-        RuntimeKind::Shell => file.display().to_string(),
-        RuntimeKind::DotNetCore => {
-            env.handler_directory.get_or_insert_with(|| file.clone());
-            // Where runtimes/dotnetcore/build puts it.
-            let shim = folder.join("../wrapper/wrapper.dll");
-            if env.dotnetcore_wrapper.is_none() && shim.is_file() {
-                env.dotnetcore_wrapper = Some(shim);
-            }
-            arguments.handler.clone().unwrap_or_else(|| DOTNET_HANDLER.to_owned())
-        }
-        RuntimeKind::Java => {
-            env.handler_directory = Some(file.clone());
-            env.java_wrapper = env.java_wrapper.or_else(java_wrapper);
-            // A source file is named as its class. Of a jar the shim takes the only handler.
-            let source = file.extension().is_some_and(|ending| ending == "java");
-            arguments.handler.clone().unwrap_or_else(|| if source { stem.to_string() } else { String::new() })
-        }
-        _ => {
-            let (root, module) = match &env.python_path {
-                Some(path) => (path.clone(), stem.to_string()),
-                None => python_module(folder, &stem),
-            };
-            env.python_path = Some(root);
-            format!("{module}:{}", arguments.handler.as_deref().unwrap_or("handler"))
-        }
-    };
-    let mut config = Config::for_handler(runtime, &handler, &arguments.listen, arguments.workers, env);
-    config.function.name = stem.into_owned();
-    Ok(dress(config))
-}
-
-/// The folder that a Python file is imported from, and its name there: what is in a package goes by the package's name,
-/// as the file of a Django project does.
-fn python_module(folder: &Path, stem: &str) -> (String, String) {
-    let (mut root, mut name) = (folder, stem.to_owned());
-    while root.join("__init__.py").is_file()
-        && let (Some(package), Some(parent)) = (root.file_name(), root.parent())
-    {
-        name = format!("{}.{name}", package.to_string_lossy());
-        root = parent;
+fn begin(arguments: &Dev) -> anyhow::Result<()> {
+    if arguments.resumed.file_variables.is_none() && !arguments.env_files.is_empty() {
+        let variables = resume::variables(arguments)?;
+        return Err(resume::with_variables(arguments, &variables));
     }
-    (root.display().to_string(), name)
-}
-
-/// The Java shim beside this program, where `scripts/dist` puts it, or where `runtimes/java/build` does.
-fn java_wrapper() -> Option<PathBuf> {
-    let folder = std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_owned();
-    let places = ["nuclio-java-wrapper.jar", "../java/nuclio-java-wrapper.jar"];
-    places.iter().map(|place| folder.join(place)).find(|path| path.is_file())
-}
-
-/// Readable logs for people, JSON for pipes.
-fn dress(mut config: Config) -> Config {
-    if !std::io::stdout().is_terminal() {
-        for sink in &mut config.function.log_sinks {
-            sink.encoding = LogEncoding::Json {
-                time_field: "time".to_owned(),
-                time_iso8601: true,
-                group: String::new(),
-                flattened: false,
-            };
-        }
+    let env = Env::from_process().map_err(|error| anyhow::anyhow!("{error}"));
+    let is_first = arguments.resumed.resumed.is_none();
+    if let (true, Err(error)) = (is_first, &env) {
+        anyhow::bail!("{error}");
     }
-    config
+    let tone = Tone::new(env.as_ref().ok());
+    let folder = Folder::new(env.as_ref().unwrap_or(&Env::default()));
+    let prepared = env.and_then(|env| prepare(arguments, env, &folder));
+    if is_first && prepared.is_err() {
+        return prepared.map(drop);
+    }
+    let session = Session { arguments, tone, folder };
+    run::block_on(session.serve(prepared))
 }
 
-fn guess_runtime(file: &Path) -> anyhow::Result<RuntimeKind> {
-    let ending = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let shown = file.display();
-    match ending.as_str() {
-        "py" => Ok(RuntimeKind::Python),
-        "js" | "mjs" | "cjs" => Ok(RuntimeKind::NodeJs),
-        "rb" => Ok(RuntimeKind::Ruby),
-        "sh" => Ok(RuntimeKind::Shell),
-        "java" | "jar" => Ok(RuntimeKind::Java),
-        "so" => Ok(RuntimeKind::Golang),
-        "dll" => Ok(RuntimeKind::DotNetCore),
-        "cs" | "csproj" => anyhow::bail!(
-            "{shown} is source of a .NET handler: build it into a handler.dll with runtimes/dotnetcore/build and give that file"
-        ),
-        "c" | "cc" | "cpp" | "cxx" | "rs" => {
-            anyhow::bail!(
-                "{shown} is source of a compiled handler: build it into a handler.so and give that file"
-            )
-        }
-        _ => anyhow::bail!("cannot tell the runtime of {shown} from its name; say --runtime"),
+/// A start, as far as it is known without waiting.
+type Prepared = (Config, Option<go::Build>);
+
+fn prepare(arguments: &Dev, mut env: Env, folder: &Folder) -> anyhow::Result<Prepared> {
+    resume::variables(arguments)?; // Those that cannot be read.
+    env.no_color = !env.color.unwrap_or_else(|| std::io::stdout().is_terminal());
+    env.source_list = folder.source_list();
+    let (mut config, build) = handler::prepare(arguments, env, folder)?;
+    for sink in &mut config.function.log_sinks {
+        sink.encoding = encoding(arguments.log_format);
+    }
+    Ok((config, build))
+}
+
+fn encoding(format: LogFormat) -> LogEncoding {
+    match format {
+        LogFormat::Text => LogEncoding::Text,
+        LogFormat::Json => LogEncoding::Json {
+            time_field: "time".to_owned(),
+            time_iso8601: true,
+            group: String::new(),
+            flattened: false,
+        },
     }
 }
 
-async fn serve(arguments: &Dev, config: Config, build: Option<go::Build>) -> anyhow::Result<()> {
-    let mut stops = Stops::new()?;
-    let watched = Watched::new(arguments.file.as_deref());
-    if let Some(build) = &build {
-        say("Building");
-        let built = tokio::select! {
-            built = build.run() => built?,
+/// One start of the program.
+struct Session<'a> {
+    arguments: &'a Dev,
+    tone: Tone,
+    folder: Folder,
+}
+
+/// How far a start has come.
+enum Started {
+    Running(Box<App>),
+    /// Why it has not, for people.
+    Broken(String),
+}
+
+impl Session<'_> {
+    async fn serve(self, prepared: anyhow::Result<Prepared>) -> anyhow::Result<()> {
+        let mut stops = Stops::new()?;
+        signals::release()?; // Those that came between two starts.
+        let listener = resume::listener(self.arguments)?;
+        let mut watch = Watch::new(self.subject());
+        let writer = Writer::start()?;
+        let logger = self.logger(&prepared, &writer);
+        let unanswered = Unanswered::default();
+        let started = tokio::select! {
+            started = self.start(prepared, &listener, &unanswered, writer) => started?,
+            // Children end with us.
             _ = stops.next() => return Ok(()),
+            changed = watch.changed() => return self.again(&changed, listener, stops).await,
         };
-        if !built {
-            return wait_for_change(&watched, &mut stops).await;
-        }
-    }
-    let writer = Writer::start()?;
-    let children = Children::default();
-    let started = tokio::select! {
-        started = App::start(config, writer, Purpose::Trial, &children) => started,
-        _ = stops.next() => return Ok(()),
-    };
-    let app = match started {
-        Ok(app) => app,
-        Err(error) if watched.file.is_none() => return Err(error),
-        Err(error) => {
-            run::print_error(&error);
-            return wait_for_change(&watched, &mut stops).await;
-        }
-    };
-    greet(&app);
-    tokio::select! {
-        name = stops.next() => {
-            app.logger().warn("Got system signal", fields! {"signal" => name});
-            if !run::drain(app, stops).await {
-                app::leave();
+        match started {
+            Started::Running(app) => {
+                self.greet(&listener);
+                tokio::select! {
+                    name = stops.next() => {
+                        app.logger().warn("Got system signal", fields! {"signal" => name});
+                        if !run::drain(*app, stops).await {
+                            drop(self.folder);
+                            app::leave();
+                        }
+                        Ok(())
+                    }
+                    changed = watch.changed() => {
+                        let all_ended = drain(*app, &mut stops, &mut watch, &unanswered).await;
+                        if all_ended { self.again(&changed, listener, stops).await } else { Ok(()) }
+                    }
+                }
             }
-            Ok(())
-        }
-        changed = watched.changed() => {
-            run::drain(app, stops).await; // What still runs ends with the program.
-            restart(&changed)
+            Started::Broken(why) => {
+                watch.add_named_in(&why);
+                say(&self.tone.bad(&format!("\n{why}")));
+                say("\nThe handler did not start; waiting for its source to change (Ctrl-C ends)");
+                say(&format!("Until then this is the answer at {}", url(&listener)));
+                let broken = Broken::serve(&listener, &why, &logger)?;
+                let changed = tokio::select! {
+                    _ = stops.next() => None,
+                    changed = watch.changed() => Some(changed),
+                };
+                broken.stop().await;
+                match changed {
+                    Some(changed) => self.again(&changed, listener, stops).await,
+                    None => Ok(()),
+                }
+            }
         }
     }
-}
 
-/// What is there cannot be served.
-async fn wait_for_change(watched: &Watched, stops: &mut Stops) -> anyhow::Result<()> {
-    say("The handler did not start; waiting for its source to change (Ctrl-C ends)");
-    tokio::select! {
-        _ = stops.next() => Ok(()),
-        changed = watched.changed() => restart(&changed),
-    }
-}
-
-/// Tells a person what to do next.
-fn greet(app: &App) {
-    for address in app.addresses() {
-        let address = match address.strip_prefix(':') {
-            Some(port) => format!("127.0.0.1:{port}"),
-            None => address.to_owned(),
+    /// For what is served in the handler's place.
+    fn logger(&self, prepared: &anyhow::Result<Prepared>, writer: &Writer) -> Logger {
+        let (sinks, color) = match prepared {
+            Ok((config, _)) => (config.function.log_sinks.clone(), !config.env.no_color),
+            Err(_) => (Vec::new(), false),
         };
-        say(&format!("\nHandler answers at http://{address}\nTry: curl -i http://{address}/ -d 'hello'\n"));
+        Logger::new(sinks, color, writer.clone())
+    }
+
+    fn subject(&self) -> Subject {
+        let file = self.arguments.file.as_deref();
+        Subject {
+            handler: file.map(Path::to_owned),
+            endings: file.map(handler::endings).unwrap_or_default(),
+            root: file.and_then(handler::root),
+            more: self.arguments.env_files.iter().chain(&self.arguments.watch).cloned().collect(),
+            source_list: self.folder.path().ok().map(|folder| folder.join("sources")),
+        }
+    }
+
+    async fn start(
+        &self,
+        prepared: anyhow::Result<Prepared>,
+        listener: &TcpListener,
+        unanswered: &Unanswered,
+        writer: Writer,
+    ) -> anyhow::Result<Started> {
+        let (mut config, build) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Started::Broken(explain(&error))),
+        };
+        if let Some(build) = &build {
+            say("Building");
+            if let Err(said) = build.run().await? {
+                return Ok(Started::Broken(said));
+            }
+        }
+        let adopted =
+            AdoptedListener { listener: Arc::new(listener.try_clone()?), unanswered: unanswered.clone() };
+        for trigger in &mut config.function.triggers {
+            if let TriggerKind::Http(http) = &mut trigger.kind {
+                http.request_records = true;
+                http.adopted = Some(adopted.clone());
+            }
+        }
+        let library = config.env.golang_plugin.clone().filter(|_| build.is_none());
+        match App::start(config, writer, Purpose::Trial, &Children::default()).await {
+            Ok(app) => Ok(Started::Running(Box::new(app))),
+            Err(error) => match &self.arguments.file {
+                None => Err(error),
+                Some(file) => {
+                    Ok(Started::Broken(handler::in_words_of(&explain(&error), file, library.as_deref())))
+                }
+            },
+        }
+    }
+
+    /// Tells a person what to do next.
+    fn greet(&self, listener: &TcpListener) {
+        if let Some(millis) = resume::since_change(self.arguments) {
+            let text = format!("Serving what has changed at {}, after {millis} ms", url(listener));
+            return say(&self.tone.good(&text));
+        }
+        let url = url(listener);
+        say(&format!("\nHandler answers at {}\nTry: curl -i {url}/ -d 'hello'", self.tone.good(&url)));
+        if let Some(samples) = samples(self.arguments.file.as_deref()) {
+            let at = if url.ends_with(":8080") { String::new() } else { format!(" --url {url}") };
+            say(&format!("     processor invoke {samples}{at}"));
+        }
+        say("");
+    }
+
+    /// A new program in the place of this one,
+    /// unless a stop has been asked for.
+    async fn again(&self, changed: &Path, listener: TcpListener, mut stops: Stops) -> anyhow::Result<()> {
+        end_processes();
+        say(&format!("{} has changed, starting again", changed.display()));
+        signals::hold().context("cannot keep signals for the next start")?;
+        tokio::select! {
+            biased;
+            _ = stops.next() => Ok(()),
+            // One look at what has happened so far.
+            () = tokio::time::sleep(Duration::from_millis(1)) => Err(resume::restart(self.arguments, listener)),
+        }
     }
 }
 
-/// A new program in the place of this one: compiled handlers cannot be loaded twice.
-fn restart(changed: &Path) -> anyhow::Result<()> {
-    use std::os::unix::process::CommandExt;
-    say(&format!("{} has changed, starting again", changed.display()));
-    let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
-    Err(anyhow::anyhow!("cannot start again: {error}"))
+/// Where clients on this computer find it.
+fn url(listener: &TcpListener) -> String {
+    let Ok(address) = listener.local_addr() else { return String::new() };
+    match address.ip() {
+        ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        _ => format!("http://{address}"),
+    }
+}
+
+/// The requests that lie beside a handler.
+fn samples(handler: Option<&Path>) -> Option<String> {
+    let folder = handler?.parent()?;
+    let found = ["request.http", "request.json"].map(|name| folder.join(name));
+    found.into_iter().find(|file| file.is_file()).map(|file| file.display().to_string())
+}
+
+/// Lets requests in work end. False: a stop was asked for meanwhile.
+async fn drain(app: App, stops: &mut Stops, watch: &mut Watch, unanswered: &Unanswered) -> bool {
+    let hurry = CancellationToken::new();
+    let draining = app.drain(hurry.clone());
+    tokio::pin!(draining);
+    let stopped = tokio::select! {
+        _ = &mut draining => return true, // What still runs ends with the program.
+        stopped = patience(stops, watch, unanswered) => stopped,
+    };
+    hurry.cancel();
+    draining.await;
+    !stopped
+}
+
+/// Waits until requests in work have had their time. True: a stop was asked for.
+async fn patience(stops: &mut Stops, watch: &mut Watch, unanswered: &Unanswered) -> bool {
+    // What has been answered may still be on its way.
+    let answered = async {
+        let mut last = Instant::now();
+        while last.elapsed() < LAST_ANSWERS {
+            tokio::time::sleep(LOOK).await;
+            if unanswered.count() > 0 {
+                last = Instant::now();
+            }
+        }
+    };
+    let cut_off = async {
+        let saves = async {
+            loop {
+                watch.changed().await; // They belong together, and all will be loaded.
+            }
+        };
+        drop(tokio::time::timeout(LAST_ANSWERS, saves).await);
+        match unanswered.count() {
+            0 => std::future::pending().await,
+            1 => say_waiting("1 request is"),
+            count => say_waiting(&format!("{count} requests are")),
+        }
+        drop(tokio::time::timeout(LAST_REQUESTS, watch.changed()).await);
+    };
+    tokio::select! {
+        _ = stops.next() => true,
+        () = answered => false,
+        () = cut_off => false,
+    }
+}
+
+fn say_waiting(left: &str) {
+    let seconds = LAST_REQUESTS.as_secs();
+    say(&format!(
+        "A source has changed, and {left} not answered yet: waiting {seconds} s at most (saving again cuts off, Ctrl-C ends)"
+    ));
+}
+
+/// Children of this process that are left, whose handlers do not return, are none of the next start's.
+fn end_processes() {
+    let children: Vec<Pid> = reaper::children().into_iter().filter_map(Pid::from_raw).collect();
+    for child in &children {
+        // Most lead a group of their own.
+        rustix::process::kill_process_group(*child, Signal::KILL).unwrap_or_default();
+        rustix::process::kill_process(*child, Signal::KILL).unwrap_or_default();
+    }
+    let end = Instant::now() + LAST_PROCESSES;
+    for child in children {
+        while matches!(rustix::process::waitpid(Some(child), WaitOptions::NOHANG), Ok(None)) {
+            if Instant::now() > end {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The cause of a start that failed, as the shim or we have put it, without where in the start it was.
+fn explain(error: &anyhow::Error) -> String {
+    match error.root_cause().to_string() {
+        cause if cause.contains('\n') => cause,
+        _ => format!("{error:#}").trim_start_matches("Failed to create triggers: ").to_owned(),
+    }
 }
 
 /// For people: standard error keeps standard output clean for records.
@@ -255,110 +354,22 @@ fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").unwrap_or_default(); // Nobody reads it then.
 }
 
-/// The sources of a handler.
-struct Watched {
-    file: Option<PathBuf>,
-    seen: Vec<(PathBuf, SystemTime)>,
+/// Colours of what is said.
+struct Tone {
+    color: bool,
 }
 
-impl Watched {
-    fn new(file: Option<&Path>) -> Self {
-        let file = file.map(Path::to_owned);
-        let seen = file.as_deref().map(sources).unwrap_or_default();
-        Self { file, seen }
+impl Tone {
+    fn new(env: Option<&Env>) -> Self {
+        let wanted = env.and_then(|env| env.color);
+        Self { color: wanted.unwrap_or_else(|| std::io::stderr().is_terminal()) }
     }
 
-    /// Waits until a source changes, appears or disappears; without a file, for ever.
-    async fn changed(&self) -> PathBuf {
-        let Some(file) = &self.file else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = sources(file);
-            if let Some(changed) = difference(&self.seen, &now) {
-                return changed;
-            }
-        }
-    }
-}
-
-fn difference(before: &[(PathBuf, SystemTime)], now: &[(PathBuf, SystemTime)]) -> Option<PathBuf> {
-    let added = now.iter().find(|source| !before.contains(source));
-    let removed = || before.iter().find(|(path, _)| !now.iter().any(|(other, _)| other == path));
-    added.or_else(removed).map(|(path, _)| path.clone())
-}
-
-/// The handler's file and its neighbours with the same ending, with the times they changed. Of a folder, and beside a
-/// Go file, all that Go builds of.
-fn sources(file: &Path) -> Vec<(PathBuf, SystemTime)> {
-    let mut found = Vec::new();
-    let beside = || file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = if file.is_dir() { file } else { beside() };
-    let of_go = go::is_source(file);
-    let ours = |path: &Path| match path.extension() {
-        Some(ending) if of_go => ending == "go" || ending == "mod" || ending == "sum",
-        ending => ending == file.extension(),
-    };
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let (path, name) = (entry.path(), entry.file_name());
-            let name = name.to_string_lossy();
-            if name.starts_with('.') || SKIPPED.contains(&name.as_ref()) || found.len() >= FILES_MAX {
-                continue;
-            }
-            let Ok(kind) = entry.metadata() else { continue };
-            if kind.is_dir() {
-                folders.push(path);
-            } else if ours(&path)
-                && let Ok(time) = kind.modified()
-            {
-                found.push((path, time));
-            }
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ending_tells_the_runtime_or_what_to_do() {
-        assert_eq!(guess_runtime(Path::new("a/hello.py")).unwrap(), RuntimeKind::Python);
-        assert_eq!(guess_runtime(Path::new("handler.so")).unwrap(), RuntimeKind::Golang);
-        assert_eq!(guess_runtime(Path::new("a.rb")).unwrap(), RuntimeKind::Ruby);
-        assert_eq!(guess_runtime(Path::new("a.sh")).unwrap(), RuntimeKind::Shell);
-        assert_eq!(guess_runtime(Path::new("a.mjs")).unwrap(), RuntimeKind::NodeJs);
-        for (file, expected) in [("a.c", "build it"), ("a.cs", "dotnetcore/build"), ("a", "say --runtime")] {
-            let error = guess_runtime(Path::new(file)).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
+    fn good(&self, text: &str) -> String {
+        if self.color { format!("\x1b[32m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    #[test]
-    fn a_python_file_in_a_package_goes_by_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let shop = folder.path().join("shop");
-        std::fs::create_dir(&shop).unwrap();
-        let (inside, outside) = (shop.display().to_string(), folder.path().display().to_string());
-        assert_eq!(python_module(&shop, "asgi"), (inside, "asgi".to_owned()));
-        std::fs::write(shop.join("__init__.py"), "").unwrap();
-        assert_eq!(python_module(&shop, "asgi"), (outside, "shop.asgi".to_owned()));
-    }
-
-    #[test]
-    fn changes_additions_and_removals_of_sources_are_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let (main, other) = (folder.path().join("main.py"), folder.path().join("other.py"));
-        std::fs::write(&main, "1").unwrap();
-        let before = sources(&main);
-        std::fs::write(folder.path().join("data.txt"), "1").unwrap();
-        assert_eq!(difference(&before, &sources(&main)), None);
-        std::fs::write(&other, "1").unwrap();
-        let both = sources(&main);
-        assert_eq!(difference(&before, &both), Some(other.clone()));
-        std::fs::remove_file(&other).unwrap();
-        assert_eq!(difference(&both, &sources(&main)), Some(other));
+    fn bad(&self, text: &str) -> String {
+        if self.color { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod dev;
 pub mod dispatch;
 pub mod event;
+pub mod invoke;
 pub mod link;
 pub mod logging;
 pub mod metrics;

@@ -6,6 +6,7 @@
 pub mod bounds;
 pub mod format;
 pub mod sink;
+mod text;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;

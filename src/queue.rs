@@ -1,8 +1,9 @@
 //! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
 //! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. `batch` has what is
-//! particular to jobs of several events.
+//! particular to jobs of several events, `lend` says which of the idle workers is next.
 
 mod batch;
+mod lend;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,6 +16,8 @@ use crate::event::{Event, HandlerError, Response};
 use crate::metrics::PoolCounters;
 
 pub use self::batch::Member;
+pub use self::lend::Lend;
+use self::lend::lend;
 
 /// Why an event got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -96,7 +99,7 @@ struct State<W> {
     cleared: Option<Instant>,
 }
 
-impl<W: PartialEq> Queue<W> {
+impl<W: Lend> Queue<W> {
     /// An empty queue in which at most `waiting_max` events wait.
     pub fn new(counters: Arc<PoolCounters>, waiting_max: usize) -> Self {
         let state = State {
@@ -168,7 +171,7 @@ impl<W: PartialEq> Queue<W> {
         // A worker with several connections may be idle several times over.
         let idle_percent = (state.idle.len() * 100 / workers).min(100);
         counters.idle_percent_sum.fetch_add(idle_percent as u64, Relaxed);
-        if let Some(worker) = state.idle.pop_front() {
+        if let Some(worker) = lend(&mut state.idle) {
             drop(state);
             counters.allocated_at_once.fetch_add(1, Relaxed);
             return Some((worker, job));
@@ -287,7 +290,7 @@ impl<W: PartialEq> Queue<W> {
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
         let mut state = self.lock();
-        if let Some(worker) = state.idle.pop_front() {
+        if let Some(worker) = lend(&mut state.idle) {
             return Some((worker, job));
         }
         self.count_waiting(&mut state, job.events());
@@ -412,6 +415,8 @@ pub(crate) mod tests {
             web: None,
         })
     }
+
+    impl Lend for usize {}
 
     fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
         Job::new(event(id), Duration::from_millis(wait_ms))

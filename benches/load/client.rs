@@ -1,4 +1,4 @@
-//! Just enough HTTP/1.1 to ask and to check an answer: keep-alive, `Content-Length`, no chunks.
+//! Just enough HTTP/1.1 to ask and to check an answer byte for byte: keep-alive, `Content-Length`, chunks.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -32,16 +32,36 @@ pub(crate) fn post(body: &str) -> Vec<u8> {
 pub(crate) fn take_answer(received: &mut Vec<u8>) -> io::Result<Option<Answer>> {
     let Some(head_end) = memchr::memmem::find(received, b"\r\n\r\n") else { return Ok(None) };
     let (answer, length) = parse_head(&received[..head_end])?;
-    let end = head_end + 4 + length;
-    if received.len() < end {
-        return Ok(None);
-    }
-    let body = received[head_end + 4..end].to_vec();
-    received.drain(..end);
+    let rest = &received[head_end + 4..];
+    let whole = match length {
+        Some(length) => rest.get(..length).map(|body| (body.to_vec(), length)),
+        None => take_chunks(rest)?,
+    };
+    let Some((body, used)) = whole else { return Ok(None) };
+    received.drain(..head_end + 4 + used);
     Ok(Some(Answer { body, ..answer }))
 }
 
-fn parse_head(head: &[u8]) -> io::Result<(Answer, usize)> {
+/// The body of all chunks and the bytes they took, once the last one is there.
+fn take_chunks(bytes: &[u8]) -> io::Result<Option<(Vec<u8>, usize)>> {
+    let (mut body, mut at) = (Vec::new(), 0);
+    while let Some(line) = memchr::memmem::find(&bytes[at..], b"\r\n") {
+        let text = str::from_utf8(&bytes[at..at + line]).unwrap_or_default();
+        let size = text.split(';').next().and_then(|digits| usize::from_str_radix(digits.trim(), 16).ok());
+        let size = size.ok_or_else(|| io::Error::other(format!("not the size of a chunk: {text}")))?;
+        let start = at + line + 2;
+        let Some(chunk) = bytes.get(start..start + size + 2) else { break };
+        body.extend_from_slice(&chunk[..size]);
+        at = start + size + 2;
+        if size == 0 {
+            return Ok(Some((body, at)));
+        }
+    }
+    Ok(None)
+}
+
+/// The answer without its body, and how long that is; none: it comes in chunks.
+fn parse_head(head: &[u8]) -> io::Result<(Answer, Option<usize>)> {
     let bad = || io::Error::other(format!("not an answer: {}", head.escape_ascii()));
     let head = str::from_utf8(head).map_err(|_| bad())?;
     let mut lines = head.split("\r\n");
@@ -50,10 +70,10 @@ fn parse_head(head: &[u8]) -> io::Result<(Answer, usize)> {
     let find = |wanted: &str| {
         headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
     };
-    if find("transfer-encoding").is_some() {
-        return Err(bad());
-    }
-    let length = find("content-length").unwrap_or("0").parse().map_err(|_| bad())?;
+    let length = match find("transfer-encoding") {
+        Some(_) => None,
+        None => Some(find("content-length").unwrap_or("0").parse().map_err(|_| bad())?),
+    };
     let closes = find("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
     Ok((Answer { status, body: Vec::new(), closes }, length))
 }
@@ -86,7 +106,7 @@ impl Client {
         let mut stream = self.stream.take().map_or_else(|| self.connect(), Ok)?;
         self.received.clear();
         stream.write_all(request)?;
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 65536];
         loop {
             if let Some(answer) = take_answer(&mut self.received)? {
                 if !answer.closes {
@@ -106,5 +126,28 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         Ok(stream)
+    }
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "run by `unit_tests.rs`; the bench has no harness")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_taken_off_the_front_when_they_are_complete() {
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        let plain = b"HTTP/1.1 503 Busy\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+        for (text, status, closes) in [(chunked.as_slice(), 200, false), (plain, 503, true)] {
+            for length in 0..text.len() {
+                let mut received = text[..length].to_vec();
+                assert_eq!(take_answer(&mut received).unwrap(), None);
+                assert_eq!(received, text[..length]);
+            }
+            let mut received = [text, b"more"].concat();
+            let answer = take_answer(&mut received).unwrap();
+            assert_eq!(answer, Some(Answer { status, body: b"abc".to_vec(), closes }));
+            assert_eq!(received, b"more");
+        }
     }
 }

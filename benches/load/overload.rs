@@ -9,12 +9,10 @@ use anyhow::{Context, Result, anyhow};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Arguments;
 use crate::client::{self, Answer};
-use crate::handlers::Handlers;
+use crate::harness::Harness;
 use crate::process_tree;
-use crate::server::{Program, Server};
-use crate::table::{Table, mebibytes, median, micros, percentile, whole};
+use crate::table::{Table, mebibytes, median, micros, names, percentile, whole};
 
 const WORKERS: u32 = 8;
 const CALL: Duration = Duration::from_millis(10);
@@ -35,14 +33,14 @@ struct Seen {
     failures: usize,
 }
 
-pub(crate) fn run(arguments: &Arguments, program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let length = Duration::from_secs(arguments.overload_seconds.into()) / WAITS_MS.len() as u32;
+pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
+    let length = Duration::from_secs(harness.arguments.overload_seconds.into()) / WAITS_MS.len() as u32;
     let mut table = Table {
         title: format!(
             "overload: {OVER_CAPACITY} times the capacity of {WORKERS} workers with calls of {CALL:?}, \
              {CONNECTIONS} connections, {length:?} each"
         ),
-        header: vec![
+        header: names(&[
             "wait for a worker",
             "offered/s",
             "served/s",
@@ -56,19 +54,19 @@ pub(crate) fn run(arguments: &Arguments, program: &Program, handlers: &Handlers)
             "failed",
             "idle RSS MiB",
             "peak",
-        ],
-        rows: Vec::new(),
+        ]),
+        ..Table::default()
     };
     for wait_ms in WAITS_MS {
-        table.rows.push(part(program, handlers, wait_ms, length)?);
+        part(harness, wait_ms, length, &mut table)?;
     }
     Ok(vec![table])
 }
 
-fn part(program: &Program, handlers: &Handlers, wait_ms: u32, length: Duration) -> Result<Vec<String>> {
-    let mut function = handlers.compiled("sleep", WORKERS)?;
+fn part(harness: &Harness, wait_ms: u32, length: Duration, table: &mut Table) -> Result<()> {
+    let mut function = harness.functions.sleeping(WORKERS)?;
     function.availability_timeout_ms = wait_ms;
-    let server = Server::start(program, &function)?;
+    let server = harness.start_function(&function)?;
     let idle = server.memory().rss_kib;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let started = Instant::now();
@@ -82,7 +80,15 @@ fn part(program: &Program, handlers: &Handlers, wait_ms: u32, length: Duration) 
     let capacity = f64::from(WORKERS) / CALL.as_secs_f64();
     let per_second = |count: usize| count as f64 / seconds;
     let offered = served.len() + refused.len() + seen.wrong + seen.failures;
-    Ok(vec![
+    if seen.wrong + seen.failures > 0 || served.is_empty() {
+        let Seen { wrong, failures, .. } = &seen;
+        table.failed.push(format!(
+            "wait of {wait_ms} ms: {} served, {wrong} answered wrongly, {failures} neither served nor refused{}",
+            served.len(),
+            server.last_words()
+        ));
+    }
+    table.rows.push(vec![
         format!("{wait_ms} ms"),
         whole(per_second(offered)),
         whole(per_second(served.len())),
@@ -96,7 +102,8 @@ fn part(program: &Program, handlers: &Handlers, wait_ms: u32, length: Duration) 
         seen.failures.to_string(),
         mebibytes(idle),
         mebibytes(peak),
-    ])
+    ]);
+    Ok(())
 }
 
 /// The tree's largest memory while the load runs.

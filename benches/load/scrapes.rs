@@ -4,29 +4,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::handlers::Function;
-use crate::server::{Program, Server};
+use crate::client;
+use crate::functions::builtin;
+use crate::generator::{Pace, Question};
+use crate::harness::Harness;
+use crate::server::Server;
 use crate::stalls::{Seen, joined, probe};
-use crate::table::{Table, median, percentile, whole};
-use crate::{Arguments, client, wrk};
+use crate::table::{Table, median, names, percentile, whole};
 
 const CONNECTIONS: u32 = 64;
 /// Between two scrapes: a thousand times what a Prometheus does.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Rounds with and without scrapes take turns.
-pub(crate) fn run(arguments: &Arguments, program: &Program, function: &Function) -> Result<Vec<Table>> {
-    let server = Server::start(program, function)?;
+pub(crate) fn run(harness: &Harness) -> Result<Vec<Table>> {
+    let (arguments, function) = (&harness.arguments, builtin());
+    let server = harness.start_function(&function)?;
     let (mut alone, mut scraped, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut scrapes = Seen::default();
-    for _ in 0..arguments.rounds {
-        let quiet = wrk::run(server.http, CONNECTIONS, arguments.seconds)?;
-        let (busy, seen) = while_scraped(&server, arguments.seconds)?;
-        alone.push(quiet.requests / quiet.seconds);
-        scraped.push(busy.requests / busy.seconds);
-        ratios.push((busy.requests / busy.seconds) / (quiet.requests / quiet.seconds));
+    for _ in 0..arguments.rounds() {
+        let quiet = load(harness, &server)?;
+        let (busy, seen) = while_scraped(harness, &server)?;
+        alone.push(quiet);
+        scraped.push(busy);
+        ratios.push(busy / quiet);
         scrapes.failures += seen.failures;
         scrapes.latencies_micros.extend(seen.latencies_micros);
     }
@@ -55,20 +58,37 @@ pub(crate) fn run(arguments: &Arguments, program: &Program, function: &Function)
         title: format!(
             "scrape: built-in handler, {} workers, {CONNECTIONS} connections, a scrape {PAUSE:?} after the last; \
              medians of {} rounds of {} s",
-            function.workers, arguments.rounds, arguments.seconds
+            function.workers,
+            arguments.rounds(),
+            arguments.seconds()
         ),
-        header: vec!["", "req/s", "ratio", "scrapes", "p50 µs", "p99 µs", "max µs", "failed"],
+        header: names(&["", "req/s", "ratio", "scrapes", "p50 µs", "p99 µs", "max µs", "failed"]),
         rows: vec![quiet, busy],
+        failed: (scrapes.failures > 0 || samples.is_empty())
+            .then(|| format!("{} of {} scrapes failed", scrapes.failures, scrapes.failures + samples.len()))
+            .into_iter()
+            .collect(),
+        ..Table::default()
     }])
 }
 
-fn while_scraped(server: &Server, seconds: u32) -> Result<(wrk::Run, Seen)> {
+/// Requests per second.
+fn load(harness: &Harness, server: &Server) -> Result<f64> {
+    let questions =
+        [Question { bytes: client::get("/"), answer: Some(crate::harness::BUILTIN_ANSWER.to_vec()) }];
+    let seconds = harness.arguments.seconds();
+    let figures = harness.sample(server, &questions, CONNECTIONS, Pace::Closed, seconds)?;
+    Ok(figures.requests_per_second)
+}
+
+fn while_scraped(harness: &Harness, server: &Server) -> Result<(f64, Seen)> {
+    let metrics = server.metrics.context("a processor has metrics")?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let scraper = scope.spawn(|| probe(server.metrics, &client::get("/metrics"), None, PAUSE, &stop));
-        let run = wrk::run(server.http, CONNECTIONS, seconds);
+        let scraper = scope.spawn(|| probe(metrics, &client::get("/metrics"), None, PAUSE, &stop));
+        let rate = load(harness, server);
         stop.store(true, Ordering::Relaxed);
         let seen = joined(scraper)?;
-        run.map(|run| (run, seen))
+        rate.map(|rate| (rate, seen))
     })
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::Arguments;
 use crate::client::{self, Client};
-use crate::handlers::Handlers;
-use crate::server::{Program, Server};
-use crate::table::{Table, median, micros, percentile, whole};
+use crate::functions::Runtime;
+use crate::harness::Harness;
+use crate::server::Server;
+use crate::side::Task;
+use crate::table::{Table, median, micros, names, percentile, whole};
+use crate::workload::Work;
 
 const WORKERS: u32 = 8;
 const BLOCKERS: usize = 4;
@@ -27,30 +29,43 @@ pub(crate) struct Seen {
 }
 
 /// Four callers block 10 ms each, again and again, on eight workers: the other four must answer as if alone.
-pub(crate) fn blocking(arguments: &Arguments, program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let server = Server::start(program, &handlers.compiled("sleep", WORKERS)?)?;
-    let length = Duration::from_secs(arguments.seconds.into()) * arguments.rounds;
-    let alone = probe_during(&server, || {
-        thread::sleep(length);
-        Ok(())
-    })?;
-    let beside = probe_during(&server, || block_in_parallel(server.http, length))?;
-    Ok(vec![Table {
+pub(crate) fn blocking(harness: &Harness, runtime: Runtime) -> Result<Vec<Table>> {
+    let length = Duration::from_secs_f64(harness.arguments.seconds()) * harness.arguments.rounds();
+    let workers = harness.arguments.workers.unwrap_or(WORKERS);
+    let task = Task { runtime, work: Work::Sleep10ms, workers: Some(workers) };
+    let mut table = Table {
         title: format!(
-            "blocking: beside {BLOCKERS} calls of 10 ms at a time on {WORKERS} workers, {length:?}"
+            "mixed-blocking: {}, beside {BLOCKERS} calls of 10 ms at a time on {workers} workers, {length:?}",
+            runtime.name()
         ),
-        header: HEADER.to_vec(),
-        rows: rows("alone", &alone).into_iter().chain(rows("beside", &beside)).collect(),
-    }])
+        header: names(&HEADER),
+        ..Table::default()
+    };
+    let other = probe_question(Work::Empty);
+    for contender in std::iter::once(&harness.a).chain(&harness.b) {
+        let server = harness.start(contender, &task)?;
+        let alone = probe_during(&server, &other, || {
+            thread::sleep(length);
+            Ok(())
+        })?;
+        let beside = probe_during(&server, &other, || block_in_parallel(server.http, length));
+        let beside = beside.with_context(|| format!("{}{}", contender.name, server.last_words()))?;
+        for (when, seen) in [("alone", alone), ("beside", beside)] {
+            table.rows.extend(rows(&format!("{}, {when}", contender.name), &seen));
+            table.failed.extend(failures(&format!("{}, {when}", contender.name), &seen));
+        }
+    }
+    Ok(vec![table])
 }
 
 /// One call blocks for 5 s under a time-out of 1 s: it gets its 408 in time, the others notice nothing.
-pub(crate) fn blocked_5s(program: &Program, handlers: &Handlers) -> Result<Vec<Table>> {
-    let mut function = handlers.compiled("sleep", WORKERS)?;
+pub(crate) fn blocked_5s(harness: &Harness) -> Result<Vec<Table>> {
+    let mut function = harness.functions.sleeping(WORKERS)?;
     function.event_timeout = Some("1s");
-    let server = Server::start(program, &function)?;
+    let server = harness.start_function(&function)?;
     let mut outcome = None;
-    let beside = probe_during(&server, || {
+    let other = (client::post("0 probe"), b"0 probe".to_vec());
+    let beside = probe_during(&server, &other, || {
         let started = Instant::now();
         outcome = Some(Client::new(server.http).call(&client::post("5000000 blocked"))?);
         // The worker may stay blocked after its caller was answered.
@@ -64,21 +79,42 @@ pub(crate) fn blocked_5s(program: &Program, handlers: &Handlers) -> Result<Vec<T
             answer.status,
             latency.as_secs_f64()
         ),
-        header: HEADER.to_vec(),
+        header: names(&HEADER),
         rows: rows("beside", &beside),
+        failed: failures("beside", &beside)
+            .chain((answer.status != 408).then(|| format!("the blocked call got {}, not 408", answer.status)))
+            .collect(),
+        ..Table::default()
     }])
 }
 
-/// Probes the event port and `/ready` as long as `load` runs.
-fn probe_during(server: &Server, load: impl FnOnce() -> Result<()>) -> Result<[Seen; 2]> {
+/// A request and its answer.
+type Probe = (Vec<u8>, Vec<u8>);
+
+fn probe_question(work: Work) -> Probe {
+    let exchange = work.exchange();
+    (exchange.request, exchange.answer)
+}
+
+/// Probes the event port, and `/ready` where there is one, as long as `load` runs.
+fn probe_during(
+    server: &Server,
+    (request, answer): &Probe,
+    load: impl FnOnce() -> Result<()>,
+) -> Result<Vec<(&'static str, Seen)>> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let event = scope
-            .spawn(|| probe(server.http, &client::post("0 probe"), Some(b"0 probe"), PROBE_PAUSE, &stop));
-        let ready = scope.spawn(|| probe(server.health, &client::get("/ready"), None, PROBE_PAUSE, &stop));
+        let event = scope.spawn(|| probe(server.http, request, Some(answer), PROBE_PAUSE, &stop));
+        let ready = server.health.map(|health| {
+            let stop = &stop;
+            scope.spawn(move || probe(health, &client::get("/ready"), None, PROBE_PAUSE, stop))
+        });
         let outcome = load();
         stop.store(true, Ordering::Relaxed);
-        let seen = [joined(event)?, joined(ready)?];
+        let mut seen = vec![("other requests", joined(event)?)];
+        if let Some(ready) = ready {
+            seen.push(("/ready", joined(ready)?));
+        }
         outcome.map(|()| seen)
     })
 }
@@ -115,10 +151,11 @@ fn block_in_parallel(address: SocketAddr, length: Duration) -> Result<()> {
 
 fn block_until(address: SocketAddr, end: Instant) -> Result<()> {
     let mut client = Client::new(address);
+    let (request, answer) = probe_question(Work::Sleep10ms);
     while Instant::now() < end {
-        let (answer, _) = client.call(&client::post("10000 block"))?;
-        if answer.status != 200 {
-            bail!("a blocking call was answered {}", answer.status);
+        let (got, _) = client.call(&request).context("a blocking call failed")?;
+        if got.status != 200 || got.body != answer {
+            bail!("a blocking call was answered {} with {} bytes", got.status, got.body.len());
         }
     }
     Ok(())
@@ -128,8 +165,16 @@ pub(crate) fn joined<T>(handle: ScopedJoinHandle<'_, T>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a client thread panicked"))
 }
 
-fn rows(when: &str, [event, ready]: &[Seen; 2]) -> Vec<Vec<String>> {
-    vec![row(&format!("other requests, {when}"), event), row(&format!("/ready, {when}"), ready)]
+fn rows(when: &str, seen: &[(&str, Seen)]) -> Vec<Vec<String>> {
+    seen.iter().map(|(name, seen)| row(&format!("{name}, {when}"), seen)).collect()
+}
+
+fn failures(when: &str, seen: &[(&'static str, Seen)]) -> impl Iterator<Item = String> {
+    let failed = seen.iter().filter(|(_, seen)| seen.failures > 0 || seen.latencies_micros.is_empty());
+    let line = |(name, seen): &(&str, Seen)| {
+        format!("{name}, {when}: {} failed, {} answered", seen.failures, seen.latencies_micros.len())
+    };
+    failed.map(line).collect::<Vec<_>>().into_iter()
 }
 
 fn row(name: &str, seen: &Seen) -> Vec<String> {

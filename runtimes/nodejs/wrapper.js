@@ -1002,6 +1002,7 @@ function shim (require) {
 
   /** Tells the processor why this process is of no use, and ends it. */
   function fail (code, text) {
+    listSources()
     put(FAILED, 0, code, 0, null, Buffer.from(text))
     leave(1)
   }
@@ -1076,8 +1077,16 @@ function shim (require) {
     const several = settings.max_inflight_for !== 'async' || asynchronous
     inFlightMax = several ? Math.max(1, Number(settings.max_inflight) || 1) : 1
     loading = false
+    listSources()
     putPairs(READY, 0, { handler_async: asynchronous ? 1 : 0, max_inflight: inFlightMax })
     flush()
+  }
+
+  /** Lists the user's modules that have been loaded, where somebody wants to know them. */
+  function listSources () {
+    if (!settings || !settings.source_list) return
+    const ours = Object.keys(require.cache).filter((file) => path.isAbsolute(file) && !/[\\/]node_modules[\\/]|\n/.test(file))
+    if (ours.length > 0) fs.appendFileSync(settings.source_list, ours.join('\n') + '\n')
   }
 
   class LoadFault extends Error {}

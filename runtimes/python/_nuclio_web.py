@@ -19,15 +19,20 @@ if MYPY:
 # The shim is the program of this process, also where it has been read from a descriptor.
 shim_module: "Any" = sys.modules["__main__"]
 
-HELD_NS_MAX = 1_000_000   # an answer waits no longer for others to go with it
+HELD_NS_MAX = 1_000_000   # an answer waits no longer for others to go with it, a piece for the next
+HELD_BYTES_MAX = 65536    # of pieces of one answer that go out together
+LOOK_NS = 5_000_000       # so often a WSGI application that streams looks whether its client is there
+IGNORED_MAX, IGNORED_NS = 1000, 5_000_000_000  # messages to a client that has left, and for how long
 BEHIND_MAX = 1000         # applications that go on after their answers; beyond, no further request begins
 NAMES_MAX = 1000          # of headers and of clients that are remembered in decoded form
 PLAIN_TEXT = b"\0content-type\0text/plain; charset=utf-8"
 NOT_STARTED, STARTED, STREAMING, FINISHED = range(4)
 
-std, wake, message_of, traceback_of = (
-    shim_module.std, shim_module.wake, shim_module.message_of, shim_module.traceback_of)
-Several: "Any" = shim_module.Several
+std, part, message_of, traceback_of = (
+    shim_module.std, shim_module.part, shim_module.message_of, shim_module.traceback_of)
+wake = part("_nuclio_more").wake
+Several: "Any" = part("_nuclio_several").Several
+StreamCancelled, RequestBodyError = part("_nuclio_streams").StreamCancelled, part("_nuclio_streams").RequestBodyError
 FAULTS = shim_module.Closed, shim_module.Stop, shim_module.ProtocolFault
 HEADER, EVENT_HEAD = shim_module.HEADER, shim_module.EVENT_HEAD
 DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, shim_module.ABORT
@@ -35,7 +40,6 @@ DATA, MORE, END, ABORT = shim_module.DATA, shim_module.MORE, shim_module.END, sh
 
 def serve(shim, application, interface, settings):
     """Makes the shim serve an application."""
-    shim_module.OURS.add(serve.__code__.co_filename)
     if not logging.getLogger().handlers:  # else the application has said where its records go
         logging.getLogger().addHandler(Records(shim))
     shim.streams = True
@@ -93,6 +97,35 @@ class LengthFault(RuntimeError):
     """More or less of a body than its Content-Length says."""
 
 
+class ClientLeft(OSError):
+    """Nobody takes the answer, and the application does not stop sending it."""
+
+
+def is_of_leaving(error):
+    """Whether an error is what came of `ClientLeft`."""
+    for _ in range(100):
+        if error is None or isinstance(error, ClientLeft):
+            break
+        if any(is_of_leaving(one) for one in getattr(error, "exceptions", ())):
+            return True
+        error = error.__cause__ or error.__context__
+    return isinstance(error, ClientLeft)
+
+
+def length_of(value):
+    """What a Content-Length says."""
+    if not value.isdigit():
+        raise ValueError("the Content-Length is no number: %r" % value)
+    return int(value)
+
+
+def check_head(status, table, pairs, nul, line_ends):
+    if table.count(nul) != 2 * pairs or any(end in table for end in line_ends):
+        raise ValueError("a header has a NUL or the end of a line in it")
+    if not 200 <= status <= 999:
+        raise ValueError("the status %d is not one of a final response" % status)
+
+
 # ---------------------------------------------------------------------------------------------- ASGI
 
 
@@ -104,7 +137,8 @@ class Asgi(Several):
         self.application = application
         self.root = root
         self.fresh = 0          # tasks that have not run yet: their answers may go with others
-        self.holding = 0        # since when answers are held
+        self.holding = 0        # since when answers and pieces are held
+        self.streams = []       # exchanges whose pieces are held
         self.behind = set()     # calls whose applications go on after their answers
         self.stop_seconds = stop_seconds
         self.lifespan = Lifespan(self)
@@ -204,16 +238,31 @@ class Asgi(Several):
 
     def holds(self, now):
         """Whether a whole answer waits for those of requests that came with it."""
-        if not self.fresh:
-            return False
+        return bool(self.fresh) and self.waits(now)
+
+    def waits(self, now):
+        """Whether something is held until the loop comes round; False: it is time to write what is held."""
         if not self.holding:
             self.holding = now
             self.shim.loop.call_soon(self.flush_answers)
-            return True
-        return now - self.holding < HELD_NS_MAX
+        elif now - self.holding >= HELD_NS_MAX:
+            self.holding = now
+            return False
+        return True
 
     def flush_answers(self):
+        """The loop has come round."""
         self.holding = 0
+        self.flush_held()
+
+    def flush_held(self):
+        streams, self.streams = self.streams, []
+        try:
+            for exchange in streams:
+                if exchange.pieces and not exchange.call.over:
+                    exchange.flush_pieces()
+        except FAULTS as fault:
+            self.end(fault)
         self.flush()
 
 
@@ -221,7 +270,7 @@ class Exchange:
     """One request and its answer, as an application sees them."""
 
     __slots__ = ("asgi", "call", "frame", "state", "bodiless", "status", "pairs", "table", "left", "read", "pending",
-                 "begun")
+                 "begun", "pieces", "held", "ignored", "left_at")
     source = None  # see `stack_of`
 
     def __init__(self, asgi, call):
@@ -230,6 +279,9 @@ class Exchange:
         self.state = NOT_STARTED
         self.begun = self.bodiless = self.read = False
         self.left = self.pending = None
+        self.pieces: "Any" = []  # of the body, not sent yet
+        self.held = 0            # bytes of them
+        self.ignored = self.left_at = 0
         call.credit = asgi.shim.credit
 
     def scope(self):
@@ -257,7 +309,7 @@ class Exchange:
                 return {"type": "http.request", "body": self.frame[6], "more_body": False}
             try:
                 piece = await body.next_piece_async()
-            except shim_module.RequestBodyError:
+            except RequestBodyError:
                 return {"type": "http.disconnect"}
             more = body.more or bool(body.pieces)
             self.read = not more
@@ -267,11 +319,11 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message):
-        kind, state = message["type"], self.state
+        kind, state, call = message["type"], self.state, self.call
         if state == FINISHED:
             raise RuntimeError("Unexpected ASGI message '%s' sent, after response already completed." % kind)
-        if self.call.over or self.call.cancelled:
-            return await shim_module.Suspend()  # Nobody listens; others get their turn.
+        if call.over or call.cancelled:
+            return await self.ignore()
         if state == NOT_STARTED:
             if kind != "http.response.start":
                 raise RuntimeError("Expected ASGI message 'http.response.start', but got '%s'." % kind)
@@ -281,35 +333,64 @@ class Exchange:
         body, more = message.get("body", b""), message.get("more_body", False)
         if type(body) is not bytes:
             body = bytes(memoryview(body))
+        size = len(body)
         if self.bodiless:
-            body = b""
-        elif self.left is not None:
-            self.left -= len(body)
+            self.state = FINISHED if not more else STREAMING
+            return self.finish(b"")
+        if self.left is not None:
+            self.left -= size
             if self.left < 0:
                 raise LengthFault("Response content longer than Content-Length")
             if self.left and not more:
                 raise LengthFault("Response content shorter than Content-Length")
-        if state == STREAMING:
+        fits = self.held + size <= HELD_BYTES_MAX
+        if not more and not self.begun and (fits or not self.pieces):
+            self.state = FINISHED
+            if self.pieces:
+                self.pieces.append(body)
+                body, self.pieces = b"".join(self.pieces), []
+            return self.finish(body)
+        self.state = STREAMING
+        if not fits or size > call.credit:
             return await self.stream(body, more)
-        if more and not self.bodiless:
-            self.state = STREAMING
-            self.begun = True
-            self.answer(b"", MORE, True)
-            return await self.stream(body, more)
-        self.state = FINISHED if not more else STREAMING
-        self.finish(body)
+        call.credit -= size
+        self.held += size
+        self.pieces.append(body)
+        if not more:
+            self.flush_pieces(END)
+            self.end(self.asgi.holds(monotonic_ns()))
+        else:
+            if len(self.pieces) == 1:
+                self.asgi.streams.append(self)
+            if not self.asgi.waits(monotonic_ns()):
+                self.asgi.flush_held()
+
+    async def ignore(self):
+        """A message that nobody gets. An application that looks for nothing is told so in the end, by an error."""
+        self.ignored += 1
+        if not self.left_at:
+            self.left_at = monotonic_ns()
+        if self.ignored > IGNORED_MAX or monotonic_ns() - self.left_at > IGNORED_NS:
+            raise ClientLeft("the client has left")
+        await shim_module.Suspend()  # Others get their turn.
 
     def start(self, message):
-        status = self.status = int(message["status"])
+        status, headers, length = message.get("status"), message.get("headers", ()), None
+        if not isinstance(status, int):
+            raise TypeError("the status of a response must be an int, not %r" % (status,))
         texts = [b""]
-        for name, value in message.get("headers", ()):
-            texts += name, value
-            if len(name) == 14 and name.lower() == b"content-length":
-                self.left = int(value)
-        self.pairs = len(texts) // 2
-        self.table = b"\0".join(texts) if self.pairs else b""
-        if self.table.count(b"\0") != 2 * self.pairs or not 200 <= status <= 999:
-            raise ValueError("a NUL in a header, or a status that is not final: %d" % status)
+        try:
+            for name, value in headers:
+                texts += name, value
+                if len(name) == 14 and name.lower() == b"content-length":
+                    length = value
+            pairs = len(texts) // 2
+            table = b"\0".join(texts) if pairs else b""
+        except (TypeError, ValueError):
+            raise TypeError("names and values of headers must be bytes: %r" % (headers,)) from None
+        check_head(status, table, pairs, b"\0", (b"\r", b"\n"))
+        self.left = None if length is None else length_of(length)
+        self.status, self.pairs, self.table = int(status), pairs, table
         self.bodiless = self.bodiless or status == 204 or status == 304
         self.state = STARTED
 
@@ -341,9 +422,12 @@ class Exchange:
     async def stream(self, body, more):
         """Passes a piece on as far as the processor's credit goes."""
         call, shim = self.call, self.asgi.shim
+        if self.pieces or not self.begun:
+            self.flush_pieces()
         view = memoryview(body)
         while view:
             while call.credit <= 0 and not (call.cancelled or call.over):
+                shim.channel.flush()
                 await shim.news(call)
             if call.cancelled or call.over:
                 return
@@ -353,12 +437,32 @@ class Exchange:
             self.frame_out(END if last else 0, view[:count])
             view = view[count:]
         if not more:
-            self.state = FINISHED
             if not body:
                 self.frame_out(END, b"")
-            self.asgi.answered(call)
+            self.end(False)
         elif not body:
             shim.channel.flush()
+
+    def end(self, held):
+        """The last piece has been sent, or goes out with others."""
+        self.state = FINISHED
+        if not held:
+            self.asgi.shim.channel.flush()
+        self.asgi.answered(self.call)
+
+    def flush_pieces(self, flags=0):
+        """What is held becomes frames that go out with the next write, behind the head if that has not gone yet."""
+        pieces, self.pieces, self.held = self.pieces, [], 0
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not self.begun:
+            self.begun = True
+            self.answer(body, MORE, True)
+            body = b""
+        if body or flags:
+            shim = self.asgi.shim
+            shim.written = monotonic_ns()
+            with shim.channel.lock:
+                shim.channel.hold(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
 
     def frame_out(self, flags, body):
         shim = self.asgi.shim
@@ -382,22 +486,27 @@ class Exchange:
             return
         if cancelled:
             return self.give_up()
+        if (call.cancelled or call.over) and is_of_leaving(error):
+            return None if call.over else self.give_up()
         shim.logger.error_with("Exception in ASGI application", exc=message_of(error), traceback=traceback_of(error))
         if not call.over and self.pending is None:
-            self.abandon("%s: %s" % (type(error).__name__, message_of(error)))
+            self.abandon()
 
     def fail(self, text):
         self.asgi.shim.logger.error(text)
-        self.abandon(text)
+        self.abandon()
 
-    def abandon(self, text):
+    def abandon(self):
         """The application will not answer, or not to the end."""
         if self.call.cancelled:
             self.give_up()
         elif self.begun:
-            self.frame_out(ABORT, shim_module.utf8(text))
+            if self.pieces:
+                self.flush_pieces()
+            self.frame_out(ABORT, b"")  # The log has said why.
             self.asgi.answered(self.call)
         else:
+            self.pieces = []
             self.status, self.pairs, self.table = 500, 1, PLAIN_TEXT
             self.answer(b"Internal Server Error", 0, False)
             self.asgi.answered(self.call)
@@ -516,7 +625,7 @@ class Wsgi:
         client, server = address(texts[tail + 1]) or ("", ""), address(texts[tail + 2]) or ("localhost", 80)
         method = texts[1].decode("latin-1")
         target = raw.decode("latin-1") + ("?" + query if query else "")
-        answer.bodiless = method == "HEAD"
+        answer.to_head = method == "HEAD"
         body = frame[6] if call.body is None else None
         environ.update({
             "REQUEST_METHOD": method or ("POST" if body else "GET"), "PATH_INFO": path, "QUERY_STRING": query,
@@ -553,7 +662,8 @@ class WsgiAnswer:
         self.shim, self.call = shim, call
         self.head: "Any" = None  # status, number of headers, their table
         self.left: "Any" = None
-        self.begun = self.finished = self.bodiless = False
+        self.begun = self.finished = self.bodiless = self.to_head = False
+        self.looked = call.started  # when the client was last looked for
         call.credit = shim.credit
 
     def start_response(self, status, headers, exc_info=None):
@@ -565,17 +675,21 @@ class WsgiAnswer:
                 exc_info = None
         elif self.head is not None:
             raise AssertionError("start_response() is called a second time, without exc_info")
-        code, texts = int(status.split(" ", 1)[0]), [""]
-        self.left = None
-        for name, value in headers:
-            texts += name, value
-            if len(name) == 14 and name.lower() == "content-length":
-                self.left = int(value)
-        pairs, table = len(texts) // 2, "\0".join(texts).encode("latin-1")
-        if table.count(b"\0") != 2 * pairs or not 200 <= code <= 999:
-            raise ValueError("a NUL in a header, or a status that is not final: %s" % status)
-        self.head = code, pairs, table
-        self.bodiless = self.bodiless or code == 204 or code == 304
+        if not isinstance(status, str) or not status[:3].isdigit() or status[3:4].strip():
+            raise ValueError("the status must be a str like '200 OK', not %r" % (status,))
+        code, texts, length = int(status[:3]), [""], None
+        try:
+            for name, value in headers:
+                texts += name, value
+                if len(name) == 14 and name.lower() == "content-length":
+                    length = value
+            pairs, table = len(texts) // 2, "\0".join(texts)
+        except (TypeError, ValueError):
+            raise TypeError("names and values of headers must be str: %r" % (headers,)) from None
+        check_head(code, table, pairs, "\0", "\r\n")
+        self.left = None if length is None else length_of(length)
+        self.head = code, pairs, table.encode("latin-1")
+        self.bodiless = self.to_head or code == 204 or code == 304
         return self.write
 
     def send(self, result):
@@ -585,8 +699,14 @@ class WsgiAnswer:
             if not self.begun:
                 return self.finish(body)
             result = (body,)
+        elif isinstance(result, (str, bytes)) or not hasattr(result, "__iter__") and not hasattr(result, "__getitem__"):
+            raise TypeError("the application must return an iterable of bytes, such as a list, not %s"
+                            % type(result).__name__)
         for piece in result:
+            if type(piece) is not bytes:
+                piece = bytes(memoryview(piece))
             if not piece:
+                self.look(0)
                 continue
             if not self.begun and (self.bodiless or self.left == len(piece)):
                 self.finish(piece)
@@ -624,38 +744,59 @@ class WsgiAnswer:
         """Sends a piece now, as far as the processor's credit goes."""
         if self.head is None:
             raise RuntimeError("the application answers before it has called start_response")
+        if self.finished:
+            raise RuntimeError("write() is called after the end of the response")
+        if type(piece) is not bytes:
+            piece = bytes(memoryview(piece))
+        size = len(piece)
         if self.left is not None:
-            self.left -= len(piece)
+            self.left -= size
             if self.left < 0:
                 raise LengthFault("the application yields more than its Content-Length")
+        if self.bodiless:
+            return
         if not self.begun:
             self.begun = True
             self.answer(self.head, b"", MORE)
-        shim, call, view = self.shim, self.call, memoryview(piece)
+        self.look(size)
+        call = self.call
+        if size <= call.credit and size <= shim_module.JOIN_BYTES_MAX:
+            call.credit -= size
+            return self.frame(0, piece)
+        shim, view = self.shim, memoryview(piece)
         while view:
-            shim.poll()
             while call.credit <= 0 and not call.cancelled:
+                shim.channel.flush()
                 shim.channel.fill()
                 shim.poll()
             if call.cancelled:
-                raise shim_module.StreamCancelled("cancelled")
+                raise StreamCancelled("cancelled")
             count = min(len(view), shim_module.PIECE_BYTES_MAX, call.credit)
             call.credit -= count
             self.frame(0, view[:count])
             view = view[count:]
 
+    def look(self, size):
+        """Looks whether the client is still there: now and then, and when the credit does not suffice."""
+        now = monotonic_ns()
+        if size > self.call.credit or now - self.looked > LOOK_NS:
+            self.looked = now
+            self.shim.poll()
+        if self.call.cancelled:
+            raise StreamCancelled("cancelled")
+
     def frame(self, flags, body):
         self.shim.channel.send(HEADER.pack(len(body), DATA, flags, 0, self.call.ident, 0) + body)
 
     def raised(self, error):
-        if not isinstance(error, shim_module.StreamCancelled):
+        if not isinstance(error, (StreamCancelled, RequestBodyError)):  # The client's doing.
             self.shim.logger.error_with("Exception in WSGI application", exc=message_of(error),
                                         traceback=traceback_of(error))
         if self.finished:
             return
         self.finished = True
         if self.begun:
-            self.frame(ABORT, shim_module.utf8("%s: %s" % (type(error).__name__, message_of(error))))
+            self.frame(ABORT, b"")  # The log has said why.
         else:
             self.answer((500, 1, PLAIN_TEXT), b"Internal Server Error", 0)
 

@@ -1,57 +1,73 @@
-"""Starts the shim embedded in the processor, whose code one process compiles for all workers.
+"""Starts the shim embedded in the processor, whose core one process may compile for all workers.
 
-Compiling the shim costs more time than starting the interpreter, and memory that is never given back. So the processor
-starts this file once more beside its first workers, with the argument `compile`. Descriptor 5 has the source, 6 that
-of the part for web applications, 7 that of what workers are forked from, 8 takes the code of all; the compiling process
-holds a lock on it until it ends, however it ends. The further parts stay packed, as `__web__` and `__preload__`, for
-whoever needs them.
+A single worker compiles it. Where there are several, the processor starts this file once more beside the first of
+them, with the argument `compile`. Descriptor 5 has the source of the core, 7 takes its code; the compiling
+process holds a lock on it until it ends, however it ends. 6 has the other parts, each behind its name: they stay
+sources, as `__parts__`, until somebody needs them, and `__compiled__` compiles them.
 """
-import fcntl
 import marshal
 import posix
 import sys
 
-SOURCE, WEB_SOURCE, PRELOAD_SOURCE, CODE = ("/proc/self/fd/%d" % number for number in range(5, 9))
+SOURCE, PARTS, CODE = "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/7"
 TAG = ("%s %x\n" % (sys.implementation.cache_tag, sys.hexversion)).encode()
 
 
-def compiled(path, name):
+def read(path):
     with open(path, "rb", 0) as file:
-        return compile(file.read(), name, "exec")
+        return file.read()
 
 
-def parts():
-    return (compiled(SOURCE, "<nuclio shim>"), marshal.dumps(compiled(WEB_SOURCE, "<nuclio web>")),
-            marshal.dumps(compiled(PRELOAD_SOURCE, "<nuclio preload>")))
+def compiled(source, name):
+    """In portions that end between two definitions: the compiler's memory is never given back, and touching it for the
+    first time costs as much as the compiling."""
+    codes, portion, line = [], b"", 0
+    for text in source.split(b"\n\n\n"):
+        portion += text + b"\n\n\n"
+        if len(portion) - line > 8192:
+            codes.append(compile(portion, name, "exec"))
+            line = portion.count(b"\n")
+            portion = b"\n" * line
+    codes.append(compile(portion, name, "exec"))
+    return codes
+
+
+def core():
+    return compiled(read(SOURCE), "<nuclio shim>")
 
 
 def write():
-    with open(8, "r+b", 0) as file:
-        file.write(TAG + marshal.dumps(parts()))
+    with open(7, "r+b", 0) as file:
+        file.write(TAG + marshal.dumps(core()))
 
 
 def load():
+    import fcntl
+
     with open(CODE, "rb", 0) as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # until the compiling process has ended
         data = file.read()
     if data.startswith(TAG):
         try:
-            code, web, preload = marshal.loads(memoryview(data)[len(TAG):])
-            return code, web, preload
+            return list(marshal.loads(memoryview(data)[len(TAG):]))
         except Exception:
             pass  # cut short: its writer was killed, or found no room
-    return parts()
+    return core()
+
+
+def parts():
+    texts = read(PARTS).split(b"\0")
+    return dict(zip(map(bytes.decode, texts[1::2]), texts[2::2]))
 
 
 if sys.argv[1:] == ["compile"]:
     write()
     posix._exit(0)
-code, __web__, __preload__ = load()
+codes, __parts__, __compiled__ = load(), parts(), compiled
 posix.close(5)
 posix.close(6)
 posix.close(7)
-posix.close(8)
 # Whoever starts Python anew, as multiprocessing does, must not look for this file there.
-del (fcntl, marshal, posix, SOURCE, WEB_SOURCE, PRELOAD_SOURCE, CODE, TAG, compiled, parts, write, load,
-     __file__)
-exec(code)
+del marshal, posix, SOURCE, PARTS, CODE, TAG, read, compiled, core, write, load, parts, __file__
+while codes:
+    exec(codes.pop(0))

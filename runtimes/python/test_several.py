@@ -372,7 +372,8 @@ class Streams(unittest.TestCase):
                       "            await asyncio.sleep(0.01)\n    finally:\n        print('closed', e.id, flush=True)\n")
             with several(source) as shim:
                 shim.send(event(1, text_id="a") + event(2, text_id="b"))
-                time.sleep(0.1)
+                while shim.next()[3] != 1:  # It has begun.
+                    pass
                 shim.send(frame(CANCEL, 0, reason, 1))
                 while True:
                     kind, flags, _, ident, _, _ = shim.next()

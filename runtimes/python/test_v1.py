@@ -277,8 +277,9 @@ class OneConnection(unittest.TestCase):
     def test_newer_wrappers_beside_it_tell_of_a_processor_that_takes_pieces(self):
         folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, folder)
-        for name in ("_nuclio_wrapper.py", "_nuclio_v1.py"):
-            shutil.copy(os.path.join(HERE, name), folder)
+        for name in os.listdir(HERE):
+            if name.startswith("_nuclio_"):
+                shutil.copy(os.path.join(HERE, name), folder)
         with open(os.path.join(folder, "wrapper_common.py"), "w", encoding="utf-8"):
             pass
         with Shim(self.STREAM, wrapper=folder) as shim:

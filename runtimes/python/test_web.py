@@ -117,8 +117,61 @@ async def s(scope, receive, start, body):
     await body(b"abc", True); await asyncio.sleep(0); await body(b"def", True); await body(b"")
 """)
         shim.send(request(path="/s"))
-        head, pieces, flags, _ = shim.streamed()
-        self.assertEqual((head.status, pieces, flags), (200, [b"abc", b"def"], END))
+        head, pieces, flags, last = shim.streamed()
+        self.assertEqual((head.status, pieces + [last], flags), (200, [b"abc", b"def"], END))
+
+    def test_pieces_go_out_together_until_the_application_waits(self):
+        shim = self.served("""
+async def s(scope, receive, start, body):
+    await start()
+    for _ in range(3): await body(b"a", True)
+    await asyncio.sleep(0.01)
+    for _ in range(3): await body(b"b", True)
+    await asyncio.sleep(0.01)
+    await body(b"c")
+async def at_once(scope, receive, start, body):
+    await start()
+    for _ in range(3): await body(b"a", True)
+    await body(b"")
+async def large(scope, receive, start, body):
+    await start()
+    for _ in range(10): await body(b"x" * 10000, True)
+    await body(b"y" * 150000, True)
+    await body(b"z")
+""")
+        shim.send(request(path="/s"))
+        self.assertEqual(shim.streamed()[1:], ([b"aaa", b"bbb"], END, b"c"))
+        answer = self.call(shim, 2, path="/at_once")
+        self.assertEqual((answer.body, answer.flags), (b"aaa", 0))
+        shim.send(request(3, path="/large"))
+        _, pieces, flags, last = shim.streamed()
+        self.assertEqual((b"".join(pieces) + last, flags), (b"x" * 100000 + b"y" * 150000 + b"z", END))
+
+    def test_messages_to_a_client_that_left_are_ignored_and_then_an_error(self):
+        shim = self.served("""
+left = []
+async def endless(scope, receive, start, body):
+    await start()
+    try:
+        while True:
+            await body(b"x", True)
+            await asyncio.sleep(0)
+    except OSError as error:
+        left.append(str(error))
+        raise RuntimeError("of it") from error
+async def seen(scope, receive, start, body):
+    while not left: await asyncio.sleep(0.001)
+    await start(); await body(repr(left).encode())
+""")
+        shim.send(request(path="/endless"))
+        self.assertTrue(shim.answer().flags & 1)
+        shim.send(frame(CANCEL, 0, 1, 1))
+        shim.send(request(2, path="/seen"))
+        found = shim.next()
+        while found[0] != ANSWER:
+            found = shim.next()
+        self.assertEqual(found[5], b"['the client has left']")
+        self.assertEqual([log for log in shim.logs if log[0] == "error"], [])
 
     def test_no_more_than_the_credit_is_sent(self):
         shim = self.served("""
@@ -169,16 +222,34 @@ async def fine(scope, receive, start, body): await start(); await body(b"fine")
 
     def test_one_that_fails_or_ends_in_the_middle_is_cut_off(self):
         shim = self.served("""
-async def fails(scope, receive, start, body): await start(); await body(b"a", True); raise ValueError("middle")
-async def ends(scope, receive, start, body): await start(); await body(b"a", True)
+async def fails(scope, receive, start, body):
+    await start(); await body(b"a", True); await asyncio.sleep(0); raise ValueError("middle")
+async def ends(scope, receive, start, body): await start(); await body(b"a", True); await asyncio.sleep(0)
 async def fine(scope, receive, start, body): await start(); await body(b"fine")
 """)
-        for path, said in (("fails", b"ValueError: middle"), ("ends", b"without completing")):
+        for number, (path, said) in enumerate((("fails", "ValueError: middle"), ("ends", "without completing")), 1):
             shim.send(request(path="/" + path))
             _, pieces, flags, text = shim.streamed()
-            self.assertEqual((pieces, flags), ([b"a"], ABORT))
-            self.assertIn(said, text)
+            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b""), "the log has said why")
             self.assertEqual(self.call(shim, path="/fine").body, b"fine")
+            errors = [log for log in shim.logs if log[0] == "error"]
+            self.assertEqual(len(errors), number)
+            self.assertIn(said, repr(errors[-1]))
+
+    def test_a_class_whose_objects_are_awaited_is_an_application(self):
+        shim = self.served("""
+class app:
+    def __init__(self, scope, receive, send):
+        self.scope, self.send = scope, send
+    def __await__(self):
+        return self.answer().__await__()
+    async def answer(self):
+        if self.scope["type"] == "lifespan":
+            raise ValueError("none here")
+        await self.send({"type": "http.response.start", "status": 200})
+        await self.send({"type": "http.response.body", "body": self.scope["path"].encode()})
+""")
+        self.assertEqual((shim.ready["web"], self.call(shim, path="/of/a/class").body), ("asgi", b"/of/a/class"))
 
     def test_what_is_logged_of_a_500_comes_before_it_and_belongs_to_it(self):
         shim = self.served("""
@@ -405,7 +476,7 @@ def app(environ, start_response):
         for _ in range(2):
             shim.send(request())
             _, pieces, flags, text = shim.streamed()
-            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b"ValueError: middle"))
+            self.assertEqual((pieces, flags, text), ([b"a"], ABORT, b""))
 
     def test_exc_info_replaces_a_head_that_has_not_been_sent(self):
         shim = self.served("""

@@ -27,8 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 WRAPPER = os.environ.get("SHIM_TEST_WRAPPER") or os.path.join(HERE, "_nuclio_wrapper.py")
 PYTHON = os.environ.get("SHIM_TEST_PYTHON", sys.executable)
 BOOTSTRAP = os.path.join(HERE, "bootstrap.py")
-WEB = os.path.join(HERE, "_nuclio_web.py")
-PRELOAD = os.path.join(HERE, "_nuclio_preload.py")
+PARTS = ("_nuclio_more", "_nuclio_several", "_nuclio_streams", "_nuclio_sdk", "_nuclio_web", "_nuclio_preload")
 VECTORS = os.path.join(HERE, "..", "..", "tests", "vectors", "handlers.json")
 HAS_SDK = subprocess.run([PYTHON, "-c", "import nuclio_sdk"], stderr=subprocess.DEVNULL).returncode == 0
 VERSION = tuple(json.loads(subprocess.check_output([PYTHON, "-c", "import sys; print(list(sys.version_info[:2]))"])))
@@ -73,10 +72,23 @@ class Answer:
 
 def memory_file(path):
     """A descriptor with the file's text, as the processor gives it to its children."""
-    descriptor = os.memfd_create("shim")
     with open(path, "rb") as file:
-        os.write(descriptor, file.read())
+        return memory_text(file.read())
+
+
+def memory_text(text):
+    descriptor = os.memfd_create("shim")
+    os.write(descriptor, text)
     return descriptor
+
+
+def memory_parts():
+    """A descriptor with the parts of the shim that are loaded when they are needed."""
+    text = b""
+    for name in PARTS:
+        with open(os.path.join(HERE, name + ".py"), "rb") as file:
+            text += b"\0%s\0%s" % (name.encode(), file.read())
+    return memory_text(text)
 
 
 class Shim:
@@ -103,8 +115,8 @@ class Shim:
             os.close(memory)
             wrapper = "/proc/self/fd/%d" % keep[0]
         descriptors = [theirs.fileno()]
-        if embedded:  # as the processor starts it: descriptors 4 to 8
-            descriptors += [memory_file(path) for path in (BOOTSTRAP, WRAPPER, WEB, PRELOAD)]
+        if embedded:  # as the processor starts it: descriptors 4 to 7
+            descriptors += [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts()]
             descriptors.append(os.memfd_create("code") if code is None else os.dup(code))
             wrapper = "/proc/self/fd/4"
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in descriptors]
@@ -205,9 +217,10 @@ class Shim:
         return self.answer()
 
     def streamed(self):
-        """Head, pieces and the flags of the last DATA frame of a streamed answer."""
-        head, pieces = self.answer(), []
-        assert head.flags & 1 and not head.body
+        """Head, pieces and the flags of the last DATA frame of a streamed answer. The head may have the first piece."""
+        head = self.answer()
+        assert head.flags & 1
+        pieces = [head.body] if head.body else []
         while True:
             kind, flags, _, ident, _, body = self.next()
             assert kind == DATA and ident == head.ident
@@ -1041,17 +1054,17 @@ class Bootstrap(unittest.TestCase):
     HANDLER = "def handler(c, e): return 'ok'"
 
     def compiled(self):
-        """What the processor's one compiling process leaves in descriptor 8."""
-        files = [memory_file(path) for path in (BOOTSTRAP, WRAPPER, WEB, PRELOAD)] + [os.memfd_create("code")]
+        """What the processor's one compiling process leaves in descriptor 7."""
+        files = [memory_file(BOOTSTRAP), memory_file(WRAPPER), memory_parts(), os.memfd_create("code")]
         high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 30) for descriptor in files]
 
         def prepare():
             for place, descriptor in enumerate(high):
                 os.dup2(descriptor, 4 + place)
 
-        subprocess.run([PYTHON, "-I", "-S", "/proc/self/fd/4", "compile"], check=True, pass_fds=[4, 5, 6, 7, 8],
+        subprocess.run([PYTHON, "-I", "-S", "/proc/self/fd/4", "compile"], check=True, pass_fds=[4, 5, 6, 7],
                        preexec_fn=prepare)
-        with open("/proc/self/fd/%d" % files[4], "rb") as file:
+        with open("/proc/self/fd/%d" % files[3], "rb") as file:
             code = file.read()
         for descriptor in files + high:
             os.close(descriptor)
@@ -1077,6 +1090,30 @@ class Bootstrap(unittest.TestCase):
         for content in b"", code[:len(code) // 2], b"cpython-27 20700f0\n" + code:
             with self.subTest(len(content)):
                 self.check(content)
+
+    def test_parts_are_loaded_when_they_are_needed_and_not_before(self):
+        source = ("import sys\ndef pieces(): yield 'piece'\ndef handler(c, e):\n"
+                  "    if e.path == '/fail': raise ValueError('bad')\n    if e.path == '/stream': return pieces()\n"
+                  "    return ' '.join(sorted(n for n in sys.modules if n.startswith('_nuclio_')))\n")
+        with Shim(source, embedded=True) as shim:
+            self.assertEqual(shim.call().body, b"_nuclio_shim")
+            failed = shim.call(2, path="/fail")
+            self.assertEqual(failed.status, 500)
+            self.assertNotIn(b"nuclio shim", failed.body)  # the parts' frames are not the user's
+            self.assertEqual(shim.call(3).body, b"_nuclio_more _nuclio_shim")
+            shim.send(event(4, path="/stream"))
+            self.assertEqual(shim.answer().ident, 4)
+            while shim.next()[1] != 1:
+                pass
+            self.assertEqual(shim.call(5).body, b"_nuclio_more _nuclio_shim _nuclio_streams")
+            shim.send(frame(CONTROL, 0, 2, 9))
+            self.assertEqual(shim.next()[0], CONTROL_DONE)
+
+    def test_a_part_that_is_missing_is_named(self):
+        with Shim("async def handler(c, e): return 'ok'", through_descriptor=True, start=False) as shim:
+            kind, _, _, _, _, body = shim.next()
+            self.assertEqual(kind, FAILED)
+            self.assertIn(b"_nuclio_more.py, a part of the shim, belongs beside", body)
 
     def test_workers_wait_for_the_compiling_process(self):
         descriptor = self.code_file(b"")

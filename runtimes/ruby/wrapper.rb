@@ -582,6 +582,7 @@ module NuclioShim
       rescue Exception => error
         fail_with(INIT_FAILED, "init_context failed: #{NuclioShim.describe(error)}")
       end
+      list_sources
       pairs(READY, 0, handler_async: 0, max_inflight: 1)
       flush
     end
@@ -862,7 +863,18 @@ module NuclioShim
     end
 
     # Tells the processor why this process is of no use, and ends it.
+    # Lists the user's files that have been loaded, where somebody wants to know them.
+    def list_sources
+      return unless @settings && @settings['source_list']
+      library = RbConfig::CONFIG['rubylibprefix'].to_s + '/'
+      ours = $LOADED_FEATURES.select do |file|
+        file.start_with?('/') && !file.start_with?(library) && !file.include?('/gems/') && !file.include?("\n")
+      end
+      File.write(@settings['source_list'], ours.map { |file| "#{file}\n" }.join, mode: 'a') unless ours.empty?
+    end
+
     def fail_with(code, text)
+      list_sources
       put(FAILED, 0, code, 0, '', text)
       flush
       exit(1)

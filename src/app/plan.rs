@@ -113,6 +113,7 @@ fn init_settings(config: &Config, trigger: &config::Trigger) -> Vec<(&'static st
     if let Some(language) = languages::of(function.runtime) {
         init.push(("handler_dir", language.handler_dir(env).display().to_string()));
     }
+    init.extend(env.source_list.iter().map(|path| ("source_list", path.display().to_string())));
     if function.runtime == RuntimeKind::Golang && !function.yaml.contains('\0') {
         init.push(("config_yaml", function.yaml.clone())); // As a library gets it.
     }

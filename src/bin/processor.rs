@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use nuclio_processor::cli::{self, Command, Exit, Stream};
 use nuclio_processor::config::Env;
-use nuclio_processor::{blueprint, check, dev, run};
+use nuclio_processor::{blueprint, check, dev, invoke, run};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args().skip(1)) {
@@ -27,6 +27,7 @@ fn obey(command: Command) -> ExitCode {
             return run::run(&config, &platform_config, hint.as_deref());
         }
         Command::Dev(arguments) => return dev::run(&arguments),
+        Command::Invoke(arguments) => return invoke::run(&arguments),
         Command::Blueprint(arguments) => {
             let Err(error) = blueprint::write(&arguments, &mut std::io::stdout().lock()) else {
                 return ExitCode::SUCCESS;

@@ -18,6 +18,12 @@ const ANSWER_BYTES_MAX: usize = 1 << 30;
 /// Stuck handler threads tolerated when nothing is said.
 const STUCK_THREADS_MAX: usize = 4;
 
+/// The name of the time zone, where the environment says it.
+#[expect(clippy::disallowed_methods, reason = "as in `Env::from_process`")]
+pub(super) fn zone_name() -> Option<String> {
+    std::env::var_os("TZ").map(|name| name.to_string_lossy().into_owned())
+}
+
 impl Default for Env {
     /// What an empty environment means.
     fn default() -> Self {
@@ -54,6 +60,8 @@ impl Default for Env {
             body_bytes_in_flight_max: BODY_BYTES_IN_FLIGHT_MAX,
             answer_bytes_max: ANSWER_BYTES_MAX,
             no_color: false,
+            color: None,
+            source_list: None,
             tracing: None,
             tracing_warnings: Vec::new(),
         }
@@ -66,6 +74,18 @@ impl Env {
     pub fn from_process() -> Result<Env, ConfigError> {
         // A value that is not UTF-8 can name a file at most; none of ours needs that, so it counts as its readable part.
         Env::from_lookup(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    /// Whether the environment of this process has a variable, be it empty.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn has(name: &str) -> bool {
+        std::env::var_os(name).is_some()
+    }
+
+    /// A variable of the environment of this process that is not ours, for whoever asks for it by name.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+    pub fn named(name: &str) -> Option<String> {
+        std::env::var(name).ok()
     }
 
     /// Reads an environment given as a function from name to value.
@@ -118,10 +138,25 @@ impl Env {
                 .unwrap_or(defaults.body_bytes_in_flight_max),
             answer_bytes_max: bytes("NUCLIO_MAX_ANSWER_BYTES", text)?.unwrap_or(defaults.answer_bytes_max),
             no_color: text("NO_COLOR").is_some(),
+            color: color(text),
+            source_list: None,
             tracing,
             tracing_warnings,
         })
     }
+}
+
+/// As https://no-color.org and https://bixense.com/clicolors have it; who wants none wins.
+fn color(text: impl Fn(&str) -> Option<String>) -> Option<bool> {
+    let forced = |name: &str| text(name).is_some_and(|value| value != "0" && value != "false");
+    if text("NO_COLOR").is_some() {
+        return Some(false);
+    }
+    if forced("FORCE_COLOR") || forced("CLICOLOR_FORCE") {
+        return Some(true);
+    }
+    let unwanted = text("CLICOLOR").is_some_and(|value| value == "0");
+    (unwanted || text("TERM").is_some_and(|value| value == "dumb")).then_some(false)
 }
 
 /// compat: the Go processor takes the words `nil` and `none` for an empty path.
@@ -215,6 +250,22 @@ mod tests {
         assert!(env(&both).unwrap().kubernetes);
         assert!(!env(&both[..1]).unwrap().kubernetes);
         assert!(!env(&[both[0], ("KUBERNETES_SERVICE_PORT", "")]).unwrap().kubernetes);
+    }
+
+    #[test]
+    fn colours_are_refused_or_forced_by_the_usual_variables() {
+        for (variables, expected) in [
+            (&[][..], None),
+            (&[("NO_COLOR", "1"), ("FORCE_COLOR", "1")], Some(false)),
+            (&[("NO_COLOR", ""), ("FORCE_COLOR", "1")], Some(true)),
+            (&[("FORCE_COLOR", "0")], None),
+            (&[("CLICOLOR_FORCE", "1"), ("TERM", "dumb")], Some(true)),
+            (&[("CLICOLOR", "0")], Some(false)),
+            (&[("TERM", "dumb")], Some(false)),
+            (&[("TERM", "xterm"), ("CLICOLOR", "1")], None),
+        ] {
+            assert_eq!(env(variables).unwrap().color, expected, "{variables:?}");
+        }
     }
 
     #[test]

@@ -155,6 +155,8 @@ pub(super) fn resolve(
         batch: batch(&file.batch, place, runtime, source)?,
         in_flight_per_worker,
         several_for,
+        request_records: false,
+        adopted: None,
     })
 }
 
@@ -170,6 +172,8 @@ pub(super) fn plain(name: &str, listen: &str, workers: usize, runtime: RuntimeKi
         batch: None,
         in_flight_per_worker,
         several_for,
+        request_records: false,
+        adopted: None,
     };
     with_defaults(name, workers, TriggerKind::Http(http))
 }

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod address;
+mod adopted;
 mod cron_trigger;
 mod decode;
 pub mod duration;
 mod env;
+pub mod env_file;
 mod error;
 mod for_handler;
 mod function;
@@ -41,7 +43,9 @@ mod tracing;
 mod trigger;
 mod workers;
 mod yaml;
+mod zone;
 
+pub use adopted::{AdoptedListener, Owed, Unanswered};
 pub use cron_trigger::{ConcurrencyPolicy, CronTrigger, EventTemplate, MissedRuns, Timetable};
 pub use error::{ConfigError, Problem};
 pub(crate) use nearest::nearest;
@@ -49,6 +53,7 @@ pub use report::report;
 pub use tracing::{Export, Root, Sampler, Tracing};
 pub use trigger::SERVED_KINDS;
 pub use workers::Recycle;
+pub use zone::local_zone;
 
 /// Everything the processor was told, resolved.
 #[derive(Debug, Clone)]
@@ -203,6 +208,10 @@ pub struct HttpTrigger {
     pub in_flight_per_worker: usize,
     /// Which handlers get as many.
     pub several_for: SeveralFor,
+    /// A record for every request that has been answered; nothing in a file asks for it.
+    pub request_records: bool,
+    /// A bound socket that is to be served in the place of `listen`; nothing in a file names one.
+    pub adopted: Option<AdoptedListener>,
 }
 
 /// Which handlers of a runtime get several events at a time.
@@ -323,8 +332,10 @@ pub struct LogSink {
 /// How records look on `stdout`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LogEncoding {
-    /// For people.
+    /// For people, as the Go processor does it.
     Console,
+    /// For people who develop a handler: what it logs and how requests ended; the processor's own records from warnings on.
+    Text,
     /// One JSON object a line.
     Json {
         /// `timeFieldName`.
@@ -443,6 +454,11 @@ pub struct Env {
     pub answer_bytes_max: usize,
     /// `NO_COLOR` is set and not empty.
     pub no_color: bool,
+    /// Whether output for people has colours, where the environment says so: not with `NO_COLOR`, `CLICOLOR=0` or a
+    /// terminal that is `dumb`; with `FORCE_COLOR` or `CLICOLOR_FORCE`. `None`: where it goes to a terminal.
+    pub color: Option<bool>,
+    /// Where shims list the sources that they have loaded, for `processor dev`; no variable names it.
+    pub source_list: Option<PathBuf>,
     /// The `OTEL_*` variables; `None`: tracing is off.
     pub tracing: Option<Tracing>,
     /// What of them cannot be used, one line each.

@@ -95,6 +95,7 @@ fn cron(settings: &CronTrigger, shown: &mut serde_json::Map<String, Value>) {
 fn log_sink(sink: &LogSink) -> Value {
     let encoding = match sink.encoding {
         LogEncoding::Console => "console",
+        LogEncoding::Text => "text",
         LogEncoding::Json { .. } => "json",
     };
     json!({ "name": sink.name, "level": sink.level.as_str(), "encoding": encoding })

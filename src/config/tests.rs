@@ -66,5 +66,7 @@ fn http_defaults() -> HttpTrigger {
         batch: None,
         in_flight_per_worker: 1,
         several_for: SeveralFor::Any,
+        request_records: false,
+        adopted: None,
     }
 }

@@ -1,10 +1,10 @@
 //! Go sources for `processor dev`: finds the builder, and has it make a program of them.
 
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::resume::Folder;
 use crate::config::Env;
 
 /// The builder under a name of its own, for who has it in `PATH`.
@@ -18,51 +18,39 @@ pub(super) struct Build {
     source: PathBuf,
     /// Name of the handler that must be there.
     handler: Option<String>,
-    folder: PathBuf,
+    /// The program that is made.
+    program: PathBuf,
 }
 
 impl Build {
     /// A function's folder or one of its files.
-    pub(super) fn new(source: &Path, handler: Option<&str>, env: &Env) -> anyhow::Result<Self> {
-        // The same for every start of this process: there is one program, and it is replaced.
-        let folder = env.temporary_directory.join(format!("processor-dev-{}", std::process::id()));
+    pub(super) fn new(
+        source: &Path,
+        handler: Option<&str>,
+        env: &Env,
+        folder: &Folder,
+    ) -> anyhow::Result<Self> {
         let (source, handler) = (source.to_owned(), handler.map(str::to_owned));
-        Ok(Self { builder: find(env)?, source, handler, folder })
+        Ok(Self { builder: find(env)?, source, handler, program: folder.path()?.join("handler") })
     }
 
     /// The program that is made.
     pub(super) fn program(&self) -> PathBuf {
-        self.folder.join("handler")
+        self.program.clone()
     }
 
-    /// Builds. False: the compiler has said what is wrong.
-    pub(super) async fn run(&self) -> anyhow::Result<bool> {
-        self.make_folder().with_context(|| format!("cannot build in {}", self.folder.display()))?;
+    /// Builds. An error inside is what the compiler says is wrong.
+    pub(super) async fn run(&self) -> anyhow::Result<Result<(), String>> {
         let mut command = tokio::process::Command::new(&self.builder);
-        command.arg(&self.source).arg("-o").arg(self.program()).args(["--form", "executable"]);
+        command.arg(&self.source).arg("-o").arg(&self.program).args(["--form", "executable"]);
         command.args(self.handler.iter().flat_map(|handler| ["--handler", handler]));
-        let status = command.kill_on_drop(true).stdin(std::process::Stdio::null()).status().await;
-        Ok(status.with_context(|| format!("{} does not start", self.builder.display()))?.success())
-    }
-}
-
-impl Build {
-    /// Ours alone: what lies there is run.
-    fn make_folder(&self) -> std::io::Result<()> {
-        match std::fs::DirBuilder::new().mode(0o700).create(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let found = std::fs::symlink_metadata(&self.folder)?;
-                let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
-                if ours && found.mode() & 0o077 == 0 { Ok(()) } else { Err(error) }
-            }
-            made => made,
+        let output = command.kill_on_drop(true).stdin(std::process::Stdio::null()).output().await;
+        let output = output.with_context(|| format!("{} does not start", self.builder.display()))?;
+        if output.status.success() {
+            return Ok(Ok(()));
         }
-    }
-}
-
-impl Drop for Build {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.folder).unwrap_or_default(); // A leftover in the folder for such.
+        let said = [output.stdout, output.stderr].concat();
+        Ok(Err(String::from_utf8_lossy(&said).trim_end().to_owned()))
     }
 }
 

@@ -3,11 +3,14 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
-use super::{Fields, bounds};
-use crate::config::{Level, LogEncoding};
+use super::{Fields, bounds, text};
+use crate::config::{Level, LogEncoding, local_zone};
+
+/// The last part of the name of loggers whose records are requests that have been answered.
+pub const REQUESTS: &str = "requests";
 
 /// One line, with its line end, as `encoding` wants it.
 pub fn line(
@@ -21,6 +24,7 @@ pub fn line(
 ) -> String {
     match encoding {
         LogEncoding::Console => console_line(color, level, time, name, message, fields),
+        LogEncoding::Text => text::record(color, level, time, name, message, fields),
         LogEncoding::Json { time_field, time_iso8601, group, flattened } => {
             let time = if *time_iso8601 { quote(&iso8601(time)) } else { millis(time) };
             let mut out = format!(
@@ -145,8 +149,9 @@ fn iso8601(time: SystemTime) -> String {
     local.strftime(format).to_string()
 }
 
-fn local(time: SystemTime) -> Zoned {
-    Zoned::try_from(time).unwrap_or_default()
+pub(super) fn local(time: SystemTime) -> Zoned {
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    time.to_zoned(local_zone().clone())
 }
 
 #[cfg(test)]

@@ -22,7 +22,9 @@ use super::socket::Socket;
 use super::stream::Stream;
 
 /// How long an idle connection is kept for one more request when the server closes.
-const LAST_CALL: Duration = Duration::from_secs(1);
+pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
+/// The same where somebody else goes on listening: clients connect anew, and wait for nothing else.
+pub(super) const LAST_CALL_SHARED: Duration = Duration::from_millis(100);
 /// A client that closes its sending half within so many ticks of its request still waits for the answer; one that
 /// closes later has left.
 const HALF_CLOSE_TICKS: u32 = 1;
@@ -359,7 +361,7 @@ where
 {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&stream));
     let socket = Socket::new(stream, activity.clone());
-    let seen = activity.clone();
+    let (seen, patience) = (activity.clone(), shared.last_call);
     let service = service_fn(move |request| service(request, seen.clone()));
     let mut http = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
     let mut last_call: Option<Pin<Box<Sleep>>> = None;
@@ -367,13 +369,13 @@ where
     let ended = poll_fn(|cx: &mut Context<'_>| {
         activity.waker.get_or_init(|| cx.waker().clone());
         if !closed && activity.closing.load(Relaxed) {
-            let timer = last_call.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CALL)));
+            let timer = last_call.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
             while !closed && timer.as_mut().poll(cx).is_ready() {
                 if activity.idle() && !unread(fd) {
                     http.as_mut().graceful_shutdown();
                     closed = true;
                 } else {
-                    timer.as_mut().reset(Instant::now() + LAST_CALL);
+                    timer.as_mut().reset(Instant::now() + patience);
                 }
             }
         }

@@ -59,6 +59,8 @@ pub(super) struct Shared {
     connections: Mutex<Slab<Arc<Activity>>>,
     clock: Arc<AtomicU32>,
     limits: Limits,
+    /// How long idle connections are kept for one more request when the server closes.
+    pub(super) last_call: Duration,
     left: Notify,
 }
 
@@ -93,14 +95,16 @@ where
     pub fn new(listener: Listener, limits: Limits, logger: Logger, service: S) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
+        let door = Door::new(listener)?;
+        let last_call = if door.is_shared() { connection::LAST_CALL_SHARED } else { connection::LAST_CALL };
         let shared = Shared {
             builder,
             connections: Mutex::default(),
             clock: Arc::default(),
             limits,
+            last_call,
             left: Notify::new(),
         };
-        let door = Door::new(listener)?;
         Ok(Self { door, service, shared: Arc::new(shared), logger, keeps_ends: false, complained: None })
     }
 

@@ -8,4 +8,4 @@ mod stream;
 
 pub use connection::{Activity, Phase};
 pub use listener::{Limits, Server};
-pub use stream::{Listener, UNIX_PREFIX, bind, collide};
+pub use stream::{Listener, UNIX_PREFIX, bind, bind_tcp, collide};

@@ -30,15 +30,34 @@ pub struct Listener(Bound);
 
 #[derive(Debug)]
 enum Bound {
-    Tcp(std::net::TcpListener),
+    Tcp(std::net::TcpListener, Keep),
     Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
+/// Who has a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// We alone: with its end nobody listens.
+    Alone,
+    /// Others, too: whoever has connected by then is theirs.
+    Shared,
+}
+
 impl Listener {
+    /// Serves a socket that its owner keeps.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn adopt(listener: &std::net::TcpListener) -> io::Result<Self> {
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        Ok(Self(Bound::Tcp(listener, Keep::Shared)))
+    }
+
     /// The TCP address, if it is one.
     #[cfg(test)]
     pub(super) fn tcp_address(&self) -> SocketAddr {
-        let Bound::Tcp(listener) = &self.0 else { panic!("a socket file") };
+        let Bound::Tcp(listener, _) = &self.0 else { panic!("a socket file") };
         listener.local_addr().unwrap()
     }
 }
@@ -52,10 +71,14 @@ pub fn bind(address: &str) -> io::Result<Listener> {
     if let Some(path) = address.strip_prefix(UNIX_PREFIX) {
         return bind_file(Path::new(path)).map(|(listener, file)| Listener(Bound::Unix(listener, file)));
     }
-    bind_tcp(address).map(|listener| Listener(Bound::Tcp(listener)))
+    bind_tcp(address).map(|listener| Listener(Bound::Tcp(listener, Keep::Alone)))
 }
 
-fn bind_tcp(address: &str) -> io::Result<std::net::TcpListener> {
+/// As [`bind`], of an address that is no file.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_tcp(address: &str) -> io::Result<std::net::TcpListener> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "address is not host:port"));
     };
@@ -188,38 +211,45 @@ fn bind_file(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Socke
 /// A listener on the current runtime.
 pub(super) enum Door {
     /// With the address that its connections arrive at, unless it is every one of the host's.
-    Tcp(TcpListener, Option<SocketAddr>),
+    Tcp(TcpListener, Keep, Option<SocketAddr>),
     Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
 impl Door {
     pub(super) fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener.0 {
-            Bound::Tcp(listener) => {
+            Bound::Tcp(listener, keep) => {
                 let address = listener.local_addr()?;
                 let address = (!address.ip().is_unspecified()).then_some(address);
-                Self::Tcp(TcpListener::from_std(listener)?, address)
+                Self::Tcp(TcpListener::from_std(listener)?, keep, address)
             }
             Bound::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
         })
     }
 
+    /// Whether others have the socket, too.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Tcp(_, Keep::Shared, _))
+    }
+
     /// The next connection, and where it comes from.
     pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
-            Self::Tcp(listener, _) => {
+            Self::Tcp(listener, ..) => {
                 listener.accept().await.map(|(stream, client)| (Stream::Tcp(stream), Some(client)))
             }
             Self::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), None)),
         }
     }
 
-    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet.
+    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet, and where it comes from;
+    /// none where somebody else will accept it.
     pub(super) fn accept_now(&self) -> Option<(Stream, Option<SocketAddr>)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
             let accepted = match self {
-                Self::Tcp(listener, _) => acceptfrom_with(listener, flags),
+                Self::Tcp(_, Keep::Shared, _) => return None,
+                Self::Tcp(listener, Keep::Alone, _) => acceptfrom_with(listener, flags),
                 Self::Unix(listener, _) => accept_with(listener, flags).map(|fd| (fd, None)),
             };
             match (accepted, self) {
@@ -239,7 +269,7 @@ impl Door {
     /// The address that a connection of it arrived at. The kernel is asked only where it can be one of several.
     pub(super) fn address_of(&self, stream: &Stream) -> Option<SocketAddr> {
         match (self, stream) {
-            (Self::Tcp(_, Some(address)), _) => Some(*address),
+            (Self::Tcp(_, _, Some(address)), _) => Some(*address),
             (_, Stream::Tcp(stream)) => stream.local_addr().ok(),
             (_, Stream::Unix(_)) => None,
         }

@@ -10,12 +10,17 @@ use crate::harness::{Client, Ports, Processor, free_port, get, processor_bin, py
 const FIRST: &str = "def handler(context, event):\n    return 'first'\n";
 const SECOND: &str = "def handler(context, event):\n    return 'second'\n";
 
-fn dev(source: &str) -> Processor {
+pub fn dev(source: &str) -> Processor {
     dev_of("hello.py", "", source)
 }
 
 /// `handler`: its name with a colon in front, or nothing.
-fn dev_of(name: &str, handler: &str, source: &str) -> Processor {
+pub fn dev_of(name: &str, handler: &str, source: &str) -> Processor {
+    dev_with(name, handler, source, |_| {})
+}
+
+/// The same; `more` adds to the command.
+pub fn dev_with(name: &str, handler: &str, source: &str, more: impl FnOnce(&mut Command)) -> Processor {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(name);
     std::fs::write(&file, source).unwrap();
@@ -25,6 +30,10 @@ fn dev_of(name: &str, handler: &str, source: &str) -> Processor {
     let mut command = Command::new(processor_bin());
     command.args(["dev", "--port", &port.to_string()]).arg(&file);
     command.env("NUCLIO_PYTHON_EXE_PATH", python());
+    for name in ["NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"] {
+        command.env_remove(name);
+    }
+    more(&mut command);
     Processor::spawn(command, ports, directory)
 }
 
@@ -39,18 +48,18 @@ pub fn serves(file: &Path, environment: Option<(&str, &OsStr)>, text: &str) {
     assert_eq!(processor.end().code(), Some(0));
 }
 
-fn answers(processor: &Processor, text: &str) {
+pub fn answers(processor: &Processor, text: &str) {
     wait_until(text, || get(processor.ports.http, "/").is_ok_and(|answer| answer.text() == text));
 }
 
-fn change(processor: &Processor, name: &str, source: &str) {
+pub fn change(processor: &Processor, name: &str, source: &str) {
     // Written aside and moved, as editors do: there is no moment with half a file.
     let path = processor.directory.path().join(name);
     std::fs::write(path.with_extension("new"), source).unwrap();
     std::fs::rename(path.with_extension("new"), path).unwrap();
 }
 
-fn count(processor: &Processor, part: &str) -> usize {
+pub fn count(processor: &Processor, part: &str) -> usize {
     processor.stderr.lines().iter().filter(|line| line.contains(part)).count()
 }
 
@@ -86,7 +95,8 @@ fn dev_starts_again_when_a_source_changes_and_says_so() {
     answers(&processor, "second");
     change(&processor, "other.py", "x = 1\n");
     processor.stderr.wait_for("the change", |line| line.contains("other.py has changed"));
-    wait_until("it says the URL for the third time", || count(&processor, "curl -i") == 3);
+    wait_until("it serves again", || count(&processor, "Serving what has changed at ") == 2);
+    assert_eq!(count(&processor, "curl -i"), 1, "it says the URL once");
     answers(&processor, "second");
     assert_eq!(processor.child.id(), pid);
     assert_eq!(processor.children().len(), 1, "no shim is left of the starts before");

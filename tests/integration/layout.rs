@@ -40,7 +40,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("check", &["config", "trigger"]),
     ("blueprint", &["cli", "config"]),
     ("run", &["app", "config", "logging", "reaper"]),
-    ("dev", &["app", "cli", "run", "config", "logging", "reaper"]),
+    ("invoke", &["cli", "config", "logging", "run"]),
+    ("dev", &["app", "cli", "run", "config", "logging", "net", "reaper", "shutdown"]),
 ];
 /// Macros live at the root of the crate and belong to `logging`.
 const MACROS: &[&str] = &["fields"];

@@ -14,6 +14,9 @@ fn as_newer_wrapper(setup: Setup) -> Setup {
         ("_nuclio_wrapper.py", shim),
         ("_nuclio_async_wrapper.py", shim),
         ("_nuclio_v1.py", include_str!("../../runtimes/python/_nuclio_v1.py")),
+        ("_nuclio_more.py", include_str!("../../runtimes/python/_nuclio_more.py")),
+        ("_nuclio_several.py", include_str!("../../runtimes/python/_nuclio_several.py")),
+        ("_nuclio_streams.py", include_str!("../../runtimes/python/_nuclio_streams.py")),
         ("wrapper_common.py", ""),
     ] {
         setup.write(name, text);

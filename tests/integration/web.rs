@@ -147,6 +147,7 @@ async def app(scope, receive, send):
     elif path == '/short':
         await start(200, (b'content-length', b'4'))
         await body(b'ab', True)
+        await asyncio.sleep(0.01)
         raise ValueError('closes early')
     elif path == '/meet':
         started.append(1)

@@ -26,7 +26,7 @@ use super::{StartError, builtin};
 use crate::event::{Body, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
-use crate::queue::{Job, Queue, ReplySender};
+use crate::queue::{Job, Lend, Queue, ReplySender};
 use crate::trace::Call;
 use crate::turns::{give_way, own};
 use batch::Callers;
@@ -71,6 +71,8 @@ impl PartialEq for Desk {
         Arc::ptr_eq(&self.slot, &other.slot)
     }
 }
+
+impl Lend for Box<Desk> {}
 
 /// A worker that has to be replaced.
 #[derive(Debug, Clone, Copy)]

@@ -128,7 +128,8 @@ impl Worker {
             stream.push(body.into_bytes())?;
         } else if header.flags & DATA_ABORT != 0 {
             let text = String::from_utf8_lossy(body.as_slice()).into_owned();
-            if !self.in_flight[key].cancelled {
+            // Without a text the shim has logged why.
+            if !self.in_flight[key].cancelled && !text.is_empty() {
                 self.logger.error("A streamed answer failed", fields! {"err" => text});
             }
             return self.end_stream(key, Err(HandlerError::failed(text)));

@@ -77,8 +77,24 @@ pub static LANGUAGES: &[Language] = &[
         embedded: &[
             ("bootstrap.py", include_str!("../../../runtimes/python/bootstrap.py")),
             ("_nuclio_wrapper.py", include_str!("../../../runtimes/python/_nuclio_wrapper.py")),
-            ("_nuclio_web.py", include_str!("../../../runtimes/python/_nuclio_web.py")),
-            ("_nuclio_preload.py", include_str!("../../../runtimes/python/_nuclio_preload.py")),
+            // Loaded when they are needed, so they share a file: each behind its name.
+            (
+                "parts",
+                concat!(
+                    "\0_nuclio_more\0",
+                    include_str!("../../../runtimes/python/_nuclio_more.py"),
+                    "\0_nuclio_several\0",
+                    include_str!("../../../runtimes/python/_nuclio_several.py"),
+                    "\0_nuclio_streams\0",
+                    include_str!("../../../runtimes/python/_nuclio_streams.py"),
+                    "\0_nuclio_sdk\0",
+                    include_str!("../../../runtimes/python/_nuclio_sdk.py"),
+                    "\0_nuclio_web\0",
+                    include_str!("../../../runtimes/python/_nuclio_web.py"),
+                    "\0_nuclio_preload\0",
+                    include_str!("../../../runtimes/python/_nuclio_preload.py"),
+                ),
+            ),
             ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
@@ -229,6 +245,12 @@ pub(in crate::runtime) fn function_environment(config: &Config) -> Vec<(String, 
     ]
 }
 
+/// Whether compiling a shim in a process of its own saves more than that process costs. A single worker is ready as soon
+/// without, for two thirds of the processor time.
+fn pays_off(config: &Config) -> bool {
+    config.function.triggers.iter().map(|trigger| trigger.workers).sum::<usize>() > 1
+}
+
 fn python_environment(config: &Config) -> Vec<(String, OsString)> {
     let first = config.env.python_path.clone().unwrap_or_else(|| "/opt/nuclio".to_owned());
     let inherited = config.env.python_path_inherited.clone().filter(|path| !path.is_empty());
@@ -300,6 +322,7 @@ impl Language {
                 }
                 arguments.extend(self.embedded_arguments.iter().map(OsString::from));
                 if let Some(options) = self.compile_options
+                    && pays_off(config)
                     && let Err(error) = compile_ahead(&program, options, &files)
                 {
                     let fields = fields! {"language" => self.name, "err" => error.to_string()};

@@ -39,6 +39,8 @@ pub const PROGRAM_PATH: &str = "/proc/self/fd/4";
 const FIRST_FREE_FD: i32 = 10;
 /// Bytes of each socket buffer.
 const SOCKET_BUFFER_BYTES: usize = 1 << 20;
+/// Stack of the thread that has it compiled.
+const COMPILE_STACK_BYTES: usize = 256 << 10;
 /// Where files of an embedded shim go if they cannot be in memory alone.
 const TEMPORARY_FOLDERS: [&str; 5] = ["/dev/shm", "/tmp", "/var/tmp", "/run", "/opt/nuclio"];
 /// How often a process is looked at that is about to become our child.
@@ -112,9 +114,15 @@ pub fn compile_ahead(program: &Path, options: &[&str], files: &[Arc<OwnedFd>]) -
         &mut command,
         files.iter().map(AsRawFd::as_raw_fd).zip(FIRST_FILE_FD..FIRST_FREE_FD).collect(),
     );
-    let mut child = command.spawn()?;
-    let wait = move || drop(child.wait()); // As process 1 the reaper may have been quicker.
-    std::thread::Builder::new().name("compile".into()).stack_size(64 << 10).spawn(wait)?;
+    // The first worker is spawned at the same time.
+    let run = move || {
+        let spawned = command.spawn();
+        drop((files, code));
+        if let Ok(mut child) = spawned {
+            drop(child.wait()); // As process 1 the reaper may have been quicker.
+        }
+    };
+    std::thread::Builder::new().name("compile".into()).stack_size(COMPILE_STACK_BYTES).spawn(run)?;
     Ok(())
 }
 

@@ -182,12 +182,16 @@ impl Worker {
         }
         let pace = Pace::new(settings.ahead_max.min(hello.prefetch).min(HELD_MAX));
         let settings = Settings { in_flight_max: settings.in_flight_max.min(HELD_MAX), ..settings };
+        let post = Post::default();
+        if settings.in_flight_max > 1 {
+            post.desk.set_places(settings.in_flight_max);
+        }
         Self {
             link,
             hello,
             settings,
             queue,
-            post: Post::default(),
+            post,
             bells: Bells::default(),
             blocked: Vec::new(),
             taken_back: Vec::new(),
@@ -231,6 +235,9 @@ impl Worker {
         loop {
             self.end_taken_back()?;
             self.refill();
+            if self.settings.in_flight_max > 1 {
+                self.post.desk.set_taken(self.places.taken);
+            }
             self.send_control();
             let flushed =
                 poll_fn(|cx| Poll::Ready(self.link.writer.poll_flush(cx, &mut self.link.stream))).await;
@@ -244,17 +251,31 @@ impl Worker {
                 Wake::Read(0) if self.closing && self.in_flight.is_empty() => return Ok(Ended::Closed),
                 Wake::Read(0) => return Err(Ended::Lost),
                 Wake::Read(_) => self.read_frames().map_err(|error| Ended::Protocol(error.to_string()))?,
-                Wake::Lent(job) => {
-                    self.listed = Listed::No;
-                    // One that was lent just before it was withdrawn would overtake what it was withdrawn for.
-                    let withdrawn = self.paused || self.is_held();
-                    if withdrawn { self.give_back(job) } else { self.write_job(job) }
-                }
+                Wake::Lent(job) => self.write_lent(job),
                 Wake::Alarm => self.check_deadline()?,
                 Wake::Told(Command::Abort) => return Err(Ended::Lost),
                 Wake::Told(command) => self.obey(command),
                 Wake::Again => {}
             }
+        }
+    }
+
+    /// Writes what has been lent, all of it at once.
+    fn write_lent(&mut self, job: Job) {
+        self.listed = Listed::No;
+        // One that was lent just before it was withdrawn would overtake what it was withdrawn for.
+        let withdrawn = self.paused || self.is_held();
+        if withdrawn {
+            self.unlist();
+        }
+        let mut next = Some(job);
+        while let Some(job) = next {
+            if withdrawn {
+                self.give_back(job)
+            } else {
+                self.write_job(job)
+            }
+            next = self.post.desk.take();
         }
     }
 

@@ -21,9 +21,10 @@ use hyper::body::Incoming;
 
 use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
-use crate::config::HttpTrigger;
+use crate::config::{HttpTrigger, Owed};
 use crate::event::{Event, cloudevent};
-use crate::net::{Activity, Limits, Phase, Server, bind};
+use crate::logging::Logger;
+use crate::net::{Activity, Limits, Listener, Phase, Server, bind};
 use crate::queue::Reply;
 use incoming::Feed;
 use request::Refusal;
@@ -48,7 +49,11 @@ struct Http {
 pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger, TriggerError> {
     let failed =
         |error| TriggerError::Bind { trigger: cx.info.name.clone(), address: config.listen.clone(), error };
-    let listener = bind(&config.listen).map_err(failed)?;
+    let listener = match &config.adopted {
+        None => bind(&config.listen),
+        Some(listener) => Listener::adopt(&listener.listener),
+    };
+    let listener = listener.map_err(failed)?;
     let limits =
         Limits { head_bytes_max: config.head_bytes_max, stall: STALL, connections_max: CONNECTIONS_MAX };
     let info = cx.info.clone();
@@ -113,6 +118,9 @@ impl Http {
         let web = self.cx.events.serves_web();
         let mut answer = match self.settle(&parts, &body, path.as_deref()) {
             Break(mut answer) => {
+                answer.span = self
+                    .recorder()
+                    .and_then(|recorder| RequestSpan::begin(None, Some(recorder), &parts, &self.cx.info));
                 if !body.is_end_stream() {
                     answer.close(); // What is not read of a body stands before the next request.
                 }
@@ -121,8 +129,9 @@ impl Http {
             Continue(answer) => answer,
         };
         let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
-        if let Some(trace) = &trace {
-            answer.span = RequestSpan::begin(trace, &parts, &self.cx.info);
+        let recorder = self.recorder();
+        if trace.is_some() || recorder.is_some() {
+            answer.span = RequestSpan::begin(trace.as_ref(), recorder, &parts, &self.cx.info);
         }
         let logs = answer.logs.clone();
         if web {
@@ -163,6 +172,12 @@ impl Http {
             }
             Err(refusal) => self.refuse(answer, refusal, activity),
         }
+    }
+
+    /// Where a record of each request goes, if somebody wants to see such.
+    fn recorder(&self) -> Option<(&Logger, Option<Owed>)> {
+        let owe = || self.config.adopted.as_ref().map(|adopted| adopted.unanswered.owe());
+        self.config.request_records.then(|| (&self.cx.logger, owe()))
     }
 
     /// What a body gets that cannot be read or must not be.

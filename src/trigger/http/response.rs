@@ -325,9 +325,13 @@ impl Answer {
         if let Some(span) = &mut self.span {
             span.answered(self.status);
         }
+        if let (Some(span), Body::Bytes(bytes)) = (&mut self.span, &self.body) {
+            span.sent(bytes.len());
+        }
         // It ends with the body: now, or with the stream.
         let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
-        let body = HttpBody { body: self.body, length: self.length, feed: self.feed, activity, span };
+        let (length, feed) = (self.length, self.feed);
+        let body = HttpBody { body: self.body, length, failure: None, feed, activity, span };
         let mut response = http::Response::new(body);
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
@@ -363,6 +367,8 @@ pub(super) struct HttpBody {
     body: Body,
     /// Bytes to come of a streamed body, where that is known.
     length: Option<u64>,
+    /// Why a streamed body ends here, once everything before has been written.
+    failure: Option<HandlerError>,
     feed: Option<Feed>,
     activity: Option<Arc<Activity>>,
     /// Of a streamed answer.
@@ -378,15 +384,30 @@ impl http_body::Body for HttpBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
         let this = self.get_mut();
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
         if let Body::Stream(stream) = &mut this.body {
-            let piece = std::task::ready!(stream.as_mut().poll_next(cx));
-            if let (Some(length), Some(Ok(piece))) = (&mut this.length, &piece) {
-                *length = length.saturating_sub(piece.len() as u64);
-            }
-            if let (Some(span), Some(Err(_))) = (&mut this.span, &piece) {
-                span.fail("stream_failed");
-            }
-            return Poll::Ready(piece.map(|piece| piece.map(Frame::data)));
+            return match std::task::ready!(stream.as_mut().poll_next(cx)) {
+                Some(Ok(piece)) => {
+                    this.length = this.length.map(|length| length.saturating_sub(piece.len() as u64));
+                    if let Some(span) = &mut this.span {
+                        span.sent(piece.len());
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(piece))))
+                }
+                Some(Err(failure)) => {
+                    if let Some(span) = &mut this.span {
+                        span.fail("stream_failed");
+                    }
+                    // hyper drops what it has not written when a body fails, the head among it. It writes while the
+                    // body is not ready, and then asks again.
+                    this.failure = Some(failure);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None => Poll::Ready(None),
+            };
         }
         match std::mem::take(&mut this.body) {
             Body::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
