@@ -15,6 +15,7 @@ use nuclio_processor::queue::{Job, Lend, Queue};
 use nuclio_processor::reaper::Children;
 use nuclio_processor::runtime::Runtime;
 use nuclio_processor::runtime::inprocess::Source;
+use nuclio_processor::runtime::inprocess::reserve::Reserve;
 use tokio::runtime::{Builder, Handle};
 
 /// Workers of a pool.
@@ -99,7 +100,8 @@ fn counters(criterion: &mut Criterion) {
     });
 }
 
-fn settings() -> Settings {
+/// `reserve`: of the event threads.
+fn settings(reserve: Arc<Reserve>) -> Settings {
     Settings {
         trigger_kind: "http".into(),
         name: "default-http".into(),
@@ -112,6 +114,7 @@ fn settings() -> Settings {
         waiting_max: 1024,
         stuck_max: 4,
         calls: None,
+        reserve,
         init: Vec::new(),
         recycling: None,
         children: Children::default(),
@@ -149,8 +152,9 @@ fn pool(criterion: &mut Criterion) {
     let main = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let runtime = Runtime::InProcess(Source::Builtin);
     let handle = events.handle().clone();
+    let reserve = Reserve::start(&handle, WORKERS); // Two are awake.
     let pool = main
-        .block_on(Pool::start(&runtime, settings(), handle.clone(), &Logger::silent()))
+        .block_on(Pool::start(&runtime, settings(reserve.clone()), handle.clone(), &Logger::silent()))
         .expect("the built-in handler starts");
     let trigger = trigger();
     let mut group = criterion.benchmark_group("event through a pool of the built-in handler");
@@ -166,6 +170,7 @@ fn pool(criterion: &mut Criterion) {
     }
     group.finish();
     main.block_on(pool.stop(WAIT));
+    reserve.dismiss();
 }
 
 criterion_group!(benches, queue, counters, pool);

@@ -6,6 +6,7 @@
 mod plan;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,13 +35,17 @@ use crate::pool::{CALLS_MAX, Pool};
 use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
+use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::plugin::Library;
 use crate::shutdown::Shutdown;
 use crate::trigger::{self, TriggerContext};
+use crate::turns::own;
 use plan::{plan_pools, pool_name};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
 const SPARE_THREADS: usize = 2;
+/// Event threads that never sleep, even on one core: while one is inside a handler, another polls.
+const AWAKE_MIN: usize = 2;
 /// Files to send that are read at the same moment.
 const BLOCKING_THREADS_MAX: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
@@ -143,7 +148,7 @@ impl App {
     ) -> anyhow::Result<()> {
         let plans = plan_pools(&self.config);
         let starts = plans.iter().map(|plan| {
-            let mut settings = plan.settings(&self.config, children, self.events.calls.clone());
+            let mut settings = plan.settings(&self.config, children, &self.events);
             if purpose == Purpose::Trial {
                 settings.init.push(("late_handler", "0".to_owned())); // Somebody waits for mistakes to be named.
             }
@@ -190,7 +195,7 @@ impl App {
         }
         readiness.watch(watched);
         self.start_internal_health(readiness)?;
-        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(task)).collect();
+        self.triggers = built.into_iter().map(|task| self.events.handle.spawn(own(task))).collect();
         self.start_side_servers(views, sources, purpose);
         Ok(())
     }
@@ -364,6 +369,8 @@ struct EventThreads {
     stop: CancellationToken,
     /// For in-process calls, when there may be more than threads.
     calls: Option<Arc<Semaphore>>,
+    /// Those of the threads that sleep while calls are short.
+    reserve: Arc<Reserve>,
 }
 
 impl EventThreads {
@@ -373,28 +380,30 @@ impl EventThreads {
         let stop = CancellationToken::new();
         let workers: usize = plan_pools(config).iter().map(|plan| plan.trigger.workers).sum();
         let calls = (workers > CALLS_MAX).then(|| Arc::new(Semaphore::new(CALLS_MAX)));
-        let mut builder = match runtime {
+        let (mut builder, threads) = match runtime {
             Runtime::InProcess(_) => {
                 // Calls that do not return keep their threads.
                 let stuck = config.function.event_timeout.map_or(0, |_| config.env.stuck_threads_max);
+                let threads = workers.min(CALLS_MAX) + SPARE_THREADS + stuck;
                 let mut builder = Builder::new_multi_thread();
-                builder
-                    .worker_threads(workers.min(CALLS_MAX) + SPARE_THREADS + stuck)
-                    .thread_stack_size(STACK_BYTES);
-                builder
+                builder.worker_threads(threads).thread_stack_size(STACK_BYTES);
+                (builder, threads)
             }
-            Runtime::Shim(..) | Runtime::Shell(_) => Builder::new_current_thread(),
+            Runtime::Shim(..) | Runtime::Shell(_) => (Builder::new_current_thread(), 1),
         };
         builder.max_blocking_threads(BLOCKING_THREADS_MAX);
         let runtime = builder.enable_all().thread_name("events").build()?;
         let handle = runtime.handle().clone();
-        let end = stop.clone();
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let reserve = Reserve::start(&handle, threads.saturating_sub(cores.max(AWAKE_MIN)));
+        let (end, sleepers) = (stop.clone(), reserve.clone());
         let main = move || {
             runtime.block_on(end.cancelled());
+            sleepers.dismiss();
             runtime.shutdown_background(); // Calls that do not return are not waited for.
         };
         std::thread::Builder::new().name("events".into()).spawn(main)?;
-        Ok(Self { handle, stop, calls })
+        Ok(Self { handle, stop, calls, reserve })
     }
 }
 

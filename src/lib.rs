@@ -24,3 +24,4 @@ pub mod runtime;
 pub mod shutdown;
 pub mod trace;
 pub mod trigger;
+pub mod turns;

@@ -1,10 +1,8 @@
 //! From a function's triggers to the settings of its pools, and what their shim workers are told at the start.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::EventThreads;
 use crate::config::{self, Config, PlatformKind, RuntimeKind, SeveralFor, TriggerKind};
 use crate::pool;
 use crate::reaper::Children;
@@ -43,12 +41,12 @@ pub(super) fn plan_pools(config: &Config) -> Vec<PoolPlan<'_>> {
 }
 
 impl PoolPlan<'_> {
-    /// What the pool needs to know. `calls`: permits for in-process calls.
+    /// What the pool needs to know.
     pub(super) fn settings(
         &self,
         config: &Config,
         children: &Children,
-        calls: Option<Arc<Semaphore>>,
+        events: &EventThreads,
     ) -> pool::Settings {
         let (function, env) = (&config.function, &config.env);
         let in_flight_per_worker = match &self.trigger.kind {
@@ -71,7 +69,8 @@ impl PoolPlan<'_> {
             start_timeout: env.worker_start_timeout.unwrap_or(default_start),
             waiting_max: env.waiting_events_max,
             stuck_max: env.stuck_threads_max,
-            calls,
+            calls: events.calls.clone(),
+            reserve: events.reserve.clone(),
             recycling: function.recycle.map(|recycle| pool::Recycling {
                 events: recycle.events,
                 memory: recycle.memory,

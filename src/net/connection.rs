@@ -157,7 +157,7 @@ impl Activity {
     }
 
     /// Both ends of the connection, the client's and the server's with a NUL in between: each an IP address, a blank
-    /// and a port, or nothing for a socket file.
+    /// and a port, or nothing for a socket file; the server's is there if it keeps the ends.
     pub fn ends(&self) -> Arc<str> {
         self.ends.text.get_or_init(|| self.ends.write()).clone()
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,9 +19,12 @@ use super::stream::{Door, Listener, Stream};
 use crate::fields;
 use crate::logging::Logger;
 use crate::shutdown::Shutdown;
+use crate::turns::{give_way, own};
 
 /// How often slow clients are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// Connections accepted, or other things done, in one turn.
+const TURN: u64 = 64;
 /// After a failed accept (no descriptors left), others get a chance to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often at most a failing accept is reported.
@@ -72,6 +76,7 @@ pub struct Server<S> {
     service: S,
     shared: Arc<Shared>,
     logger: Logger,
+    keeps_ends: bool,
     complained: Option<Instant>,
 }
 
@@ -100,7 +105,13 @@ where
             last_call,
             left: Notify::new(),
         };
-        Ok(Self { door, service, shared: Arc::new(shared), logger, complained: None })
+        Ok(Self { door, service, shared: Arc::new(shared), logger, keeps_ends: false, complained: None })
+    }
+
+    /// Whether [`Activity::ends`] will be asked for: the kernel is asked for a connection's address only then.
+    pub fn keep_ends(mut self, keep: bool) -> Self {
+        self.keeps_ends = keep;
+        self
     }
 
     /// Accepts and serves until the shutdown closes it and every connection has ended.
@@ -109,10 +120,13 @@ where
         // Time in which nothing ran, this process included, is not the clients'.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
-        loop {
+        for accepted in 1_u64.. {
+            if accepted.is_multiple_of(TURN) {
+                give_way().await;
+            }
             tokio::select! {
                 accepted = self.door.accept() => match accepted {
-                    Ok(stream) => self.take(stream, draining),
+                    Ok((stream, client)) => self.take(stream, client, draining),
                     Err(error) => {
                         self.complain(&error);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -127,8 +141,8 @@ where
             }
         }
         // Whoever has connected by now is served.
-        while let Some(stream) = self.door.accept_now() {
-            self.take(stream, true);
+        while let Some((stream, client)) = self.door.accept_now() {
+            self.take(stream, client, true);
         }
         let Self { door, shared, .. } = self;
         drop(door);
@@ -151,8 +165,8 @@ where
         self.logger.error("Failed to accept a connection", fields);
     }
 
-    fn take(&self, stream: Stream, closing: bool) {
-        let (client, server) = stream.ends();
+    fn take(&self, stream: Stream, client: Option<SocketAddr>, closing: bool) {
+        let server = self.keeps_ends.then(|| self.door.address_of(&stream)).flatten();
         let activity = Arc::new(Activity::new(self.shared.clock.clone()).with_ends(client, server));
         if closing {
             activity.close_after_answer();
@@ -165,13 +179,12 @@ where
             }
             connections.insert(activity.clone())
         };
-        stream.prepare();
         let (shared, service) = (self.shared.clone(), self.service.clone());
-        tokio::spawn(async move {
+        tokio::spawn(own(async move {
             let entry = Entry { shared: shared.clone(), key };
             connection::serve(stream, shared, activity, service).await;
             drop(entry);
-        });
+        }));
     }
 
     fn sweep(&self) {

@@ -8,9 +8,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, acceptfrom_with};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
@@ -18,6 +19,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 const BACKLOG: u32 = 4096;
 /// What an address that names a file begins with.
 pub const UNIX_PREFIX: &str = "unix:";
+/// A connection on which nothing moves is probed this often; nine probes without an answer end it.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Who may connect to a socket file: its user and its group.
 const SOCKET_FILE_MODE: u32 = 0o660;
 
@@ -145,8 +148,19 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         TcpSocket::new_v4()?
     };
     socket.set_reuseaddr(true)?;
+    prepare(&socket);
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
+}
+
+/// Small writes go out at once, and a client that has vanished is noticed in the end. What is said of a listener holds
+/// for its connections, which costs them no calls.
+fn prepare(listener: &TcpSocket) {
+    use rustix::net::sockopt;
+    listener.set_nodelay(true).unwrap_or_default();
+    sockopt::set_socket_keepalive(listener, true).unwrap_or_default();
+    sockopt::set_tcp_keepidle(listener, KEEP_ALIVE).unwrap_or_default();
+    sockopt::set_tcp_keepintvl(listener, KEEP_ALIVE).unwrap_or_default();
 }
 
 /// A socket file of ours; removed when dropped, unless another one has taken its place.
@@ -196,46 +210,68 @@ fn bind_file(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Socke
 
 /// A listener on the current runtime.
 pub(super) enum Door {
-    Tcp(TcpListener, Keep),
+    /// With the address that its connections arrive at, unless it is every one of the host's.
+    Tcp(TcpListener, Keep, Option<SocketAddr>),
     Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
 impl Door {
     pub(super) fn new(listener: Listener) -> io::Result<Self> {
         Ok(match listener.0 {
-            Bound::Tcp(listener, keep) => Self::Tcp(TcpListener::from_std(listener)?, keep),
+            Bound::Tcp(listener, keep) => {
+                let address = listener.local_addr()?;
+                let address = (!address.ip().is_unspecified()).then_some(address);
+                Self::Tcp(TcpListener::from_std(listener)?, keep, address)
+            }
             Bound::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
         })
     }
 
     /// Whether others have the socket, too.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Tcp(_, Keep::Shared))
+        matches!(self, Self::Tcp(_, Keep::Shared, _))
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    /// The next connection, and where it comes from.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
         match self {
-            Self::Tcp(listener, _) => Ok(Stream::Tcp(listener.accept().await?.0)),
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener, ..) => {
+                listener.accept().await.map(|(stream, client)| (Stream::Tcp(stream), Some(client)))
+            }
+            Self::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), None)),
         }
     }
 
-    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet; none where somebody else
-    /// will accept it.
-    pub(super) fn accept_now(&self) -> Option<Stream> {
+    /// A connection that waits in the kernel, whether or not the runtime has heard of it yet, and where it comes from;
+    /// none where somebody else will accept it.
+    pub(super) fn accept_now(&self) -> Option<(Stream, Option<SocketAddr>)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
             let accepted = match self {
-                Self::Tcp(_, Keep::Shared) => return None,
-                Self::Tcp(listener, Keep::Alone) => accept_with(listener, flags),
-                Self::Unix(listener, _) => accept_with(listener, flags),
+                Self::Tcp(_, Keep::Shared, _) => return None,
+                Self::Tcp(listener, Keep::Alone, _) => acceptfrom_with(listener, flags),
+                Self::Unix(listener, _) => accept_with(listener, flags).map(|fd| (fd, None)),
             };
             match (accepted, self) {
-                (Ok(fd), Self::Tcp(..)) => return TcpStream::from_std(fd.into()).ok().map(Stream::Tcp),
-                (Ok(fd), Self::Unix(..)) => return UnixStream::from_std(fd.into()).ok().map(Stream::Unix),
+                (Ok((fd, client)), Self::Tcp(..)) => {
+                    let client = client.and_then(|client| client.try_into().ok());
+                    return TcpStream::from_std(fd.into()).ok().map(|stream| (Stream::Tcp(stream), client));
+                }
+                (Ok((fd, _)), Self::Unix(..)) => {
+                    return UnixStream::from_std(fd.into()).ok().map(|stream| (Stream::Unix(stream), None));
+                }
                 (Err(Errno::INTR | Errno::CONNABORTED), _) => {} // That one left already.
                 (Err(_), _) => return None,
             }
+        }
+    }
+
+    /// The address that a connection of it arrived at. The kernel is asked only where it can be one of several.
+    pub(super) fn address_of(&self, stream: &Stream) -> Option<SocketAddr> {
+        match (self, stream) {
+            (Self::Tcp(_, _, Some(address)), _) => Some(*address),
+            (_, Stream::Tcp(stream)) => stream.local_addr().ok(),
+            (_, Stream::Unix(_)) => None,
         }
     }
 }
@@ -263,28 +299,7 @@ impl Stream {
             Self::Unix(stream) => stream.try_read(bytes),
         }
     }
-
-    /// Addresses of the client and of this end, where it has such.
-    pub(super) fn ends(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        match self {
-            Self::Tcp(stream) => (stream.peer_addr().ok(), stream.local_addr().ok()),
-            Self::Unix(_) => (None, None),
-        }
-    }
-
-    /// Small writes go out at once, and a client that has vanished is noticed in the end.
-    pub(super) fn prepare(&self) {
-        use rustix::net::sockopt;
-        let Self::Tcp(stream) = self else { return };
-        stream.set_nodelay(true).unwrap_or_default();
-        sockopt::set_socket_keepalive(stream, true).unwrap_or_default();
-        sockopt::set_tcp_keepidle(stream, KEEP_ALIVE).unwrap_or_default();
-        sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE).unwrap_or_default();
-    }
 }
-
-/// A connection on which nothing moves is probed this often; nine probes without an answer end it.
-const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -377,6 +392,42 @@ mod tests {
             }
         }
         assert!(compared > 20, "{compared}");
+    }
+
+    #[tokio::test]
+    async fn connections_are_as_their_listener_was_prepared() {
+        use rustix::net::sockopt;
+        let listener = bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.tcp_address()).unwrap();
+        let (stream, _) = Door::new(listener).unwrap().accept().await.unwrap();
+        assert!(sockopt::tcp_nodelay(&stream).unwrap());
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEP_ALIVE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEP_ALIVE);
+    }
+
+    #[tokio::test]
+    async fn both_ends_of_a_connection_are_known_however_it_was_bound_and_accepted() {
+        for host in ["127.0.0.1", "0.0.0.0", "[::1]", ""] {
+            let Ok(listener) = bind(&format!("{host}:0")) else { continue }; // A machine may lack a family.
+            let mut to = listener.tcp_address();
+            if to.ip().is_unspecified() {
+                to.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
+            let door = Door::new(listener).unwrap();
+            for waits in [true, false] {
+                let connected = std::net::TcpStream::connect(to).unwrap();
+                let (stream, client) =
+                    if waits { door.accept().await.unwrap() } else { door.accept_now().unwrap() };
+                let canonical = |end: SocketAddr| (end.ip().to_canonical(), end.port());
+                assert_eq!(canonical(client.unwrap()), canonical(connected.local_addr().unwrap()), "{host}");
+                assert_eq!(
+                    canonical(door.address_of(&stream).unwrap()),
+                    canonical(connected.peer_addr().unwrap()),
+                    "{host}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -20,11 +20,13 @@ use crate::metrics::PoolCounters;
 use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
 use crate::runtime::inprocess::monitor::{self, Monitor};
+use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
 use crate::runtime::shell;
 use crate::runtime::shim::desk::Desk as TaskDesk;
 use crate::runtime::shim::start::Recipe;
 use crate::runtime::{Runtime, StartError};
+use crate::turns::own;
 use keeper::{InProcessKeeper, ShimKeeper};
 pub use recycle::Recycling;
 use status::{Status, WorkerState};
@@ -57,6 +59,8 @@ pub struct Settings {
     pub stuck_max: usize,
     /// Permits for in-process calls, shared by all pools; `None`: there are threads for all of them.
     pub calls: Option<Arc<Semaphore>>,
+    /// Threads for in-process calls that take long.
+    pub reserve: Arc<Reserve>,
     /// INIT settings that do not depend on the worker.
     pub init: Vec<(&'static str, String)>,
     /// When workers behind a shim are replaced by fresh ones; `None`: never.
@@ -158,7 +162,7 @@ impl Pool {
         let queue = Arc::new(Queue::new(counters.clone(), settings.waiting_max));
         events.spawn({
             let queue = queue.clone();
-            async move { queue.expire().await }
+            own(async move { queue.expire().await })
         });
         queue
     }
@@ -221,13 +225,14 @@ impl Pool {
             runtime: events.clone(),
             queue: queue.clone(),
             given_up: broken.clone(),
+            reserve: settings.reserve.clone(),
             logger: logger.clone(),
         };
         let monitor = Monitor::start(watch)
             .map_err(|error| StartError::new("cannot start the monitor's thread", error.to_string()))?;
         events.spawn({
             let queue = queue.clone();
-            async move { queue.expire().await }
+            own(async move { queue.expire().await })
         });
         if matches!(source, Source::Library(library) if library.streams_bodies()) {
             queue.stream_bodies();

@@ -14,6 +14,7 @@ use crate::config::{ConcurrencyPolicy, CronTrigger};
 use crate::event::Recall;
 use crate::fields;
 use crate::metrics::DropReason;
+use crate::turns::own;
 
 /// Least time between two warnings of dropped ticks.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -144,7 +145,7 @@ impl Cron {
             *recall = Recall::default();
             recall.clone()
         });
-        self.running.spawn(async move { deliver(&cx, event, recall.as_ref()).await });
+        self.running.spawn(own(async move { deliver(&cx, event, recall.as_ref()).await }));
     }
 
     /// A handler that is too slow for its timetable is named when it begins to be, not at every tick; one that is so

@@ -247,7 +247,7 @@ fn server(answer: &'static [u8], hold: bool) -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        stream.read(&mut [0; 4096]).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "it asks");
         stream.write_all(answer).unwrap();
         if hold {
             stream.read_to_end(&mut Vec::new()).unwrap_or_default();

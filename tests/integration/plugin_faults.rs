@@ -38,6 +38,25 @@ fn a_blocked_call_is_answered_408_while_others_are_served() {
 }
 
 #[test]
+fn a_piece_of_a_stream_arrives_while_the_handler_is_blocked_over_the_next() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = Setup::library(&library).start();
+    for n in 0..20 {
+        let name = format!("go{n}");
+        let mut client = Client::connect(processor.http());
+        client.send_post(
+            "/stream-waits",
+            processor.directory.path().join(&name).display().to_string().as_bytes(),
+        );
+        assert_eq!(client.read_head().unwrap().status, 200);
+        assert_eq!(client.read_chunk().unwrap().unwrap(), b"first");
+        processor.touch(&name);
+        assert_eq!(client.read_chunk().unwrap().unwrap(), b"second");
+        assert_eq!(client.read_chunk().unwrap(), None);
+    }
+}
+
+#[test]
 fn a_call_that_returns_soon_after_its_deadline_keeps_its_worker() {
     let Some(library) = plain_c_library() else { return };
     let processor = Setup::library(&library).spec(json!({"eventTimeout": "20ms"})).start();

@@ -1,7 +1,6 @@
 //! Batches in process: one call takes several events. The monitor watches it as it does every call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Broken, Callable, Desk, Workers, fail};
@@ -51,17 +50,8 @@ impl Callers {
 }
 
 impl Workers {
-    /// Calls the handler with a whole batch, on a task of its own.
-    pub(super) fn launch_batch(self: &Arc<Self>, desk: Box<Desk>, job: Job) {
-        let workers = self.clone();
-        self.runtime.spawn(async move {
-            let permit = workers.permit().await;
-            workers.call_batch(desk, job);
-            drop(permit);
-        });
-    }
-
-    fn call_batch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
+    /// Calls the handler with a whole batch.
+    pub(super) fn call_batch(&self, mut desk: Box<Desk>, job: Job) {
         let begun = Instant::now();
         let waited = begun.duration_since(job.submitted);
         let first = Member { event: job.event, reply: job.reply };
@@ -87,16 +77,18 @@ impl Workers {
         if slot.given_up() {
             spans.iter_mut().for_each(|span| fail(span, "timeout"));
             self.monitor.returned();
-            std::mem::forget(desk); // The plugin must not see its worker stopped.
+            desk.abandon();
             return;
         }
         slot.set_events(1);
         end(spans, &outcome);
-        self.conclude_batch(desk, outcome, callers, count, begun.elapsed());
+        let taken = begun.elapsed();
+        slot.took(taken);
+        self.conclude_batch(desk, outcome, callers, count, taken);
     }
 
     fn conclude_batch(
-        self: &Arc<Self>,
+        &self,
         desk: Box<Desk>,
         outcome: BatchOutcome,
         callers: Option<Callers>,
@@ -121,6 +113,7 @@ impl Workers {
                 self.monitor.forget(&desk.slot);
                 let broken = Broken { index, reason: RestartReason::Protocol };
                 self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
+                desk.retire();
             }
         }
     }

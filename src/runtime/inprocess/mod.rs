@@ -1,9 +1,11 @@
-//! Handlers in our own process. A call is a task of its own, spawned so that it runs next on the thread that read the
-//! request; the request's task keeps the connection. A thread that is inside a handler polls nothing, so
-//! [`monitor`] sees to it that another one does, and that deadlines hold.
+//! Handlers in our own process. A worker is a task, woken so that it runs next on the thread that read the request; the
+//! request's task keeps the connection. A thread that is inside a handler polls nothing, so [`monitor`] sees to it that
+//! another one does, and that deadlines hold.
 
 mod batch;
 pub mod monitor;
+pub mod reserve;
+mod seat;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -26,8 +28,10 @@ use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Lend, Queue, ReplySender};
 use crate::trace::Call;
+use crate::turns::{give_way, own};
 use batch::Callers;
 use monitor::{Monitor, Slot};
+use seat::{Hold, Seat};
 
 /// Bytes of stack of every thread that calls handlers.
 pub const STACK_BYTES: usize = 8 << 20;
@@ -45,6 +49,21 @@ pub struct Desk {
     index: usize,
     callable: Callable,
     slot: Arc<Slot>,
+    seat: Hold,
+}
+
+impl Desk {
+    /// Its call was given up: the plugin must not see its worker stopped.
+    fn abandon(self) {
+        let Self { callable, seat, .. } = self;
+        std::mem::forget(callable);
+        drop(seat);
+    }
+
+    /// Stops the worker where that may take long: the monitor does not watch it any more.
+    fn retire(self: Box<Self>) {
+        drop(tokio::task::spawn_blocking(move || drop(self)));
+    }
 }
 
 impl PartialEq for Desk {
@@ -133,7 +152,9 @@ impl Workers {
             }
         };
         self.monitor.watch(slot.clone());
-        self.free(Box::new(Desk { index: id.index, callable, slot }));
+        let seat = Arc::new(Seat::default());
+        self.runtime.spawn(own(self.clone().serve(seat.clone())));
+        self.free(Box::new(Desk { index: id.index, callable, slot, seat: Hold(seat) }));
         Ok(())
     }
 
@@ -153,39 +174,42 @@ impl Workers {
     }
 
     /// Takes a job in; it is answered through its reply whatever happens.
-    pub fn submit(self: &Arc<Self>, job: Job) {
+    pub fn submit(&self, job: Job) {
         if let Some((desk, job)) = self.queue.admit(job) {
-            self.launch(desk, job);
+            launch(desk, job);
         }
     }
 
-    fn free(self: &Arc<Self>, desk: Box<Desk>) {
+    fn free(&self, desk: Box<Desk>) {
         if let Some((desk, job)) = self.queue.next(desk) {
-            self.launch(desk, job);
+            launch(desk, job);
         }
     }
 
-    /// Calls the handler on a task of its own, which runs next on this very thread.
-    fn launch(self: &Arc<Self>, mut desk: Box<Desk>, job: Job) {
-        if job.batch.is_some() {
-            return self.launch_batch(desk, job);
-        }
-        let workers = self.clone();
-        let task = async move {
+    /// A worker's task: one call after the other.
+    async fn serve(self: Arc<Self>, seat: Arc<Seat>) {
+        while let Some((desk, job)) = seat.next().await {
             // Threads are as many as permits: whoever has to wait for one blocks none.
-            let permit = workers.permit().await;
-            let Desk { callable, slot, .. } = &mut *desk;
-            let outcome = workers.call(slot, job, |event, cancelled, deadline| match callable {
-                Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
-                _ => CallOutcome::Answer(builtin::handle(event)),
-            });
-            drop(permit);
-            match outcome {
-                Some(outcome) => workers.conclude(desk, outcome).await,
-                None => std::mem::forget(desk), // Given up: the plugin must not see its worker stopped.
+            let permit = self.permit().await;
+            if job.batch.is_some() {
+                self.call_batch(desk, job);
+            } else {
+                self.handle(desk, job, permit).await;
             }
-        };
-        self.runtime.spawn(task);
+        }
+    }
+
+    async fn handle(&self, mut desk: Box<Desk>, job: Job, permit: Option<SemaphorePermit<'_>>) {
+        let Desk { callable, slot, .. } = &mut *desk;
+        let outcome = self.call(slot, job, |event, cancelled, deadline| match callable {
+            Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
+            Callable::Builtin => CallOutcome::Answer(builtin::handle(event)),
+        });
+        drop(permit);
+        match outcome {
+            Some(outcome) => self.conclude(desk, outcome).await,
+            None => desk.abandon(),
+        }
     }
 
     async fn permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -220,11 +244,13 @@ impl Workers {
             self.monitor.returned();
             return None;
         }
-        Some(Called { outcome, reply, taken: begun.elapsed(), span })
+        let taken = begun.elapsed();
+        slot.took(taken);
+        Some(Called { outcome, reply, taken, span })
     }
 
     /// Lends the worker on, then answers; pumps a streamed answer first.
-    async fn conclude(self: &Arc<Self>, desk: Box<Desk>, call: Called) {
+    async fn conclude(&self, desk: Box<Desk>, call: Called) {
         let Called { outcome, reply, taken, mut span } = call;
         let index = desk.index;
         let answer = match outcome {
@@ -240,9 +266,11 @@ impl Workers {
             }
             CallOutcome::Stream { head, pull } => {
                 let slot = desk.slot.clone();
-                return match self.pump(&slot, head, pull, reply, (Instant::now() - taken, span)).await {
+                let begun = Instant::now() - taken;
+                // Boxed: few answers are streams, and every worker has a task.
+                return match Box::pin(self.pump(&slot, head, pull, reply, (begun, span))).await {
                     true => self.free(desk),
-                    false => std::mem::forget(desk),
+                    false => desk.abandon(),
                 };
             }
             CallOutcome::Broken(error) => {
@@ -255,7 +283,7 @@ impl Workers {
                 self.monitor.forget(&desk.slot);
                 let broken = Broken { index, reason: RestartReason::Protocol };
                 self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
-                return;
+                return desk.retire();
             }
         };
         drop(span); // Ended before the caller's, which is above it.
@@ -283,6 +311,8 @@ impl Workers {
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
         while !failed {
+            // Whoever takes what there is has its turn before the next call, which may block this thread.
+            give_way().await;
             let Some((place, permit)) = self.room(&pieces, deadline).await else {
                 failed = true;
                 break;
@@ -351,6 +381,12 @@ impl Workers {
     }
 }
 
+/// Has the worker's task call the handler.
+fn launch(desk: Box<Desk>, job: Job) {
+    let seat = desk.seat.0.clone();
+    seat.give(desk, job);
+}
+
 /// Pieces of a streamed answer.
 struct Pieces {
     pieces: mpsc::Receiver<Result<Bytes, HandlerError>>,
@@ -395,6 +431,7 @@ mod tests {
             runtime: Handle::current(),
             queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
             given_up: broken.clone(),
+            reserve: reserve::Reserve::start(&Handle::current(), 0),
             logger: Logger::silent(),
         };
         let workers = Workers::new(Monitor::start(watch).unwrap(), None, broken);

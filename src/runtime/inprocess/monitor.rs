@@ -1,5 +1,5 @@
-//! The thread that watches calls into handlers: keeps I/O and timers polled while some take long, answers at the
-//! deadline, gives up what does not return.
+//! The thread that watches calls into handlers: keeps I/O and timers polled while some take long, gets threads of the
+//! reserve up for them, answers at the deadline, gives up what does not return.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use super::batch::Callers;
+use super::reserve::{Need, Reserve};
 use super::{Broken, Desk, locked};
 use crate::event::HandlerError;
 use crate::fields;
@@ -23,8 +24,12 @@ use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 const TICK: Duration = Duration::from_micros(250);
 /// While a call takes longer than a tick, some thread is woken this often to poll I/O and timers.
 const NUDGE: Duration = Duration::from_micros(500);
-/// Ticks without a call before the thread sleeps until the next one.
-const QUIET_TICKS: u32 = 8;
+/// Calls that take this long on average are not waited for one by one: all their workers get threads.
+const LONG_ON_AVERAGE: Duration = Duration::from_micros(50);
+/// Weight of the calls before in the average, against the last one.
+const AVERAGE_OVER: u64 = 16;
+/// Ticks without a call before the thread sleeps until the next one, which then has to wake it.
+const QUIET_TICKS: u32 = 2;
 /// How long a call may go on after its deadline before it is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -34,6 +39,8 @@ pub struct Slot {
     index: usize,
     /// Nanoseconds since the monitor's start, plus one; 0: no call.
     begun: AtomicU64,
+    /// Moving average of the time of its calls, nanoseconds.
+    average: AtomicU64,
     reply: Mutex<Option<Callers>>,
     cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
@@ -49,6 +56,7 @@ impl Slot {
         Self {
             index,
             begun: AtomicU64::new(0),
+            average: AtomicU64::new(0),
             reply: Mutex::new(None),
             cancelled: Arc::default(),
             given_up: AtomicBool::new(false),
@@ -101,6 +109,13 @@ impl Slot {
         self.begun.store(0, Ordering::SeqCst);
     }
 
+    /// A call took so long.
+    pub fn took(&self, time: Duration) {
+        let before = self.average.load(Ordering::Relaxed); // Written by one call at a time.
+        let share = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) / AVERAGE_OVER;
+        self.average.store(before - before / AVERAGE_OVER + share, Ordering::Relaxed);
+    }
+
     /// Whether the call was given up; decided under the lock that also decides who answers.
     pub fn given_up(&self) -> bool {
         let _decided = locked(&self.reply);
@@ -132,8 +147,20 @@ pub struct Settings {
     pub queue: Arc<Queue<Box<Desk>>>,
     /// Told of every worker given up.
     pub given_up: mpsc::Sender<Broken>,
+    /// Where further threads come from.
+    pub reserve: Arc<Reserve>,
     /// For what happened.
     pub logger: Logger,
+}
+
+/// What the monitor sees at one look.
+struct Seen {
+    /// Calls that run.
+    running: usize,
+    /// Those that take longer than a tick.
+    long: usize,
+    /// Threads that calls block, or soon will.
+    blocked: usize,
 }
 
 impl Monitor {
@@ -214,22 +241,31 @@ impl Monitor {
 
 impl Shared {
     fn run(&self) {
-        let mut quiet = 0;
+        let reserve = &self.settings.reserve;
+        let mut need = Need::of(reserve.clone());
+        let (mut quiet, mut events) = (0, 0);
         let mut nudged = Instant::now();
         loop {
             let now = Instant::now();
-            let (any, long) = self.look(now);
-            if long && now.duration_since(nudged) >= NUDGE {
+            let seen = self.look(now);
+            need.set(seen.blocked, now);
+            let settled = reserve.is_settled(); // Asked first: whoever is asleep by then is among those who fell asleep.
+            let late = seen.long > 0 && now.duration_since(nudged) >= NUDGE;
+            if late || reserve.take_fallen_asleep() {
                 nudged = now;
                 self.settings.runtime.spawn(async {});
             }
-            quiet = if any { 0 } else { quiet + 1 };
+            let admitted = self.settings.queue.counters().allocations.load(Ordering::Relaxed);
+            // Short calls come and go between two looks.
+            let busy = seen.running > 0 || admitted != events || !settled;
+            events = admitted;
+            quiet = if busy { 0 } else { quiet + 1 };
             if quiet < QUIET_TICKS {
                 std::thread::park_timeout(TICK);
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
-            if !self.look(Instant::now()).0 {
+            if self.look(Instant::now()).running == 0 {
                 std::thread::park();
             }
             self.asleep.store(false, Ordering::SeqCst);
@@ -237,25 +273,30 @@ impl Shared {
         }
     }
 
-    /// Whether any call runs, and whether one takes longer than a tick.
-    fn look(&self, now: Instant) -> (bool, bool) {
+    fn look(&self, now: Instant) -> Seen {
         let now = now.saturating_duration_since(self.start).as_nanos() as u64;
-        let (mut any, mut long) = (false, false);
+        let (mut running, mut long, mut average) = (0, 0, 0);
         let mut given_up = Vec::new();
-        for slot in locked(&self.slots).iter() {
+        let slots = locked(&self.slots);
+        for slot in slots.iter() {
+            average += slot.average.load(Ordering::Relaxed) / slots.len() as u64;
             let Some(begun) = slot.begun.load(Ordering::SeqCst).checked_sub(1) else { continue };
-            any = true;
+            running += 1;
             let age = Duration::from_nanos(now.saturating_sub(begun));
             if age < TICK {
                 continue;
             }
-            long = true;
+            long += 1;
             self.look_at(slot, begun, age, &mut given_up);
         }
+        let long_on_average = Duration::from_nanos(average) >= LONG_ON_AVERAGE;
+        let busy = if long_on_average { slots.len() } else { long };
+        let blocked = busy + self.stuck.load(Ordering::Relaxed);
+        drop(slots);
         for slot in given_up {
             self.give_up(&slot.0, slot.1);
         }
-        (any, long)
+        Seen { running, long, blocked }
     }
 
     /// `begun`, `age`: of the call that was seen.
@@ -318,6 +359,7 @@ mod tests {
             runtime: Handle::current(),
             queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
             given_up,
+            reserve: Reserve::start(&Handle::current(), 0),
             logger: Logger::silent(),
         });
         let monitor = monitor.unwrap();

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nuclio_handler::abi;
 
 use super::crash;
@@ -89,7 +89,11 @@ impl Direct {
             let pulled = Pulled { answer, _frame: frame, _library: library, ended: false };
             return CallOutcome::Stream { head, pull: Pull::new(pulled) };
         }
-        head.body = self.body(answer, frame).into();
+        let (body, emptied) = self.body(answer, frame);
+        head.body = body.into();
+        if head.headers.is_empty() {
+            head.headers = emptied; // The trigger's headers go there, which needs no new memory.
+        }
         CallOutcome::Answer(head)
     }
 
@@ -114,30 +118,30 @@ impl Direct {
         Ok(head)
     }
 
-    /// The body, with the memory it needs.
-    fn body(&mut self, answer: Answer, frame: Box<Frame>) -> Bytes {
+    /// The body, with the memory it needs; and the event's map of headers, empty, if the body does not need the event.
+    fn body(&mut self, answer: Answer, frame: Box<Frame>) -> (Bytes, HeaderMap) {
         let body = answer.body();
         if body.len() <= COPIED_BODY_BYTES_MAX {
             let body = Bytes::copy_from_slice(body);
             drop(answer);
-            self.keep(frame);
-            return body;
+            return (body, self.keep(frame));
         }
         // What is released later may point into the event, and may be looked at by `release`; without `release` the
         // bytes are the event's or static.
-        let frame = if answer.is_owned() || frame.holds(body) {
-            Some(frame)
+        let (frame, emptied) = if answer.is_owned() || frame.holds(body) {
+            (Some(frame), HeaderMap::new())
         } else {
-            self.keep(frame);
-            None
+            (None, self.keep(frame))
         };
-        Bytes::from_owner(Kept { answer, _frame: frame, _library: Arc::clone(&self.library) })
+        let kept = Kept { answer, _frame: frame, _library: Arc::clone(&self.library) };
+        (Bytes::from_owner(kept), emptied)
     }
 
-    /// Drops the event and keeps its buffers for the next one.
-    fn keep(&mut self, mut frame: Box<Frame>) {
-        frame.clear();
+    /// Drops the event but for its map of headers, which comes back empty, and keeps its buffers for the next one.
+    fn keep(&mut self, mut frame: Box<Frame>) -> HeaderMap {
+        let emptied = frame.clear();
         self.frame = Some(frame);
+        emptied
     }
 
     fn failure(&self, code: abi::CallResult, answer: &Answer) -> CallOutcome {

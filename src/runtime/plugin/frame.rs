@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use nuclio_handler::{abi, host::Scratch};
 
 use super::reader::Reader;
@@ -163,16 +164,17 @@ impl Frame {
                 .is_some_and(|known| known.pairs.iter().any(|pair| inside(&pair.name) || inside(&pair.value)))
     }
 
-    /// Gives the event and its memory back; the buffers stay.
-    pub(super) fn clear(&mut self) {
+    /// Gives the event and its memory back; the buffers stay. What comes back is the event's map of headers, empty.
+    pub(super) fn clear(&mut self) -> HeaderMap {
         self.cancelled = ptr::null();
         self.raw = abi::Event::EMPTY;
-        self.event = None;
+        let emptied = self.event.take().map_or_else(HeaderMap::new, Event::into_empty_headers);
         if self.fields.get().is_some() {
             self.fields = OnceLock::new();
         }
         let scratch = self.scratch.get_mut().unwrap_or_else(PoisonError::into_inner);
         scratch.clear();
+        emptied
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         address: config.listen.clone(),
         error,
     })?;
-    let serve = server.run(shutdown);
+    let serve = server.keep_ends(http.cx.events.serves_web()).run(shutdown);
     let task: super::Task = if http.batches.is_none() {
         Box::pin(serve)
     } else {

@@ -104,6 +104,21 @@ static nh_result stream(nh_response *response, int fail) {
     return NH_OK;
 }
 
+typedef struct awaited {
+    int number;
+    char name[512];
+} awaited;
+
+/* The second piece comes once there is a file of that name. */
+static nh_result next_awaited(void *owner, nh_str *chunk) {
+    awaited *stream = owner;
+    if (stream->number == 2) return NH_END;
+    if (stream->number == 1)
+        while (access(stream->name, F_OK) != 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    *chunk = stream->number++ == 0 ? text("first") : text("second");
+    return NH_OK;
+}
+
 static nh_result endless(void *owner, nh_str *chunk) {
     static const uint8_t piece[65536];
     (void)owner;
@@ -242,6 +257,15 @@ static nh_result handle(void *state, const nh_event *event, nh_response *respons
         response->body = (nh_str){NULL, 0};
         response->flags = NH_RESPONSE_STREAM;
         response->next = endless;
+        return NH_OK;
+    }
+    if (is(path, "/stream-waits")) {
+        awaited *state = calloc(1, sizeof *state);
+        snprintf(state->name, sizeof state->name, "%.*s", (int)event->body.len, event->body.ptr);
+        own(response, state, 0);
+        response->body = (nh_str){NULL, 0};
+        response->flags = NH_RESPONSE_STREAM;
+        response->next = next_awaited;
         return NH_OK;
     }
     if (is(path, "/stream-fails")) return stream(response, 1);
