@@ -630,6 +630,7 @@ class Wsgi:
             raise
         except BaseException as error:
             answer.raised(error)
+        call.stream = None  # Else both would wait for the collector, as each knows the other.
         return call
 
     def environ(self, frame, call, answer):

@@ -131,6 +131,16 @@ class Together(unittest.TestCase):
             self.assertEqual(shim.process.wait(5), 1)
 
 
+    def test_events_leave_nothing_to_the_collector(self):
+        source = ("import gc\nasync def handler(c, e):\n    if e.path != '/left': return 's'\n"
+                  "    gc.disable()\n    return str(gc.collect())\n")
+        with several(source) as shim:
+            shim.call(path="/left")
+            shim.call(path="/left")
+            for ident in range(10, 60):
+                self.assertEqual(shim.call(ident, path="/s").body, b"s")
+            self.assertLess(int(shim.call(path="/left").body), 25)
+
     def test_a_task_that_is_cancelled_before_it_runs_is_answered(self):
         source = ("import asyncio\nasync def handler(c, e):\n"
                   "    for task in asyncio.all_tasks():\n"

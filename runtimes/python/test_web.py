@@ -110,6 +110,20 @@ async def go(scope, receive, start, body):
         shim.send(request(2, path="/go"))
         self.assertEqual({shim.answer().body, shim.answer().body}, {b"waited", b"gone"})
 
+    def test_requests_leave_nothing_to_the_collector(self):
+        shim = self.served("""
+import gc
+async def left(scope, receive, start, body):
+    gc.disable(); await start(); await body(b"%d" % gc.collect())
+async def s(scope, receive, start, body):
+    await start(); await body(b"s")
+""")
+        self.call(shim, path="/left")
+        self.call(shim, path="/left")
+        for ident in range(10, 60):
+            self.assertEqual(self.call(shim, ident, path="/s").body, b"s")
+        self.assertLess(int(self.call(shim, path="/left").body), 25)
+
     @unittest.skipIf(VERSION < (3, 12), "tasks that run at once came with Python 3.12")
     def test_tasks_may_run_at_once(self):
         shim = self.served("""
@@ -403,6 +417,21 @@ class Wsgi(unittest.TestCase):
     def call(self, shim, *args, **kwargs):
         shim.send(request(*args, **kwargs))
         return shim.answer()
+
+    def test_requests_leave_nothing_to_the_collector(self):
+        shim = self.served("""
+import gc
+def app(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] != "/left": return [b"s"]
+    gc.disable()
+    return [b"%d" % gc.collect()]
+""")
+        self.call(shim, path="/left")
+        self.call(shim, path="/left")
+        for ident in range(10, 60):
+            self.assertEqual(self.call(shim, ident).body, b"s")
+        self.assertLess(int(self.call(shim, path="/left").body), 25)
 
     def test_gets_one_request_at_a_time_and_its_environment(self):
         shim = self.served("""
