@@ -1,7 +1,8 @@
-"""Starts the shim embedded in the processor, whose core one process may compile for all workers.
+"""Starts the shim embedded in the processor, whose core is compiled ahead where that can be.
 
-A single worker compiles it. Where there are several, the processor starts this file once more beside the first of
-them, with the argument `compile`. Descriptor 5 has the source of the core, 7 takes its code; the compiling
+The processor has the code for those versions of Python that it was built beside (`build.rs`). For another one a single
+worker compiles the core; where there are several workers, the processor starts this file once more beside the first
+of them, with the argument `compile`. Descriptor 5 has the source of the core, 7 has or takes its code; the compiling
 process holds a lock on it until it ends, however it ends. 6 has the other parts, each behind its name: they stay
 sources, as `__parts__`, until somebody needs them, and `__compiled__` compiles them.
 """
@@ -9,8 +10,11 @@ import marshal
 import posix
 import sys
 
+import _frozen_importlib_external
+
 SOURCE, PARTS, CODE = "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/7"
-TAG = ("%s %x\n" % (sys.implementation.cache_tag, sys.hexversion)).encode()
+# All releases of a version that have this number take the same code.
+TAG = ("%s %s\n" % (sys.implementation.cache_tag, _frozen_importlib_external.MAGIC_NUMBER.hex())).encode()
 
 
 def read(path):
@@ -68,6 +72,7 @@ posix.close(5)
 posix.close(6)
 posix.close(7)
 # Whoever starts Python anew, as multiprocessing does, must not look for this file there.
-del marshal, posix, SOURCE, PARTS, CODE, TAG, read, compiled, core, write, load, parts, __file__
+del (_frozen_importlib_external, marshal, posix, SOURCE, PARTS, CODE, TAG, read, compiled, core, write, load, parts,
+     __file__)
 while codes:
     exec(codes.pop(0))

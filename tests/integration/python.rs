@@ -536,3 +536,20 @@ fn a_python_function_calls_another_by_the_platform() {
     let expected = json!({"path": "/changed", "body": {"n": 1}, "target": "other"});
     assert_eq!((answer.status, answer.json()), (200, expected));
 }
+
+/// The name of an interpreter's file tells whether this binary has the shim's code for it.
+#[test]
+fn an_interpreter_of_unknown_version_gets_the_shim_compiled_once_for_its_workers() {
+    let setup = Setup::python("def handler(context, event):\n    return 'hello'\n");
+    let interpreter = setup.directory.path().join("python");
+    let script = format!("#!/bin/sh\nexec {} \"$@\"\n", crate::harness::python());
+    std::fs::write(&interpreter, &script).unwrap();
+    std::fs::set_permissions(&interpreter, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let setup =
+        setup.env("NUCLIO_PYTHON_EXE_PATH", interpreter.to_str().unwrap()).trigger(json!({"numWorkers": 2}));
+    let processor = setup.start();
+    let record = processor.stdout.wait_for_record("Using the shim embedded in the processor");
+    assert_eq!(record["more"]["compiled"], json!(false));
+    assert_eq!(processor.get("/").text(), "hello");
+    assert_eq!(processor.children().len(), 2);
+}

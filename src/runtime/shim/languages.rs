@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::compiled::code_for;
 use super::dialects::{self, jvm_options, no_options};
 use super::fork_server::ForkServer;
 use super::process::{Launch, PROGRAM_PATH, SOCKET_FD, anonymous_file, compile_ahead};
@@ -57,7 +58,7 @@ pub struct Language {
     /// Where our shim finds its socket: the descriptor.
     socket_fd: i32,
     /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into the last of its files.
-    /// `None`: it is not compiled.
+    /// `None`: it is not compiled. Where this binary has the code for the interpreter, that is there from the beginning.
     compile_options: Option<&'static [&'static str]>,
     /// Added to the child's environment.
     environment: fn(&Config) -> Vec<(String, OsString)>,
@@ -311,24 +312,27 @@ impl Language {
                 return Err(StartError::new("NUCLIO_SHIM_PROTOCOL is 1", advice));
             }
             None => {
-                for (name, text) in self.embedded {
+                let code = self.compile_options.and_then(|_| code_for(&program));
+                for (n, (name, text)) in self.embedded.iter().enumerate() {
                     let explain = |error: std::io::Error| {
                         StartError::new(
                             format!("cannot hold the embedded {} shim", self.name),
                             error.to_string(),
                         )
                     };
-                    files.push(anonymous_file(name, text).map_err(explain)?);
+                    let content = code.filter(|_| n + 1 == self.embedded.len()).unwrap_or(text.as_bytes());
+                    files.push(anonymous_file(name, content).map_err(explain)?);
                 }
                 arguments.extend(self.embedded_arguments.iter().map(OsString::from));
-                if let Some(options) = self.compile_options
+                if let Some(options) = self.compile_options.filter(|_| code.is_none())
                     && pays_off(config)
                     && let Err(error) = compile_ahead(&program, options, &files)
                 {
                     let fields = fields! {"language" => self.name, "err" => error.to_string()};
                     logger.debug("Every worker compiles the embedded shim by itself", fields);
                 }
-                logger.info("Using the shim embedded in the processor", fields! {"language" => self.name});
+                let fields = fields! {"language" => self.name, "compiled" => code.is_some()};
+                logger.info("Using the shim embedded in the processor", fields);
             }
         }
         let mut environment = function_environment(config);

@@ -3,6 +3,7 @@
 
 mod answers;
 mod batch;
+mod compiled;
 pub mod connection;
 mod deadline;
 pub mod desk;

@@ -74,26 +74,26 @@ pub struct Launch {
 }
 
 /// An anonymous file holding a part of an embedded shim.
-pub fn anonymous_file(name: &str, text: &str) -> io::Result<Arc<OwnedFd>> {
+pub fn anonymous_file(name: &str, content: &[u8]) -> io::Result<Arc<OwnedFd>> {
     match rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC) {
-        Ok(file) => holding(File::from(file), text),
+        Ok(file) => holding(File::from(file), content),
         // Some sandboxes forbid it.
-        Err(error) => unlinked_file(&TEMPORARY_FOLDERS, text).ok_or_else(|| error.into()),
+        Err(error) => unlinked_file(&TEMPORARY_FOLDERS, content).ok_or_else(|| error.into()),
     }
 }
 
 /// A file without a name in the first of the folders that takes it.
-fn unlinked_file(folders: &[&str], text: &str) -> Option<Arc<OwnedFd>> {
+fn unlinked_file(folders: &[&str], content: &[u8]) -> Option<Arc<OwnedFd>> {
     folders.iter().find_map(|folder| {
         let path = Path::new(folder).join(format!(".nuclio-shim-{:016x}", fastrand::u64(..)));
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path).ok()?;
         std::fs::remove_file(&path).ok()?;
-        holding(file, text).ok()
+        holding(file, content).ok()
     })
 }
 
-fn holding(mut file: File, text: &str) -> io::Result<Arc<OwnedFd>> {
-    io::Write::write_all(&mut file, text.as_bytes())?;
+fn holding(mut file: File, content: &[u8]) -> io::Result<Arc<OwnedFd>> {
+    io::Write::write_all(&mut file, content)?;
     Ok(Arc::new(file.into()))
 }
 
@@ -461,11 +461,11 @@ mod tests {
     fn without_memory_files_the_shim_goes_into_the_first_folder_that_takes_it_and_leaves_no_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
-        let file = unlinked_file(&["/nonexistent", path], "text").unwrap();
+        let file = unlinked_file(&["/nonexistent", path], b"text").unwrap();
         // As the child opens it.
         let reopened = std::fs::read_to_string(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
         assert_eq!(reopened, "text");
         assert_eq!(std::fs::read_dir(path).unwrap().count(), 0);
-        assert!(unlinked_file(&["/nonexistent"], "text").is_none());
+        assert!(unlinked_file(&["/nonexistent"], b"text").is_none());
     }
 }
