@@ -44,6 +44,11 @@ class Wire:
         del self.coming[:size]
         return piece
 
+    def recv_into(self, buffer: memoryview, size: int = 0, flags: int = 0) -> int:
+        piece = self.recv(size or len(buffer), flags)
+        buffer[:len(piece)] = piece
+        return len(piece)
+
     def sendall(self, data: bytes) -> None:
         self.sent += data
 
