@@ -1,6 +1,7 @@
 """Handlers served by a real processor."""
 
 import os
+import subprocess
 import textwrap
 
 import pytest
@@ -132,7 +133,9 @@ def test_ports_that_are_taken_are_given_up(processor, source, monkeypatch):
             return taken if len(asked) == 1 else real()
 
         monkeypatch.setattr(module, "free_port", first_taken)
-        assert not listens(os.getpid() + 1, taken) and listens(os.getpid(), taken)
+        with subprocess.Popen(["sleep", "60"]) as other:  # inherits no sockets
+            assert not listens(other.pid, taken) and listens(os.getpid(), taken)
+            other.kill()
         served = processor(source(HANDLER))
     assert served.get("/").status == 201 and len(asked) > 3
 
