@@ -2,6 +2,7 @@
 //! folder under `runtimes/`.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,8 +58,8 @@ pub struct Language {
     configured: fn(&Config) -> Result<Vec<OsString>, StartError>,
     /// Where our shim finds its socket: the descriptor.
     socket_fd: i32,
-    /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into the last of its files.
-    /// `None`: it is not compiled. Where this binary has the code for the interpreter, that is there from the beginning.
+    /// Arguments with which the interpreter starts fastest, for compiling the embedded shim into one more file behind its
+    /// own. `None`: it is not compiled. Where this binary has the code for the interpreter, that is there from the beginning.
     compile_options: Option<&'static [&'static str]>,
     /// Added to the child's environment.
     environment: fn(&Config) -> Vec<(String, OsString)>,
@@ -96,7 +97,6 @@ pub static LANGUAGES: &[Language] = &[
                     include_str!("../../../runtimes/python/_nuclio_preload.py"),
                 ),
             ),
-            ("code", ""),
         ],
         embedded_arguments: &[PROGRAM_PATH],
         image_path: "/opt/nuclio/_nuclio_wrapper.py",
@@ -313,16 +313,7 @@ impl Language {
             }
             None => {
                 let code = self.compile_options.and_then(|_| code_for(&program));
-                for (n, (name, text)) in self.embedded.iter().enumerate() {
-                    let explain = |error: std::io::Error| {
-                        StartError::new(
-                            format!("cannot hold the embedded {} shim", self.name),
-                            error.to_string(),
-                        )
-                    };
-                    let content = code.filter(|_| n + 1 == self.embedded.len()).unwrap_or(text.as_bytes());
-                    files.push(anonymous_file(name, content).map_err(explain)?);
-                }
+                files = self.embedded_files(code)?;
                 arguments.extend(self.embedded_arguments.iter().map(OsString::from));
                 if let Some(options) = self.compile_options.filter(|_| code.is_none())
                     && pays_off(config)
@@ -351,6 +342,16 @@ impl Language {
             fork_server,
             socket_fd: self.socket_fd,
             errors_to: self.errors_to,
+        })
+    }
+
+    /// The embedded shim as files, behind them the one that has or takes its code.
+    fn embedded_files(&self, code: Option<&[u8]>) -> Result<Vec<Arc<OwnedFd>>, StartError> {
+        let sources = self.embedded.iter().map(|(name, text)| (*name, text.as_bytes()));
+        let compiled = self.compile_options.map(|_| ("code", code.unwrap_or_default()));
+        let held = sources.chain(compiled).map(|(name, content)| anonymous_file(name, content));
+        held.collect::<std::io::Result<_>>().map_err(|error| {
+            StartError::new(format!("cannot hold the embedded {} shim", self.name), error.to_string())
         })
     }
 
