@@ -112,15 +112,15 @@ class Several:
                 call.begun, call.started = True, monotonic_ns()
                 try:
                     if not call.over:
+                        token = self.call_of_task.set(call)
                         self.unbegun(call)
+                        self.call_of_task.reset(token)
                 except Closed as fault:
                     self.end(fault)
                 self.leave(call)
 
     def unbegun(self, call):
-        token = self.call_of_task.set(call)
         self.failed(call, std("asyncio").CancelledError("the event's task was cancelled before it ran"))
-        self.call_of_task.reset(token)
 
     async def one(self, call):
         self.fresh -= 1

@@ -210,9 +210,7 @@ class Asgi(Several):
             call.stream = call.task = None  # Else they would wait for the collector, as each knows the other.
 
     def unbegun(self, call):
-        token = self.call_of_task.set(call)
         Exchange(self, call).fail("The request's task was cancelled before it ran")
-        self.call_of_task.reset(token)
 
     def leave(self, call):
         if call in self.behind:
