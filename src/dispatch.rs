@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::event::{Event, HandlerError, Recall};
 use crate::metrics::{Cause, TriggerCounters};
-use crate::pool::Pool;
+use crate::pool::{Pool, Submitted};
 use crate::queue::{Member, Reply, SubmitError};
 use crate::trace::span::Kind;
 use crate::trace::{EventSpan, Tracer};
@@ -19,6 +21,12 @@ pub struct Dispatcher {
     counters: Arc<TriggerCounters>,
     wait: Duration,
     tracer: Option<Arc<Tracer>>,
+}
+
+/// An event that has been handed in and not been answered yet.
+pub struct Waiting {
+    reply: oneshot::Receiver<Reply>,
+    span: Option<Box<EventSpan>>,
 }
 
 impl Dispatcher {
@@ -47,6 +55,33 @@ impl Dispatcher {
     pub async fn submit(&self, mut event: Box<Event>) -> Reply {
         let span = self.trace(&mut event);
         let reply = self.pool.submit(event, self.wait);
+        self.wait_for(Waiting { reply, span }).await
+    }
+
+    /// The same for who has given nobody else anything to do in this turn of its task: where handlers are quick and run
+    /// in process, one may be called right away on this thread.
+    ///
+    /// # Errors
+    /// There is no answer yet: it has to be waited for.
+    pub fn submit_here(&self, mut event: Box<Event>) -> Result<Reply, Waiting> {
+        let mut span = self.trace(&mut event);
+        match self.pool.submit_here(event, self.wait) {
+            Submitted::Waits(reply) => Err(Waiting { reply, span }),
+            Submitted::Answered(reply) => {
+                self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+                if let Some(span) = &mut span {
+                    span.end(reply.is_err());
+                }
+                Ok(reply)
+            }
+        }
+    }
+
+    /// Waits for the answer, as [`Dispatcher::submit`] does.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn wait_for(&self, Waiting { reply, span }: Waiting) -> Reply {
         // The other end is dropped unanswered only when everything is cut off.
         let reply = self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await;
         if let Some(mut span) = span {

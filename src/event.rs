@@ -203,19 +203,24 @@ pub enum EventId {
 impl EventId {
     /// A fresh random (RFC 9562 version 4) UUID. Unique, not secret.
     pub fn random() -> Self {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut bits = fastrand::u128(..);
-        bits = bits & !(0xf << 76) | 0x4 << 76; // version
-        bits = bits & !(0x3 << 62) | 0x2 << 62; // variant
+        let high = fastrand::u64(..) & !0xf000 | 0x4000; // version
+        let low = fastrand::u64(..) & !(0x3 << 62) | 0x2 << 62; // variant
+        let (high, low) = (hex(high), hex(low));
         let mut text = [b'-'; 36];
-        let mut shift = 128;
-        for (at, byte) in text.iter_mut().enumerate() {
-            if !matches!(at, 8 | 13 | 18 | 23) {
-                shift -= 4;
-                *byte = HEX[(bits >> shift) as usize & 0xf];
-            }
-        }
+        text[..8].copy_from_slice(&high[..8]);
+        text[9..13].copy_from_slice(&high[8..12]);
+        text[14..18].copy_from_slice(&high[12..]);
+        text[19..23].copy_from_slice(&low[..4]);
+        text[24..].copy_from_slice(&low[4..]);
         Self::Uuid(text)
+    }
+
+    /// The bytes of the text.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Uuid(text) => text,
+            Self::Text(text) => text.as_bytes(),
+        }
     }
 
     /// The id as text.
@@ -227,6 +232,26 @@ impl EventId {
     }
 }
 
+/// Sixteen lower-case digits, all at once: half a byte each, then what makes a digit of it.
+fn hex(bits: u64) -> [u8; 16] {
+    const DIGITS: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    let spread = |half: u64| {
+        let half = (half | half << 16) & 0x0000_ffff_0000_ffff;
+        let half = (half | half << 8) & 0x00ff_00ff_00ff_00ff;
+        (half | half << 4) & DIGITS
+    };
+    let digits = |half: u64| {
+        let values = spread(half);
+        // 6 more makes of 10 and above what has a bit of its own.
+        let letters = ((values + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+        (values + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
+    };
+    let mut text = [0; 16];
+    text[..8].copy_from_slice(&digits(bits >> 32));
+    text[8..].copy_from_slice(&digits(bits & 0xffff_ffff));
+    text
+}
+
 impl fmt::Debug for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -235,8 +260,8 @@ impl fmt::Debug for EventId {
 
 impl Event {
     /// What is left of its headers once it has been handled: an empty map with the memory of a usual one.
-    pub fn into_empty_headers(self) -> HeaderMap {
-        let mut headers = self.header_map;
+    pub fn into_empty_headers(mut self: Box<Self>) -> HeaderMap {
+        let mut headers = std::mem::take(&mut self.header_map);
         if headers.capacity() > KEPT_HEADERS_MAX {
             return HeaderMap::new();
         }

@@ -167,11 +167,9 @@ impl<W: Lend> Queue<W> {
         let counters = &self.counters;
         counters.allocations.fetch_add(1, Relaxed);
         let mut state = self.lock();
-        let workers = counters.workers.len().max(1);
-        // A worker with several connections may be idle several times over.
-        let idle_percent = (state.idle.len() * 100 / workers).min(100);
-        counters.idle_percent_sum.fetch_add(idle_percent as u64, Relaxed);
-        if let Some(worker) = lend(&mut state.idle) {
+        let (worker, idle_percent) = self.lend(&mut state);
+        counters.idle_percent_sum.fetch_add(idle_percent, Relaxed);
+        if let Some(worker) = worker {
             drop(state);
             counters.allocated_at_once.fetch_add(1, Relaxed);
             return Some((worker, job));
@@ -229,11 +227,13 @@ impl<W: Lend> Queue<W> {
     /// The worker is free: it gets the next job, or is idle from now on (`None`).
     pub fn next(&self, worker: W) -> Option<(W, Job)> {
         let mut state = self.lock();
-        state.hungry.retain(|other| *other != worker);
+        if !W::ONE_PLACE {
+            state.hungry.retain(|other| *other != worker);
+        }
         match self.pop(&mut state) {
             Some(job) => Some((worker, job)),
             None => {
-                if !state.idle.contains(&worker) {
+                if W::ONE_PLACE || !state.idle.contains(&worker) {
                     state.idle.push_back(worker);
                 }
                 None

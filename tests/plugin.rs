@@ -156,7 +156,7 @@ fn event(path: &str, body: &'static [u8]) -> Event {
 }
 
 fn call_with(worker: &mut Worker, event: Event, deadline: Deadline) -> CallOutcome {
-    worker.call(event, &Arc::new(AtomicU8::new(0)), deadline)
+    worker.call(Box::new(event), &Arc::new(AtomicU8::new(0)), deadline)
 }
 
 fn call(worker: &mut Worker, path: &str) -> CallOutcome {
@@ -312,7 +312,7 @@ fn plugins_reach_the_processor() {
     asked.header_map.append("x-thing", HeaderValue::from_static("one"));
     asked.header_map.append("x-thing", HeaderValue::from_static("two"));
     let cancelled = Arc::new(AtomicU8::new(CANCELLED_CLIENT_GONE));
-    let outcome = worker.call(asked, &cancelled, Some(Instant::now() + Duration::from_secs(1)));
+    let outcome = worker.call(Box::new(asked), &cancelled, Some(Instant::now() + Duration::from_secs(1)));
     assert_eq!(
         text(outcome),
         "worker=7 handler=main:Handler header=one absent=1 fields=3 first=a b:A cancelled=2 ack=-3 huge=1 \
@@ -706,7 +706,7 @@ fn measure(worker: &mut Worker, way: &str, headers: usize, sent: &'static [u8]) 
     let mut outcomes = Vec::with_capacity(events.len());
     let start = Instant::now();
     for event in events {
-        outcomes.push(worker.call(event, &cancelled, None));
+        outcomes.push(worker.call(Box::new(event), &cancelled, None));
     }
     start.elapsed().as_nanos() / count
 }

@@ -70,6 +70,7 @@ pub struct Activity {
     expired: AtomicBool,
     last_answer: AtomicBool,
     closing: AtomicBool,
+    turn_free: AtomicBool,
     waker: OnceLock<Waker>,
     tail: Tail,
     ends: Ends,
@@ -145,6 +146,7 @@ impl Activity {
             expired: AtomicBool::new(false),
             last_answer: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            turn_free: AtomicBool::new(false),
             waker: OnceLock::new(),
             tail: Tail::default(),
             ends: Ends::default(),
@@ -174,6 +176,17 @@ impl Activity {
 
     fn phase(&self) -> u8 {
         self.phase.load(Relaxed)
+    }
+
+    /// Whether the connection's task has woken nobody in this turn. Whom it has may be the one task that waits for this
+    /// very thread, which must not be kept busy for long then.
+    pub fn is_turn_free(&self) -> bool {
+        self.turn_free.load(Relaxed)
+    }
+
+    /// The connection's task wakes others in this turn.
+    pub fn share_turn(&self) {
+        self.turn_free.store(false, Relaxed);
     }
 
     /// Whether the answer must announce the end of the connection.
@@ -368,6 +381,7 @@ where
     let mut closed = false;
     let ended = poll_fn(|cx: &mut Context<'_>| {
         activity.waker.get_or_init(|| cx.waker().clone());
+        activity.turn_free.store(true, Relaxed);
         if !closed && activity.closing.load(Relaxed) {
             let timer = last_call.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
             while !closed && timer.as_mut().poll(cx).is_ready() {

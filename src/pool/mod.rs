@@ -19,6 +19,7 @@ use crate::logging::Logger;
 use crate::metrics::PoolCounters;
 use crate::queue::{Job, Member, Queue, Reply};
 use crate::reaper::Children;
+pub use crate::runtime::inprocess::Submitted;
 use crate::runtime::inprocess::monitor::{self, Monitor};
 use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::inprocess::{Desk as InProcessDesk, Source, Workers};
@@ -277,6 +278,14 @@ impl Pool {
         let (job, reply) = Job::new(event, wait);
         self.take_in(job);
         reply
+    }
+
+    /// The same; the handler may be called meanwhile on this thread, which nobody may wait for then.
+    pub fn submit_here(&self, event: Box<Event>, wait: Duration) -> Submitted {
+        match &self.shape {
+            Shape::InProcess(workers) => workers.submit_here(event, wait),
+            Shape::Tasks(_) => Submitted::Waits(self.submit(event, wait)),
+        }
     }
 
     /// Hands several events to one worker at once, in the same way. Each is answered through its own reply.

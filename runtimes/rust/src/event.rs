@@ -187,7 +187,8 @@ impl<'e> Event<'e> {
         self.frame.raw().num_shards
     }
 
-    /// Whether nobody waits for the answer any more; worth asking in long loops.
+    /// Whether nobody waits for the answer any more; worth asking in long loops. While calls are short the processor
+    /// does not look whether clients leave, so the first long one may not be told.
     pub fn cancelled(&self) -> Option<Cancelled> {
         match self.frame.cancelled() {
             1 => Some(Cancelled::Deadline),

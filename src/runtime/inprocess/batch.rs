@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::{Broken, Callable, Desk, Workers, fail};
+use super::{Callable, Desk, Workers, fail};
 use crate::event::{Event, HandlerError};
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Member, ReplySender};
@@ -57,13 +57,13 @@ impl Workers {
         let first = Member { event: job.event, reply: job.reply };
         let members: Vec<Member> = std::iter::once(first).chain(job.batch.into_iter().flatten()).collect();
         let mut spans = spans(&members, desk.index, job.submitted, begun);
-        let (events, replies): (Vec<Event>, Vec<ReplySender>) =
-            members.into_iter().map(|member| (*member.event, member.reply)).unzip();
+        let (events, replies): (Vec<Box<Event>>, Vec<ReplySender>) =
+            members.into_iter().map(|member| (member.event, member.reply)).unzip();
         let count = events.len();
         (0..count).for_each(|_| self.queue.counters().started(waited));
         let slot = desk.slot.clone();
         slot.set_events(count);
-        self.monitor.open(&slot, Callers::Batch(replies), begun);
+        self.monitor.open(&slot, Some(Callers::Batch(replies)), begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
         let outcome = catch_unwind(AssertUnwindSafe(|| match &mut desk.callable {
             Callable::Plugin(worker) => worker.call_batch(events, slot.cancelled(), deadline),
@@ -110,10 +110,7 @@ impl Workers {
                 if let Some(callers) = callers {
                     callers.fail(&error);
                 }
-                self.monitor.forget(&desk.slot);
-                let broken = Broken { index, reason: RestartReason::Protocol };
-                self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
-                desk.retire();
+                self.replace(desk, RestartReason::Protocol);
             }
         }
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Permit;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use super::plugin;
 use super::plugin::worker::{CallOutcome, Control, Pull};
@@ -26,9 +26,9 @@ use super::{StartError, builtin};
 use crate::event::{Body, Event, HandlerError, Response, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
-use crate::queue::{Job, Lend, Queue, ReplySender};
+use crate::queue::{Job, Lend, Queue, Reply, ReplySender};
 use crate::trace::Call;
-use crate::turns::{give_way, own};
+use crate::turns::{give_way, hand_on, own};
 use batch::Callers;
 use monitor::{Monitor, Slot};
 use seat::{Hold, Seat};
@@ -72,7 +72,9 @@ impl PartialEq for Desk {
     }
 }
 
-impl Lend for Box<Desk> {}
+impl Lend for Box<Desk> {
+    const ONE_PLACE: bool = true;
+}
 
 /// A worker that has to be replaced.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +94,45 @@ pub struct Workers {
     event_timeout: Option<Duration>,
     broken: mpsc::Sender<Broken>,
     logger: Logger,
+}
+
+/// What becomes of an event that was handed in.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It has been handled.
+    Answered(Reply),
+    /// Its answer comes here.
+    Waits(oneshot::Receiver<Reply>),
+}
+
+/// What a worker's task does next.
+enum Work {
+    /// It calls the handler.
+    Call(Job),
+    /// It pulls an answer of a call that has returned.
+    Stream(Box<Streamed>),
+}
+
+/// When an event was handed in, and when its call began.
+#[derive(Clone, Copy)]
+struct Waited {
+    submitted: Instant,
+    begun: Instant,
+}
+
+/// A streamed answer that is still to be pulled.
+struct Streamed {
+    head: Response,
+    pull: Pull,
+    reply: Option<ReplySender>,
+    begun: Instant,
+    span: Option<Box<Call>>,
+}
+
+/// What came of a call, and who waits for it.
+enum Concluded {
+    Answer { answer: Reply, reply: Option<ReplySender>, lent_on: bool },
+    Stream(Box<Desk>, Box<Streamed>),
 }
 
 /// A call that has returned.
@@ -176,19 +217,41 @@ impl Workers {
     /// Takes a job in; it is answered through its reply whatever happens.
     pub fn submit(&self, job: Job) {
         if let Some((desk, job)) = self.queue.admit(job) {
-            launch(desk, job);
+            give(desk, Work::Call(job));
         }
     }
 
-    fn free(&self, desk: Box<Desk>) {
-        if let Some((desk, job)) = self.queue.next(desk) {
-            launch(desk, job);
+    /// The same for one event. While calls are short its handler is called on this very thread, which saves the worker's
+    /// task and the way there and back; but nobody sees then before it returns that the client has left.
+    pub fn submit_here(&self, event: Box<Event>, wait: Duration) -> Submitted {
+        if self.monitor.are_calls_short()
+            && event.body.stream.is_none()
+            && let Some(_permit) = self.permit_now()
+            && let Some(desk) = self.queue.lend_idle()
+        {
+            return self.handle_here(desk, event);
         }
+        let (job, reply) = Job::new(event, wait);
+        self.submit(job);
+        Submitted::Waits(reply)
+    }
+
+    /// The worker is free. True: it has been lent on, so that its task is what this thread runs next.
+    fn free(&self, desk: Box<Desk>) -> bool {
+        let lent = self.queue.next(desk);
+        lent.map(|(desk, job)| give(desk, Work::Call(job))).is_some()
     }
 
     /// A worker's task: one call after the other.
     async fn serve(self: Arc<Self>, seat: Arc<Seat>) {
-        while let Some((desk, job)) = seat.next().await {
+        while let Some((desk, work)) = seat.next().await {
+            let job = match work {
+                Work::Call(job) => job,
+                Work::Stream(answer) => {
+                    Box::pin(self.stream(desk, answer)).await;
+                    continue;
+                }
+            };
             // Threads are as many as permits: whoever has to wait for one blocks none.
             let permit = self.permit().await;
             if job.batch.is_some() {
@@ -200,15 +263,42 @@ impl Workers {
     }
 
     async fn handle(&self, mut desk: Box<Desk>, job: Job, permit: Option<SemaphorePermit<'_>>) {
-        let Desk { callable, slot, .. } = &mut *desk;
-        let outcome = self.call(slot, job, |event, cancelled, deadline| match callable {
-            Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
-            Callable::Builtin => CallOutcome::Answer(builtin::handle(event)),
-        });
+        let waited = Waited { submitted: job.submitted, begun: Instant::now() };
+        let called = self.call_desk(&mut desk, job.event, Some(job.reply), waited);
         drop(permit);
-        match outcome {
-            Some(outcome) => self.conclude(desk, outcome).await,
-            None => desk.abandon(),
+        let Some(called) = called else { return desk.abandon() };
+        match self.conclude(desk, called) {
+            Concluded::Answer { answer, reply, .. } => {
+                if let Some(reply) = reply {
+                    drop(reply.send(answer)); // The client may have left.
+                }
+            }
+            // Boxed: few answers are streams, and every worker has a task.
+            Concluded::Stream(desk, answer) => Box::pin(self.stream(desk, answer)).await,
+        }
+    }
+
+    /// Calls the handler for whoever asks, on this thread.
+    fn handle_here(&self, mut desk: Box<Desk>, event: Box<Event>) -> Submitted {
+        let begun = Instant::now();
+        let waited = Waited { submitted: begun, begun };
+        let Some(called) = self.call_desk(&mut desk, event, None, waited) else {
+            desk.abandon();
+            return Submitted::Answered(Err(HandlerError::TimedOut.into()));
+        };
+        match self.conclude(desk, called) {
+            Concluded::Answer { answer, lent_on, .. } => {
+                if lent_on {
+                    hand_on(); // The caller may have another event for this thread.
+                }
+                Submitted::Answered(answer)
+            }
+            Concluded::Stream(desk, mut answer) => {
+                let (reply, receiver) = oneshot::channel();
+                answer.reply = Some(reply);
+                give(desk, Work::Stream(answer)); // The worker's task pulls it, beside the connection's that sends it.
+                Submitted::Waits(receiver)
+            }
         }
     }
 
@@ -216,19 +306,41 @@ impl Workers {
         self.calls.as_ref()?.acquire().await.ok()
     }
 
+    /// `None`: none is free. What is in it may be empty, as for [`Workers::permit`].
+    fn permit_now(&self) -> Option<Option<SemaphorePermit<'_>>> {
+        match &self.calls {
+            None => Some(None),
+            Some(calls) => calls.try_acquire().ok().map(Some),
+        }
+    }
+
+    fn call_desk(
+        &self,
+        desk: &mut Desk,
+        event: Box<Event>,
+        reply: Option<ReplySender>,
+        waited: Waited,
+    ) -> Option<Called> {
+        let Desk { callable, slot, .. } = desk;
+        self.call(slot, event, reply, waited, |event, cancelled, deadline| match callable {
+            Callable::Plugin(worker) => worker.call(event, cancelled, deadline),
+            Callable::Builtin => CallOutcome::Answer(builtin::handle(event)),
+        })
+    }
+
     /// The call itself, watched. `None`: it was given up meanwhile.
     fn call(
         &self,
         slot: &Slot,
-        job: Job,
-        handler: impl FnOnce(Event, &Arc<AtomicU8>, Option<Instant>) -> CallOutcome,
+        event: Box<Event>,
+        reply: Option<ReplySender>,
+        Waited { submitted, begun }: Waited,
+        handler: impl FnOnce(Box<Event>, &Arc<AtomicU8>, Option<Instant>) -> CallOutcome,
     ) -> Option<Called> {
-        let begun = Instant::now();
-        self.queue.counters().started(begun.duration_since(job.submitted));
-        let mut span = Call::begin(job.event.trace.as_ref(), slot.index(), job.submitted, begun);
+        self.queue.counters().started(begun.duration_since(submitted));
+        let mut span = Call::begin(event.trace.as_ref(), slot.index(), submitted, begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
-        self.monitor.open(slot, Callers::One(job.reply), begun);
-        let event = *job.event;
+        self.monitor.open(slot, reply.map(Callers::One), begun);
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
         // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
         let outcome = outcome.unwrap_or_else(|_| {
@@ -236,10 +348,9 @@ impl Workers {
         });
         let reply = match slot.close() {
             Some(Callers::One(reply)) => Some(reply),
-            _ => None, // The deadline took it.
+            _ => None, // The deadline took it, or there was none.
         };
-        let given_up = slot.given_up();
-        if given_up {
+        if deadline.is_some() && slot.given_up() {
             fail(&mut span, "timeout");
             self.monitor.returned();
             return None;
@@ -249,8 +360,8 @@ impl Workers {
         Some(Called { outcome, reply, taken, span })
     }
 
-    /// Lends the worker on, then answers; pumps a streamed answer first.
-    async fn conclude(&self, desk: Box<Desk>, call: Called) {
+    /// Lends the worker on, unless the answer is a stream, which is still to be pulled.
+    fn conclude(&self, desk: Box<Desk>, call: Called) -> Concluded {
         let Called { outcome, reply, taken, mut span } = call;
         let index = desk.index;
         let answer = match outcome {
@@ -262,48 +373,47 @@ impl Workers {
             }
             CallOutcome::Failed(error) => {
                 fail(&mut span, "handler_failed");
-                Err(error)
+                Err(error.into())
             }
             CallOutcome::Stream { head, pull } => {
-                let slot = desk.slot.clone();
                 let begun = Instant::now() - taken;
-                // Boxed: few answers are streams, and every worker has a task.
-                return match Box::pin(self.pump(&slot, head, pull, reply, (begun, span))).await {
-                    true => self.free(desk),
-                    false => desk.abandon(),
-                };
+                return Concluded::Stream(desk, Box::new(Streamed { head, pull, reply, begun, span }));
             }
             CallOutcome::Broken(error) => {
                 fail(&mut span, "worker_lost");
                 drop(span);
                 self.queue.finished(index, taken);
-                if let Some(reply) = reply {
-                    drop(reply.send(Err(error.into())));
-                }
-                self.monitor.forget(&desk.slot);
-                let broken = Broken { index, reason: RestartReason::Protocol };
-                self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
-                return desk.retire();
+                self.replace(desk, RestartReason::Protocol);
+                return Concluded::Answer { answer: Err(error.into()), reply, lent_on: false };
             }
         };
         drop(span); // Ended before the caller's, which is above it.
         self.queue.finished(index, taken);
-        self.free(desk);
-        if let Some(reply) = reply {
-            drop(reply.send(answer.map_err(Into::into))); // The client may have left.
+        let lent_on = self.free(desk);
+        Concluded::Answer { answer, reply, lent_on }
+    }
+
+    /// Has another worker take its place.
+    fn replace(&self, desk: Box<Desk>, reason: RestartReason) {
+        self.monitor.forget(&desk.slot);
+        self.broken.try_send(Broken { index: desk.index, reason }).unwrap_or_default(); // As many places as workers.
+        desk.retire();
+    }
+
+    /// Has a streamed answer pulled, then lends the worker on.
+    async fn stream(&self, desk: Box<Desk>, answer: Box<Streamed>) {
+        let slot = desk.slot.clone();
+        if self.pump(&slot, answer).await {
+            self.free(desk);
+        } else {
+            desk.abandon();
         }
     }
 
     /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. False: the
     /// worker was given up.
-    async fn pump(
-        &self,
-        slot: &Arc<Slot>,
-        mut head: Response,
-        mut pull: Pull,
-        reply: Option<ReplySender>,
-        (begun, mut span): (Instant, Option<Box<Call>>),
-    ) -> bool {
+    async fn pump(&self, slot: &Arc<Slot>, answer: Box<Streamed>) -> bool {
+        let Streamed { mut head, mut pull, reply, begun, mut span } = *answer;
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
         let whole = Arc::new(AtomicBool::new(false));
         head.body =
@@ -381,10 +491,10 @@ impl Workers {
     }
 }
 
-/// Has the worker's task call the handler.
-fn launch(desk: Box<Desk>, job: Job) {
+/// Has the worker's task do something.
+fn give(desk: Box<Desk>, work: Work) {
     let seat = desk.seat.0.clone();
-    seat.give(desk, job);
+    seat.give(desk, work);
 }
 
 /// Pieces of a streamed answer.
@@ -447,8 +557,10 @@ mod tests {
             extra: None,
             web: None,
         };
-        let (job, _answer) = Job::new(Box::new(event), Duration::ZERO);
-        let call = workers.call(&Slot::new(0), job, |_, _, _| panic!("ours"));
+        let (reply, _answer) = oneshot::channel();
+        let waited = Waited { submitted: Instant::now(), begun: Instant::now() };
+        let call =
+            workers.call(&Slot::new(0), Box::new(event), Some(reply), waited, |_, _, _| panic!("ours"));
         assert!(matches!(call, Some(Called { outcome: CallOutcome::Broken(_), reply: Some(_), .. })));
     }
 }

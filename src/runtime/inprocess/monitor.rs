@@ -22,10 +22,14 @@ use crate::runtime::plugin::{CANCELLED_CLIENT_GONE, CANCELLED_DEADLINE};
 
 /// How often calls are looked at, and how long one may take before others are looked after.
 const TICK: Duration = Duration::from_micros(250);
+/// The same while calls are short: looking costs them more than the first that is long has to wait.
+const SHORT_TICK: Duration = Duration::from_millis(1);
 /// While a call takes longer than a tick, some thread is woken this often to poll I/O and timers.
 const NUDGE: Duration = Duration::from_micros(500);
 /// Calls that take this long on average are not waited for one by one: all their workers get threads.
 const LONG_ON_AVERAGE: Duration = Duration::from_micros(50);
+/// Calls per worker after which it is known how long they take.
+const KNOWN_AFTER: u64 = 16;
 /// Weight of the calls before in the average, against the last one.
 const AVERAGE_OVER: u64 = 16;
 /// Ticks without a call before the thread sleeps until the next one, which then has to wake it.
@@ -131,6 +135,8 @@ struct Shared {
     start: Instant,
     slots: Mutex<Vec<Arc<Slot>>>,
     asleep: AtomicBool,
+    /// See [`Monitor::are_calls_short`].
+    short: AtomicBool,
     thread: Mutex<Option<Thread>>,
     stuck: AtomicUsize,
     returned: Notify,
@@ -155,6 +161,8 @@ pub struct Settings {
 
 /// What the monitor sees at one look.
 struct Seen {
+    /// Calls take long on average.
+    long_on_average: bool,
     /// Calls that run.
     running: usize,
     /// Those that take longer than a tick.
@@ -173,6 +181,7 @@ impl Monitor {
             start: Instant::now(),
             slots: Mutex::default(),
             asleep: AtomicBool::new(false),
+            short: AtomicBool::new(false),
             thread: Mutex::default(),
             stuck: AtomicUsize::new(0),
             returned: Notify::new(),
@@ -201,12 +210,14 @@ impl Monitor {
     }
 
     /// A call begins; the deadline may take its reply.
-    pub fn open(&self, slot: &Slot, reply: Callers, begun: Instant) {
+    pub fn open(&self, slot: &Slot, reply: Option<Callers>, begun: Instant) {
         slot.cancelled.store(0, Ordering::Relaxed);
         if self.0.settings.event_timeout.is_some() {
             locked(&slot.cut).0 = false;
         }
-        *locked(&slot.reply) = Some(reply);
+        if reply.is_some() {
+            *locked(&slot.reply) = reply;
+        }
         self.mark(slot, begun);
     }
 
@@ -220,6 +231,12 @@ impl Monitor {
         {
             thread.unpark();
         }
+    }
+
+    /// Whether calls have been so short lately that the next one may keep back whoever waits for it. Never where calls
+    /// have a deadline, at which somebody else has to answer.
+    pub fn are_calls_short(&self) -> bool {
+        self.0.short.load(Ordering::Relaxed)
     }
 
     /// A call that had been given up returned after all.
@@ -248,6 +265,8 @@ impl Shared {
         loop {
             let now = Instant::now();
             let seen = self.look(now);
+            let short = !seen.long_on_average && self.may_be_short();
+            self.short.store(short, Ordering::Relaxed);
             need.set(seen.blocked, now);
             let settled = reserve.is_settled(); // Asked first: whoever is asleep by then is among those who fell asleep.
             let late = seen.long > 0 && now.duration_since(nudged) >= NUDGE;
@@ -261,7 +280,7 @@ impl Shared {
             events = admitted;
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet < QUIET_TICKS {
-                std::thread::park_timeout(TICK);
+                std::thread::park_timeout(if short && seen.long == 0 { SHORT_TICK } else { TICK });
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
@@ -271,6 +290,13 @@ impl Shared {
             self.asleep.store(false, Ordering::SeqCst);
             quiet = 0;
         }
+    }
+
+    fn may_be_short(&self) -> bool {
+        let counters = self.settings.queue.counters();
+        let known =
+            counters.allocations.load(Ordering::Relaxed) >= KNOWN_AFTER * counters.workers.len() as u64;
+        known && self.settings.event_timeout.is_none()
     }
 
     fn look(&self, now: Instant) -> Seen {
@@ -296,7 +322,7 @@ impl Shared {
         for slot in given_up {
             self.give_up(&slot.0, slot.1);
         }
-        Seen { running, long, blocked }
+        Seen { long_on_average, running, long, blocked }
     }
 
     /// `begun`, `age`: of the call that was seen.
@@ -366,7 +392,7 @@ mod tests {
         let slot = Arc::new(Slot::new(0));
         let now = Instant::now();
         let (reply, mut answer) = oneshot::channel();
-        monitor.open(&slot, Callers::One(reply), now);
+        monitor.open(&slot, Some(Callers::One(reply)), now);
         let begun = slot.begun.load(Ordering::SeqCst) - 1;
         let (age, mut given_up) = (Duration::from_secs(7200), Vec::new());
         monitor.0.look_at(&slot, begun + 1, age, &mut given_up); // Of the call before.

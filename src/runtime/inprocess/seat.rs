@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use super::{Desk, locked};
-use crate::queue::Job;
+use super::{Desk, Work, locked};
 
 /// Of one worker.
 #[derive(Default)]
@@ -13,22 +12,22 @@ pub(super) struct Seat(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    work: Option<(Box<Desk>, Job)>,
+    work: Option<(Box<Desk>, Work)>,
     closed: bool,
     task: Option<Waker>,
 }
 
 impl Seat {
-    /// The worker's task has a job. Given on an event thread, it runs next on this very thread.
-    pub(super) fn give(&self, desk: Box<Desk>, job: Job) {
+    /// The worker's task has something to do. Given on an event thread, it runs next on this very thread.
+    pub(super) fn give(&self, desk: Box<Desk>, work: Work) {
         let mut state = locked(&self.0);
-        state.work = Some((desk, job));
+        state.work = Some((desk, work));
         state.wake();
     }
 
-    /// The next job; `None`: the worker has ended. Looks for it only at the task's next turn, for the one who waits for
+    /// What there is to do next; `None`: the worker has ended. Looks for it only at the task's next turn, for the one who waits for
     /// the last answer comes first.
-    pub(super) async fn next(&self) -> Option<(Box<Desk>, Job)> {
+    pub(super) async fn next(&self) -> Option<(Box<Desk>, Work)> {
         let mut yielded = false;
         let next = poll_fn(|cx| {
             let mut state = locked(&self.0);
@@ -76,8 +75,8 @@ mod tests {
     use super::super::Callable;
     use super::super::monitor::Slot;
     use super::*;
-    use crate::queue::SubmitError;
     use crate::queue::tests::event;
+    use crate::queue::{Job, SubmitError};
 
     fn desk(seat: &Arc<Seat>) -> Box<Desk> {
         let slot = Arc::new(Slot::new(0));
@@ -90,14 +89,14 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         let (first, answer) = Job::new(event("a"), Duration::ZERO);
         let (second, _gone) = Job::new(event("b"), Duration::ZERO);
-        seat.give(desk(&seat), first); // Before the task has had a turn.
+        seat.give(desk(&seat), Work::Call(first)); // Before the task has had a turn.
         let worker = tokio::spawn({
             let (seat, order, mut second) = (seat.clone(), order.clone(), Some(second));
             async move {
-                while let Some((desk, job)) = seat.next().await {
+                while let Some((desk, Work::Call(job))) = seat.next().await {
                     locked(&order).push("called");
                     match second.take() {
-                        Some(second) => seat.give(desk, second),
+                        Some(second) => seat.give(desk, Work::Call(second)),
                         None => drop(desk), // The worker's end.
                     }
                     drop(job.reply.send(Err(SubmitError::Stopping)));

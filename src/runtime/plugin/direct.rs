@@ -53,7 +53,12 @@ impl Direct {
     }
 
     /// Calls the handler and waits for it.
-    pub(super) fn call(&mut self, event: Event, cancelled: &AtomicU8, deadline: Deadline) -> CallOutcome {
+    pub(super) fn call(
+        &mut self,
+        event: Box<Event>,
+        cancelled: &AtomicU8,
+        deadline: Deadline,
+    ) -> CallOutcome {
         let mut frame = self.frame.take().unwrap_or_default();
         frame.load(event, self.clock.nanoseconds(deadline), cancelled);
         let inside = crash::inside();

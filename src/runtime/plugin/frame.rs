@@ -19,7 +19,7 @@ use crate::event::{BodyFault, Event, Extra, write_canonical};
 /// An event in the shape of the ABI.
 pub(super) struct Frame {
     raw: abi::Event,
-    event: Option<Event>,
+    event: Option<Box<Event>>,
     pairs: Vec<abi::Pair>,
     /// The header names in canonical form, one after the other.
     names: Vec<u8>,
@@ -53,7 +53,7 @@ impl Default for Frame {
 
 impl Frame {
     /// Takes an event in. `self` must stay where it is until [`Frame::clear`].
-    pub(super) fn load(&mut self, event: Event, deadline_ns: i64, cancelled: &AtomicU8) {
+    pub(super) fn load(&mut self, event: Box<Event>, deadline_ns: i64, cancelled: &AtomicU8) {
         let event = self.event.insert(event);
         let body = abi::Str::new(event.body.contiguous());
         let more = event.body.stream.take();
@@ -68,7 +68,7 @@ impl Frame {
                 (true, Some(_)) => abi::EVENT_MORE,
                 (false, _) => abi::EVENT_NO_BODY,
             },
-            id: text(event.id.as_str()),
+            id: abi::Str::new(event.id.as_bytes()),
             method: text(event.method()),
             path: abi::Str::new(event.path()),
             query: text(event.query()),
@@ -101,7 +101,7 @@ impl Frame {
 
     /// The event taken in, if any.
     pub(super) fn event(&self) -> Option<&Event> {
-        self.event.as_ref()
+        self.event.as_deref()
     }
 
     /// Query arguments.
@@ -168,7 +168,7 @@ impl Frame {
     pub(super) fn clear(&mut self) -> HeaderMap {
         self.cancelled = ptr::null();
         self.raw = abi::Event::EMPTY;
-        let emptied = self.event.take().map_or_else(HeaderMap::new, Event::into_empty_headers);
+        let emptied = self.event.take().map_or_else(HeaderMap::new, |event| event.into_empty_headers());
         if self.fields.get().is_some() {
             self.fields = OnceLock::new();
         }

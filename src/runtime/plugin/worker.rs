@@ -74,7 +74,7 @@ impl Worker {
 
     /// Calls the handler and waits for it. `cancelled` may be set meanwhile (see [`super::CANCELLED_DEADLINE`] and its
     /// siblings); a handler may look at it, nothing else does.
-    pub fn call(&mut self, event: Event, cancelled: &Arc<AtomicU8>, deadline: Deadline) -> CallOutcome {
+    pub fn call(&mut self, event: Box<Event>, cancelled: &Arc<AtomicU8>, deadline: Deadline) -> CallOutcome {
         match &mut self.place {
             Place::Direct(worker) => worker.call(event, cancelled, deadline),
             Place::Fixed(thread) => {
@@ -92,7 +92,7 @@ impl Worker {
     /// Calls the handler with several events at once, as [`Worker::call`] does it with one.
     pub fn call_batch(
         &mut self,
-        events: Vec<Event>,
+        events: Vec<Box<Event>>,
         cancelled: &Arc<AtomicU8>,
         deadline: Deadline,
     ) -> BatchOutcome {

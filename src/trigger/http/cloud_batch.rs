@@ -54,7 +54,7 @@ enum Data {
 
 impl Http {
     /// Hands all events in and gathers their answers, in the order of the request.
-    pub(super) async fn submit_cloud_batch(&self, events: Vec<Event>, answer: Answer) -> Answer {
+    pub(super) async fn submit_cloud_batch(&self, events: Vec<Event>, answer: &mut Answer) {
         // As many as can be in work: more would only keep other requests from waiting. Batches need them all.
         let at_once = if self.batches.is_some() { events.len() } else { self.cx.events.workers() };
         let parts =
@@ -62,14 +62,16 @@ impl Http {
         let failed = parts.iter().map(|part| part.status).filter(|status| *status >= 400).max();
         // Texts, numbers and JSON that has been read: nothing that could fail.
         let body = serde_json::to_vec(&parts).unwrap_or_default();
-        answer.parts(failed.unwrap_or(200), body.into())
+        answer.parts(failed.unwrap_or(200), body.into());
     }
 
     async fn part(&self, event: Box<Event>) -> Part {
         let id = event.id.as_str().to_owned();
         let trigger = event.extra.as_deref().and_then(|extra| extra.trigger.as_ref());
         let source = trigger.map(|(source, _)| source.clone()).unwrap_or_default();
-        let (status, headers, body) = self.submit(event, Answer::to_part()).await.into_part();
+        let mut answer = Answer::to_part();
+        self.submit_elsewhere(event, &mut answer).await;
+        let (status, headers, body) = answer.into_part();
         match whole(body).await {
             Ok(body) => Part::new(id, source, status, headers, &body),
             Err(text) => Part::new(id, source, 500, HeaderMap::new(), text.as_bytes()),

@@ -10,7 +10,6 @@ mod response;
 mod span;
 
 use std::convert::Infallible;
-use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use hyper::body::Incoming;
 use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::{HttpTrigger, Owed};
-use crate::event::{Event, cloudevent};
+use crate::event::{Event, EventBody, cloudevent};
 use crate::logging::Logger;
 use crate::net::{Activity, Limits, Listener, Phase, Server, bind};
 use crate::queue::Reply;
@@ -103,7 +102,9 @@ impl Http {
         activity: Arc<Activity>,
     ) -> Result<http::Response<HttpBody>, Infallible> {
         activity.set_phase(Phase::Service);
-        let mut answer = self.answer(request, &activity).await;
+        let (parts, body) = request.into_parts();
+        let mut answer = Answer::to(&parts);
+        self.answer(parts, body, &activity, &mut answer).await;
         if activity.answer_closes() {
             answer.close();
         }
@@ -112,22 +113,18 @@ impl Http {
         Ok(answer.finish(streamed.then_some(activity)))
     }
 
-    async fn answer(&self, request: http::Request<Incoming>, activity: &Arc<Activity>) -> Answer {
-        let (mut parts, body) = request.into_parts();
+    async fn answer(&self, mut parts: Parts, body: Incoming, activity: &Arc<Activity>, answer: &mut Answer) {
         let path = request::decoded_path(&parts.uri);
         let web = self.cx.events.serves_web();
-        let mut answer = match self.settle(&parts, &body, path.as_deref()) {
-            Break(mut answer) => {
-                answer.span = self
-                    .recorder()
-                    .and_then(|recorder| RequestSpan::begin(None, Some(recorder), &parts, &self.cx.info));
-                if !body.is_end_stream() {
-                    answer.close(); // What is not read of a body stands before the next request.
-                }
-                return answer;
+        if self.settle(&parts, &body, path.as_deref(), answer) {
+            answer.span = self
+                .recorder()
+                .and_then(|recorder| RequestSpan::begin(None, Some(recorder), &parts, &self.cx.info));
+            if !body.is_end_stream() {
+                answer.close(); // What is not read of a body stands before the next request.
             }
-            Continue(answer) => answer,
-        };
+            return;
+        }
         let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
         let recorder = self.recorder();
         if trace.is_some() || recorder.is_some() {
@@ -143,35 +140,51 @@ impl Http {
         }
         let ends = || web.then(|| activity.ends());
         if self.takes_as_it_comes(&parts, &body) {
+            activity.share_turn();
             return match incoming::open(&parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
                 Ok((feed, body)) => {
                     let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
                     answer.trace(&mut event, trace);
                     // Boxed, as below: what few requests need must not make the future of all larger.
-                    Box::pin(self.submit_with(event, answer, feed, activity)).await
+                    Box::pin(self.submit_with(event, answer, feed, activity)).await;
                 }
                 Err(refusal) => self.refuse(answer, refusal, activity),
             };
         }
+        let body = if body.is_end_stream() {
+            EventBody::none()
+        } else {
+            match self.read_body(&mut parts, body, activity).await {
+                Ok(body) => body,
+                Err(refusal) => return self.refuse(answer, refusal, activity),
+            }
+        };
+        let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
+        answer.trace(&mut event, trace);
+        if web {
+            return self.submit(event, answer, activity).await; // Cloud events are the application's business.
+        }
+        match cloudevent::unwrap(&mut event) {
+            Ok(None) => self.submit(event, answer, activity).await,
+            Ok(Some(events)) => {
+                activity.share_turn();
+                Box::pin(self.submit_cloud_batch(events, answer)).await;
+            }
+            Err(error) => self.refuse_cloud_event(answer, &error),
+        }
+    }
+
+    async fn read_body(
+        &self,
+        parts: &mut Parts,
+        body: Incoming,
+        activity: &Activity,
+    ) -> Result<EventBody, Refusal> {
         activity.begin_body();
         let body =
-            request::read_body(&mut parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
+            request::read_body(parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
         activity.set_phase(Phase::Service);
-        match body {
-            Ok(body) => {
-                let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
-                answer.trace(&mut event, trace);
-                if web {
-                    return self.submit(event, answer).await; // Cloud events are the application's business.
-                }
-                match cloudevent::unwrap(&mut event) {
-                    Ok(None) => self.submit(event, answer).await,
-                    Ok(Some(events)) => Box::pin(self.submit_cloud_batch(events, answer)).await,
-                    Err(error) => self.refuse_cloud_event(answer, &error),
-                }
-            }
-            Err(refusal) => self.refuse(answer, refusal, activity),
-        }
+        body
     }
 
     /// Where a record of each request goes, if somebody wants to see such.
@@ -181,14 +194,13 @@ impl Http {
     }
 
     /// What a body gets that cannot be read or must not be.
-    fn refuse(&self, answer: Answer, refusal: Refusal, activity: &Activity) -> Answer {
+    fn refuse(&self, answer: &mut Answer, refusal: Refusal, activity: &Activity) {
         match refusal {
             Refusal::TooLarge => answer.too_large(self.config.body_bytes_max),
             Refusal::NoRoom => {
                 self.cx.events.count(false);
-                let mut answer = answer.no_room();
+                answer.no_room();
                 answer.close();
-                answer
             }
             Refusal::Broken if activity.expired() => answer.too_slow(),
             Refusal::Broken => answer.malformed(),
@@ -206,89 +218,103 @@ impl Http {
     }
 
     /// As [`Http::submit`], with a body that is still arriving.
-    async fn submit_with(
-        &self,
-        event: Box<Event>,
-        mut answer: Answer,
-        mut feed: Feed,
-        activity: &Activity,
-    ) -> Answer {
+    async fn submit_with(&self, event: Box<Event>, answer: &mut Answer, mut feed: Feed, activity: &Activity) {
         // A handler that has been told of it may have answered, which is not the reason any more.
-        let mut reply = match self.cx.events.submit_until(event, feed.refused()).await {
+        let reply = match self.cx.events.submit_until(event, feed.refused()).await {
             Ok(reply) => reply,
             Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        self.add_file(&mut reply, &mut answer).await;
-        let mut answer = answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
+        self.give_back(reply, answer).await;
         if !feed.is_whole() {
             answer.close(); // What is not read of a body stands before the next request.
         }
         if answer.is_streamed() {
             answer.feed = Some(feed); // A handler may read on while it answers.
         }
-        answer
     }
 
     /// What a request gets that is no cloud event although it says so.
-    fn refuse_cloud_event(&self, answer: Answer, error: &cloudevent::CloudEventError) -> Answer {
+    fn refuse_cloud_event(&self, answer: &mut Answer, error: &cloudevent::CloudEventError) {
         self.cx.logger.debug("Refused a cloud event", crate::fields! {"err" => error.to_string()});
         self.cx.events.count(false);
-        answer.bad_cloud_event()
+        answer.bad_cloud_event();
     }
 
     /// The event's way to a worker, and its answer's way back.
-    async fn submit(&self, event: Box<Event>, mut answer: Answer) -> Answer {
-        let mut reply = match &self.batches {
+    async fn submit(&self, event: Box<Event>, answer: &mut Answer, activity: &Activity) {
+        if self.batches.is_some() || !activity.is_turn_free() {
+            return self.submit_elsewhere(event, answer).await;
+        }
+        let reply = match self.cx.events.submit_here(event) {
+            Ok(reply) => reply,
+            Err(waiting) => {
+                activity.share_turn();
+                self.cx.events.wait_for(waiting).await
+            }
+        };
+        self.give_back(reply, answer).await;
+    }
+
+    /// The same where others wait for this thread.
+    async fn submit_elsewhere(&self, event: Box<Event>, answer: &mut Answer) {
+        let reply = match &self.batches {
             None => self.cx.events.submit(event).await,
             Some(batches) => Box::pin(batches.submit(event)).await,
         };
-        self.add_file(&mut reply, &mut answer).await;
-        answer.reply(reply, self.cx.events.counters(), &self.cx.logger)
+        self.give_back(reply, answer).await;
     }
 
-    /// The file that a handler has named becomes the body.
-    async fn add_file(&self, reply: &mut Reply, answer: &mut Answer) {
-        if let Ok(response) = reply
+    async fn give_back(&self, mut reply: Reply, answer: &mut Answer) {
+        // The file that a handler has named becomes the body.
+        if let Ok(response) = &mut reply
             && let Some(file) = file::wanted(&mut response.headers)
         {
             answer.length = Box::pin(file.send(response, &self.cx.logger)).await;
         }
+        answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
     }
 
-    /// Breaks with the answer to what needs no event; else continues with the beginning of one.
-    fn settle(&self, parts: &Parts, body: &Incoming, path: Option<&[u8]>) -> ControlFlow<Answer, Answer> {
-        let mut answer = Answer::to(parts);
+    /// Whether the answer is given, because no event is needed for it.
+    fn settle(&self, parts: &Parts, body: &Incoming, path: Option<&[u8]>, answer: &mut Answer) -> bool {
         if parts.method == Method::CONNECT {
-            return Break(answer.no_tunnel());
+            answer.no_tunnel();
+            return true;
         }
         if !request::host_is_sound(&parts.headers) || !request::target_is_sound(&parts.method, &parts.uri) {
-            return Break(answer.malformed());
+            answer.malformed();
+            return true;
         }
         if !body.is_end_stream() {
             if !request::expects_continue_only(&parts.headers) {
-                return Break(answer.unknown_expectation());
+                answer.unknown_expectation();
+                return true;
             }
             if body.size_hint().exact().is_none() && !request::is_chunked_only(&parts.headers) {
-                return Break(answer.unknown_coding());
+                answer.unknown_coding();
+                return true;
             }
         }
         answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
         if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(parts)) {
-            let accepted = cors::preflight(cors, parts, &mut answer);
+            let accepted = cors::preflight(cors, parts, answer);
             self.cx.events.count(accepted);
-            return Break(answer);
+            return true;
         }
         if path.unwrap_or(parts.uri.path().as_bytes()).starts_with(HEALTH_PATH) {
             let draining = self.cx.shutdown.draining.is_cancelled();
-            return Break(if draining { answer.status(503) } else { answer });
+            if draining {
+                answer.set_status(503);
+            }
+            return true;
         }
         if let Some(cors) = &self.config.cors
-            && !cors::admit(cors, parts, &mut answer)
+            && !cors::admit(cors, parts, answer)
         {
             self.cx.events.count(false);
-            return Break(answer.status(403));
+            answer.set_status(403);
+            return true;
         }
-        Continue(answer)
+        false
     }
 }
 
@@ -314,6 +340,12 @@ mod tests {
     #[test]
     fn the_future_of_a_request_stays_small() {
         let bytes = bytes_of(Http::handle);
+        println!(
+            "{bytes} {} {} {}",
+            size_of::<HttpBody>(),
+            size_of::<http::Response<HttpBody>>(),
+            size_of::<Answer>()
+        );
         assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
     }
 }

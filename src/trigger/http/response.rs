@@ -113,16 +113,10 @@ impl Answer {
     }
 
     /// The answers to several events, as JSON.
-    pub(super) fn parts(mut self, status: u16, body: Bytes) -> Self {
+    pub(super) fn parts(&mut self, status: u16, body: Bytes) {
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.body = body.into();
-        self.status(status)
-    }
-
-    /// Another status.
-    pub(super) fn status(mut self, status: u16) -> Self {
         self.set_status(status);
-        self
     }
 
     /// Another status.
@@ -135,10 +129,9 @@ impl Answer {
         self.closes = true;
     }
 
-    fn text(mut self, status: StatusCode, text: impl Into<Bytes>) -> Self {
+    fn text(&mut self, status: StatusCode, text: impl Into<Bytes>) {
         self.status = status;
         self.body = Body::from(text.into());
-        self
     }
 
     /// It is a web application's.
@@ -147,11 +140,11 @@ impl Answer {
     }
 
     /// What the handler, or the lack of a worker, makes of it.
-    pub(super) fn reply(self, reply: Reply, counters: &TriggerCounters, logger: &Logger) -> Self {
+    pub(super) fn reply(&mut self, reply: Reply, counters: &TriggerCounters, logger: &Logger) {
         match reply {
             Ok(response) => self.response(response, counters, logger),
             Err(SubmitError::NoWorkers) => self.no_room(),
-            Err(SubmitError::Stopping | SubmitError::Replaced) => self.status(503),
+            Err(SubmitError::Stopping | SubmitError::Replaced) => self.set_status(503),
             Err(SubmitError::Handler(HandlerError::Failed { status, message })) => self.text(status, message),
             Err(SubmitError::Handler(HandlerError::TimedOut)) => {
                 self.text(StatusCode::REQUEST_TIMEOUT, TIMED_OUT)
@@ -165,10 +158,10 @@ impl Answer {
         }
     }
 
-    fn response(mut self, response: Response, counters: &TriggerCounters, logger: &Logger) -> Self {
+    fn response(&mut self, response: Response, counters: &TriggerCounters, logger: &Logger) {
         match response.status {
             0 => {}
-            200..=999 => self = self.status(response.status),
+            200..=999 => self.set_status(response.status),
             other => {
                 let message = format!("handler answered with status {other}, which is no final HTTP status");
                 logger.warn("Handler's answer cannot be sent", fields! {"err" => message});
@@ -203,7 +196,6 @@ impl Answer {
                 }
             }
         }
-        self
     }
 
     /// The length that an application gives its answer, where nobody else knows it.
@@ -235,58 +227,58 @@ impl Answer {
     }
 
     /// A body over the limit.
-    pub(super) fn too_large(mut self, bytes_max: usize) -> Self {
+    pub(super) fn too_large(&mut self, bytes_max: usize) {
         self.closes = true;
         let text = format!("Request body is larger than maxRequestBodySize, which is {bytes_max} bytes");
-        self.text(StatusCode::PAYLOAD_TOO_LARGE, text)
+        self.text(StatusCode::PAYLOAD_TOO_LARGE, text);
     }
 
     /// No worker in time, or too much waits already.
-    pub(super) fn no_room(mut self) -> Self {
+    pub(super) fn no_room(&mut self) {
         self.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        self.status(503)
+        self.set_status(503);
     }
 
     /// A body that has stood still for too long.
-    pub(super) fn too_slow(mut self) -> Self {
+    pub(super) fn too_slow(&mut self) {
         self.closes = true;
-        self.text(StatusCode::REQUEST_TIMEOUT, TOO_SLOW)
+        self.text(StatusCode::REQUEST_TIMEOUT, TOO_SLOW);
     }
 
     /// A body that cannot be read.
-    pub(super) fn malformed(mut self) -> Self {
+    pub(super) fn malformed(&mut self) {
         self.closes = true;
-        self.text(StatusCode::BAD_REQUEST, "Error when parsing request")
+        self.text(StatusCode::BAD_REQUEST, "Error when parsing request");
     }
 
     /// CONNECT: whoever sends it takes a success for a tunnel, and what follows for anything.
-    pub(super) fn no_tunnel(mut self) -> Self {
+    pub(super) fn no_tunnel(&mut self) {
         self.closes = true;
-        self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy")
+        self.text(StatusCode::NOT_IMPLEMENTED, "CONNECT is not served: this is no proxy");
     }
 
     /// A WebSocket: whoever asks for one understands no other answer, so it is refused before it costs a worker.
-    pub(super) fn no_web_socket(self) -> Self {
+    pub(super) fn no_web_socket(&mut self) {
         let text = "WebSocket is not served here: the application gets HTTP requests only; use server-sent events, or \
                     run it under an ASGI server";
-        self.text(StatusCode::NOT_IMPLEMENTED, text)
+        self.text(StatusCode::NOT_IMPLEMENTED, text);
     }
 
     /// `Expect` with something else than `100-continue`.
-    pub(super) fn unknown_expectation(mut self) -> Self {
+    pub(super) fn unknown_expectation(&mut self) {
         self.closes = true;
-        self.text(StatusCode::EXPECTATION_FAILED, "Expect can only be 100-continue")
+        self.text(StatusCode::EXPECTATION_FAILED, "Expect can only be 100-continue");
     }
 
     /// A body in another transfer coding than chunks alone.
-    pub(super) fn unknown_coding(mut self) -> Self {
+    pub(super) fn unknown_coding(&mut self) {
         self.closes = true;
-        self.text(StatusCode::NOT_IMPLEMENTED, "Transfer-Encoding can only be chunked, once")
+        self.text(StatusCode::NOT_IMPLEMENTED, "Transfer-Encoding can only be chunked, once");
     }
 
     /// A structured cloud event that cannot be unwrapped.
-    pub(super) fn bad_cloud_event(self) -> Self {
-        self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event")
+    pub(super) fn bad_cloud_event(&mut self) {
+        self.text(StatusCode::BAD_REQUEST, "Failed to wrap structured cloud event");
     }
 
     pub(super) fn is_streamed(&self) -> bool {
@@ -388,6 +380,9 @@ impl http_body::Body for HttpBody {
             return Poll::Ready(Some(Err(failure)));
         }
         if let Body::Stream(stream) = &mut this.body {
+            if let Some(activity) = &this.activity {
+                activity.share_turn(); // Whoever makes the pieces is told of each that has been taken.
+            }
             return match std::task::ready!(stream.as_mut().poll_next(cx)) {
                 Some(Ok(piece)) => {
                     this.length = this.length.map(|length| length.saturating_sub(piece.len() as u64));

@@ -14,9 +14,10 @@ use http::StatusCode;
 
 impl Direct {
     /// Calls the handler with all events and waits for it; one answer for each, in the same order.
+    #[expect(clippy::vec_box, reason = "they come in boxes, and stay in them")]
     pub(in crate::runtime::plugin) fn call_batch(
         &mut self,
-        events: Vec<Event>,
+        events: Vec<Box<Event>>,
         cancelled: &AtomicU8,
         deadline: Deadline,
     ) -> BatchOutcome {
