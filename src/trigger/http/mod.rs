@@ -25,8 +25,9 @@ use crate::event::{Event, EventBody, cloudevent};
 use crate::logging::Logger;
 use crate::net::{Activity, Limits, Listener, Phase, Server, bind};
 use crate::queue::Reply;
+use crate::trace::EventTrace;
 use incoming::Feed;
-use request::Refusal;
+use request::{Known, Refusal};
 use response::{Answer, HttpBody};
 use span::RequestSpan;
 
@@ -36,6 +37,9 @@ const HEALTH_PATH: &[u8] = b"/__internal/health";
 const STALL: Duration = Duration::from_secs(60);
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 262_144;
+
+/// The path as handlers see it, where that differs from the one in the target.
+type CleanPath = Option<Box<[u8]>>;
 
 struct Http {
     cx: TriggerContext,
@@ -96,55 +100,41 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
 }
 
 impl Http {
-    async fn handle(
+    /// No `async fn`: what is given to one lies in its future twice, which is made and moved for each request.
+    fn handle(
         self: Arc<Self>,
         request: http::Request<Incoming>,
         activity: Arc<Activity>,
-    ) -> Result<http::Response<HttpBody>, Infallible> {
+    ) -> impl Future<Output = Result<http::Response<HttpBody>, Infallible>> + Send {
         activity.set_phase(Phase::Service);
-        let (parts, body) = request.into_parts();
-        let mut answer = Answer::to(&parts);
-        self.answer(parts, body, &activity, &mut answer).await;
-        if activity.answer_closes() {
-            answer.close();
+        let (mut parts, body) = request.into_parts();
+        let known = Known::of(&parts.headers);
+        let mut answer = Answer::to(&parts, known);
+        async move {
+            self.answer(&mut parts, body, known, &activity, &mut answer).await;
+            if activity.answer_closes() {
+                answer.close();
+            }
+            let streamed = answer.is_streamed();
+            activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
+            Ok(answer.finish(streamed.then_some(activity)))
         }
-        let streamed = answer.is_streamed();
-        activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
-        Ok(answer.finish(streamed.then_some(activity)))
     }
 
-    async fn answer(&self, mut parts: Parts, body: Incoming, activity: &Arc<Activity>, answer: &mut Answer) {
-        let path = request::decoded_path(&parts.uri);
-        let web = self.cx.events.serves_web();
-        if self.settle(&parts, &body, path.as_deref(), answer) {
-            answer.span = self
-                .recorder()
-                .and_then(|recorder| RequestSpan::begin(None, Some(recorder), &parts, &self.cx.info));
-            if !body.is_end_stream() {
-                answer.close(); // What is not read of a body stands before the next request.
-            }
-            return;
-        }
-        let trace = self.cx.events.tracer().map(|tracer| tracer.begin(&parts.headers));
-        let recorder = self.recorder();
-        if trace.is_some() || recorder.is_some() {
-            answer.span = RequestSpan::begin(trace.as_ref(), recorder, &parts, &self.cx.info);
-        }
-        let logs = answer.logs.clone();
-        if web {
-            if request::wants_web_socket(&parts.headers) {
-                self.cx.events.count(false);
-                return answer.no_web_socket();
-            }
-            answer.serve_web(&parts.method);
-        }
-        let ends = || web.then(|| activity.ends());
-        if self.takes_as_it_comes(&parts, &body) {
+    async fn answer(
+        &self,
+        parts: &mut Parts,
+        body: Incoming,
+        mut known: Known,
+        activity: &Arc<Activity>,
+        answer: &mut Answer,
+    ) {
+        let Some((path, trace)) = self.begin(parts, &body, known, answer) else { return };
+        if self.takes_as_it_comes(parts, &body) {
             activity.share_turn();
-            return match incoming::open(&parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
+            return match incoming::open(parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
                 Ok((feed, body)) => {
-                    let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
-                    answer.trace(&mut event, trace);
+                    let event = self.event(parts, known, (path, body), trace, activity, answer);
                     // Boxed, as below: what few requests need must not make the future of all larger.
                     Box::pin(self.submit_with(event, answer, feed, activity)).await;
                 }
@@ -154,15 +144,17 @@ impl Http {
         let body = if body.is_end_stream() {
             EventBody::none()
         } else {
-            match self.read_body(&mut parts, body, activity).await {
+            let read = self.read_body(parts, body, activity).await;
+            known = Known::of(&parts.headers); // Trailers have joined them.
+            match read {
                 Ok(body) => body,
                 Err(refusal) => return self.refuse(answer, refusal, activity),
             }
         };
-        let mut event = request::event(parts, path, body, logs, self.cx.info.clone(), ends());
-        answer.trace(&mut event, trace);
-        if web {
-            return self.submit(event, answer, activity).await; // Cloud events are the application's business.
+        let mut event = self.event(parts, known, (path, body), trace, activity, answer);
+        // Cloud events to a web application are its own business.
+        if event.web.is_some() || !known.may_be_cloud_event() {
+            return self.submit(event, answer, activity).await;
         }
         match cloudevent::unwrap(&mut event) {
             Ok(None) => self.submit(event, answer, activity).await,
@@ -172,6 +164,56 @@ impl Http {
             }
             Err(error) => self.refuse_cloud_event(answer, &error),
         }
+    }
+
+    /// What comes before a body is read: the path, if it differs from the target's, and the trace. `None`: the answer is
+    /// given.
+    fn begin(
+        &self,
+        parts: &Parts,
+        body: &Incoming,
+        known: Known,
+        answer: &mut Answer,
+    ) -> Option<(CleanPath, Option<Arc<EventTrace>>)> {
+        let path = request::decoded_path(&parts.uri);
+        let settled = self.settle(parts, body, known, path.as_deref(), answer);
+        let trace = self.cx.events.tracer().filter(|_| !settled).map(|tracer| tracer.begin(&parts.headers));
+        let recorder = self.recorder();
+        if trace.is_some() || recorder.is_some() {
+            answer.span = RequestSpan::begin(trace.as_ref(), recorder, parts, &self.cx.info);
+        }
+        if settled {
+            if !body.is_end_stream() {
+                answer.close(); // What is not read of a body stands before the next request.
+            }
+            return None;
+        }
+        if self.cx.events.serves_web() {
+            if request::wants_web_socket(&parts.headers) {
+                self.cx.events.count(false);
+                answer.no_web_socket();
+                return None;
+            }
+            answer.serve_web(&parts.method);
+        }
+        Some((path, trace))
+    }
+
+    /// The event of a request, of whose parts nothing is left.
+    fn event(
+        &self,
+        parts: &mut Parts,
+        known: Known,
+        (path, body): (CleanPath, EventBody),
+        trace: Option<Arc<EventTrace>>,
+        activity: &Activity,
+        answer: &mut Answer,
+    ) -> Box<Event> {
+        let ends = self.cx.events.serves_web().then(|| activity.ends());
+        let (logs, trigger) = (answer.logs.clone(), self.cx.info.clone());
+        let mut event = request::event(parts, known, path, body, logs, trigger, ends);
+        answer.trace(&mut event, trace);
+        event
     }
 
     async fn read_body(
@@ -275,12 +317,21 @@ impl Http {
     }
 
     /// Whether the answer is given, because no event is needed for it.
-    fn settle(&self, parts: &Parts, body: &Incoming, path: Option<&[u8]>, answer: &mut Answer) -> bool {
+    fn settle(
+        &self,
+        parts: &Parts,
+        body: &Incoming,
+        known: Known,
+        path: Option<&[u8]>,
+        answer: &mut Answer,
+    ) -> bool {
         if parts.method == Method::CONNECT {
             answer.no_tunnel();
             return true;
         }
-        if !request::host_is_sound(&parts.headers) || !request::target_is_sound(&parts.method, &parts.uri) {
+        if known.has_host() && !request::host_is_sound(&parts.headers)
+            || !request::target_is_sound(&parts.method, &parts.uri)
+        {
             answer.malformed();
             return true;
         }
@@ -294,7 +345,9 @@ impl Http {
                 return true;
             }
         }
-        answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
+        if known.asks_for_logs() {
+            answer.logs = request::log_buffer(&parts.headers, &self.cx.info.name);
+        }
         if let Some(cors) = self.config.cors.as_ref().filter(|_| cors::is_preflight(parts)) {
             let accepted = cors::preflight(cors, parts, answer);
             self.cx.events.count(accepted);

@@ -1,6 +1,7 @@
 //! From a request to an [`Event`]: limits, path, headers, body. Copies nothing that hyper already holds.
 
 use std::future::poll_fn;
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use super::{LOG_LEVEL, bodiless};
 use crate::config::Level;
 use crate::config::percent;
+use crate::event::cloudevent;
 use crate::event::{BodyBudget, BodyPermit, Event, EventBody, EventId, Target, TriggerInfo, WebRequest};
 use crate::logging::LogBuffer;
 use crate::net::Activity;
@@ -51,6 +53,55 @@ pub(super) enum Refusal {
     NoRoom,
     /// Its body cannot be read.
     Broken,
+}
+
+/// Which headers a request has of those that decide something. Most have few of them, and one look at all names costs less
+/// than to ask for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known(u8);
+
+impl Known {
+    const HOST: u8 = 1;
+    const CONNECTION: u8 = 1 << 1;
+    const LOG_LEVEL: u8 = 1 << 2;
+    const COOKIE: u8 = 1 << 3;
+    const FRAMING: u8 = 1 << 4;
+    const CLOUD_EVENT: u8 = 1 << 5;
+
+    /// Looks at all names.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let bit = |name: &HeaderName| match name.as_str() {
+            "host" => Self::HOST,
+            "connection" => Self::CONNECTION,
+            "x-nuclio-log-level" => Self::LOG_LEVEL,
+            "cookie" => Self::COOKIE,
+            "content-length" | "transfer-encoding" => Self::FRAMING,
+            "content-type" => Self::CLOUD_EVENT,
+            name if name.starts_with(cloudevent::BINARY) => Self::CLOUD_EVENT,
+            _ => 0,
+        };
+        Self(headers.keys().map(bit).fold(0, |known, bit| known | bit))
+    }
+
+    /// Whether a host is named.
+    pub(super) fn has_host(self) -> bool {
+        self.0 & Self::HOST != 0
+    }
+
+    /// Whether something is said of the connection.
+    pub(super) fn has_connection(self) -> bool {
+        self.0 & Self::CONNECTION != 0
+    }
+
+    /// Whether the caller may want to be told of the handler's log.
+    pub(super) fn asks_for_logs(self) -> bool {
+        self.0 & Self::LOG_LEVEL != 0
+    }
+
+    /// Whether it may be worth a look for a cloud event.
+    pub(super) fn may_be_cloud_event(self) -> bool {
+        self.0 & Self::CLOUD_EVENT != 0
+    }
 }
 
 /// The path as handlers see it, where that differs from the one in the target: escapes decoded once, then double
@@ -247,22 +298,24 @@ pub(super) fn wants_web_socket(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The event of a request that has been read. `ends`: those of its connection, for web applications.
+/// The event of a request that has been read, whose parts go into it. `ends`: those of its connection, for web
+/// applications.
 pub(super) fn event(
-    mut parts: Parts,
+    parts: &mut Parts,
+    known: Known,
     path: Option<Box<[u8]>>,
     body: EventBody,
     log_buffer: Option<Arc<LogBuffer>>,
     trigger: Arc<TriggerInfo>,
     ends: Option<Arc<str>>,
 ) -> Box<Event> {
-    tidy_headers(&mut parts, ends.is_some());
+    tidy_headers(parts, known, ends.is_some());
     Box::new(Event {
         id: EventId::random(),
         trigger,
         timestamp: SystemTime::now(),
-        target: Target::Http { method: parts.method, uri: parts.uri, path },
-        header_map: parts.headers,
+        target: Target::Http { method: take(&mut parts.method), uri: take(&mut parts.uri), path },
+        header_map: take(&mut parts.headers),
         body,
         log_buffer,
         trace: None,
@@ -272,17 +325,15 @@ pub(super) fn event(
 }
 
 /// Cookies become one header; a missing length is shown as 0 to functions where a body could have been.
-fn tidy_headers(parts: &mut Parts, web: bool) {
+fn tidy_headers(parts: &mut Parts, known: Known, web: bool) {
     let headers = &mut parts.headers;
-    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+    if known.0 & Known::COOKIE != 0 && headers.get_all(header::COOKIE).iter().nth(1).is_some() {
         let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
             headers.insert(header::COOKIE, joined);
         }
     }
-    let unframed =
-        !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
-    if !web && unframed && !bodiless(&parts.method) {
+    if !web && known.0 & Known::FRAMING == 0 && !bodiless(&parts.method) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
 use super::incoming::Feed;
+use super::request::Known;
 use super::span::RequestSpan;
 use crate::event::{Body, Event, HandlerError, Response, header_value};
 use crate::fields;
@@ -61,8 +62,9 @@ struct Web {
 
 impl Answer {
     /// An empty 200.
-    pub(super) fn to(request: &Parts) -> Self {
-        let closes = match request.headers.get(header::CONNECTION) {
+    pub(super) fn to(request: &Parts, known: Known) -> Self {
+        let connection = known.has_connection().then(|| request.headers.get(header::CONNECTION)).flatten();
+        let closes = match connection {
             Some(value) if value.as_bytes().eq_ignore_ascii_case(b"close") => true,
             Some(value) if value.as_bytes().eq_ignore_ascii_case(b"keep-alive") => false,
             _ => request.version < Version::HTTP_11,
