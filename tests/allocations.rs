@@ -218,7 +218,7 @@ fn an_event_in_process_allocates_no_more_than_it_did() {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let processor =
         Processor::start(json!({"runtime": "golang", "handler": "nuclio:builtin"}), 4, Vec::new(), &[]);
-    check("in process", &processor, [4.0, 5.0]);
+    check("in process", &processor, [3.0, 4.0]);
 }
 
 #[test]

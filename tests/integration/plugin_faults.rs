@@ -12,6 +12,23 @@ fn go(processor: &Processor) -> String {
     processor.directory.path().join("go").display().to_string()
 }
 
+/// A processor, before anything or after so many short calls that the next one is made where its request was read.
+fn started(setup: Setup, warmed_up: bool) -> Processor {
+    let processor = setup.start();
+    if warmed_up {
+        warm_up(&processor);
+    }
+    processor
+}
+
+fn warm_up(processor: &Processor) {
+    let mut client = Client::connect(processor.http());
+    for n in 0..400 {
+        client.send_post("/echo", n.to_string().as_bytes());
+        assert_eq!(client.read_answer(false).unwrap().text(), n.to_string());
+    }
+}
+
 #[test]
 fn a_blocked_call_is_answered_408_while_others_are_served() {
     let Some(library) = plain_c_library() else { return };
@@ -42,6 +59,9 @@ fn a_piece_of_a_stream_arrives_while_the_handler_is_blocked_over_the_next() {
     let Some(library) = plain_c_library() else { return };
     let processor = Setup::library(&library).start();
     for n in 0..20 {
+        if n % 4 == 0 {
+            warm_up(&processor);
+        }
         let name = format!("go{n}");
         let mut client = Client::connect(processor.http());
         client.send_post(
@@ -102,16 +122,56 @@ fn calls_stuck_beyond_the_limit_turn_liveness_false_and_the_rest_goes_on() {
 #[test]
 fn a_client_that_leaves_a_blocked_call_shifts_no_answer() {
     let Some(library) = plain_c_library() else { return };
-    let processor = Setup::library(&library).start();
-    let mut client = Client::connect(processor.http());
-    client.send_post("/block", go(&processor).as_bytes());
+    for warmed_up in [false, true] {
+        let processor = started(Setup::library(&library), warmed_up);
+        let mut client = Client::connect(processor.http());
+        client.send_post("/block", go(&processor).as_bytes());
+        processor.stdout.wait_for_record("blocking");
+        drop(client);
+        let others: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
+        processor.wait_waiting(4);
+        processor.touch("go");
+        for (n, other) in others.into_iter().enumerate() {
+            assert_eq!(other.join().unwrap().text(), n.to_string());
+        }
+        processor.wait_in_flight(0);
+    }
+}
+
+#[test]
+fn a_call_that_blocks_after_short_ones_holds_back_nobody_else() {
+    let Some(library) = plain_c_library() else { return };
+    let processor = started(Setup::library(&library).trigger(json!({"numWorkers": 8})), true);
+    // In one packet: what is before the blocked call is answered, what is behind it waits.
+    let request = |path: &str, body: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let go = go(&processor);
+    let mut first = Client::connect(processor.http());
+    first.send(
+        (request("/echo", "before") + &request("/block", &go) + &request("/echo", "behind")).as_bytes(),
+    );
+    assert_eq!(first.read_answer(false).unwrap().text(), "before");
     processor.stdout.wait_for_record("blocking");
-    drop(client);
-    let others: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
+    warm_up(&processor);
+    let others: Vec<_> = (1..7).map(|_| processor.send("/block", &go)).collect();
+    processor.wait_in_flight(7);
+    for n in 0..20 {
+        assert_eq!(processor.post("/echo", &n.to_string()).text(), n.to_string(), "one worker is left");
+    }
+    let last = processor.send("/block", &go);
+    processor.wait_in_flight(8);
+    let waiting: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
     processor.wait_waiting(4);
+    assert_eq!(processor.get("/__internal/health").status, 200, "sockets are polled");
     processor.touch("go");
-    for (n, other) in others.into_iter().enumerate() {
-        assert_eq!(other.join().unwrap().text(), n.to_string());
+    assert_eq!(first.read_answer(false).unwrap().status, 200);
+    assert_eq!(first.read_answer(false).unwrap().text(), "behind");
+    for other in others.into_iter().chain([last]) {
+        assert_eq!(other.join().unwrap().status, 200);
+    }
+    for (n, answer) in waiting.into_iter().enumerate() {
+        assert_eq!(answer.join().unwrap().text(), n.to_string());
     }
     processor.wait_in_flight(0);
 }
@@ -119,7 +179,12 @@ fn a_client_that_leaves_a_blocked_call_shifts_no_answer() {
 #[test]
 fn a_worker_that_breaks_the_abi_is_replaced() {
     let Some(library) = plain_c_library() else { return };
-    let processor = Setup::library(&library).start();
+    for warmed_up in [false, true] {
+        check_broken(&started(Setup::library(&library), warmed_up));
+    }
+}
+
+fn check_broken(processor: &Processor) {
     for (round, path) in
         ["/broken/code", "/broken/body", "/broken/headers", "/broken/stream"].iter().enumerate()
     {

@@ -1,42 +1,37 @@
-//! Handlers in our own process. A worker is a task, woken so that it runs next on the thread that read the request; the
-//! request's task keeps the connection. A thread that is inside a handler polls nothing, so [`monitor`] sees to it that
-//! another one does, and that deadlines hold.
+//! Handlers in our own process. While calls are short, whoever has an event calls the handler itself. Else a worker is a
+//! task, woken so that it runs next on the thread that read the request, and the request's task keeps the connection. A
+//! thread that is inside a handler polls nothing, so [`monitor`] sees to it that another one does, and that deadlines hold.
 
 mod batch;
 pub mod monitor;
 pub mod reserve;
 mod seat;
+mod stream;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_core::Stream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Permit;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use super::plugin;
-use super::plugin::worker::{CallOutcome, Control, Pull};
+use super::plugin::worker::{CallOutcome, Control};
 use super::{StartError, builtin};
-use crate::event::{Body, Event, HandlerError, Response, WorkerId};
+use crate::event::{Event, HandlerError, WorkerId};
 use crate::logging::Logger;
 use crate::metrics::RestartReason;
 use crate::queue::{Job, Lend, Queue, Reply, ReplySender};
 use crate::trace::Call;
-use crate::turns::{give_way, hand_on, own};
+use crate::turns::{hand_on, own};
 use batch::Callers;
 use monitor::{Monitor, Slot};
 use seat::{Hold, Seat};
+use stream::Streamed;
 
 /// Bytes of stack of every thread that calls handlers.
 pub const STACK_BYTES: usize = 8 << 20;
-/// Pieces of a streamed answer that may wait for the client.
-const STREAM_PIECES: usize = 2;
 
 /// What is called.
 enum Callable {
@@ -118,15 +113,6 @@ enum Work {
 struct Waited {
     submitted: Instant,
     begun: Instant,
-}
-
-/// A streamed answer that is still to be pulled.
-struct Streamed {
-    head: Response,
-    pull: Pull,
-    reply: Option<ReplySender>,
-    begun: Instant,
-    span: Option<Box<Call>>,
 }
 
 /// What came of a call, and who waits for it.
@@ -400,83 +386,6 @@ impl Workers {
         desk.retire();
     }
 
-    /// Has a streamed answer pulled, then lends the worker on.
-    async fn stream(&self, desk: Box<Desk>, answer: Box<Streamed>) {
-        let slot = desk.slot.clone();
-        if self.pump(&slot, answer).await {
-            self.free(desk);
-        } else {
-            desk.abandon();
-        }
-    }
-
-    /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. False: the
-    /// worker was given up.
-    async fn pump(&self, slot: &Arc<Slot>, answer: Box<Streamed>) -> bool {
-        let Streamed { mut head, mut pull, reply, begun, mut span } = *answer;
-        let (pieces, stream) = mpsc::channel(STREAM_PIECES);
-        let whole = Arc::new(AtomicBool::new(false));
-        head.body =
-            Body::Stream(Box::pin(Pieces { pieces: stream, slot: slot.clone(), whole: whole.clone() }));
-        let deadline = self.event_timeout.map(|limit| begun + limit);
-        let mut failed = reply.is_none_or(|reply| reply.send(Ok(head)).is_err());
-        while !failed {
-            // Whoever takes what there is has its turn before the next call, which may block this thread.
-            give_way().await;
-            let Some((place, permit)) = self.room(&pieces, deadline).await else {
-                failed = true;
-                break;
-            };
-            self.monitor.mark(slot, begun);
-            let piece = pull.next();
-            slot.unmark();
-            drop(permit);
-            if slot.given_up() {
-                std::mem::forget(pull);
-                fail(&mut span, "timeout");
-                self.monitor.returned();
-                return false;
-            }
-            match piece {
-                Ok(Some(piece)) => place.send(Ok(piece)),
-                Ok(None) => {
-                    whole.store(true, Ordering::Release);
-                    break;
-                }
-                Err(error) => {
-                    failed = true;
-                    place.send(Err(error));
-                }
-            }
-        }
-        drop(pull);
-        if failed {
-            fail(&mut span, "stream_failed");
-        }
-        let counters = self.queue.counters();
-        counters.streams[usize::from(failed)].fetch_add(1, Ordering::Relaxed);
-        self.queue.finished(slot.index(), begun.elapsed());
-        true
-    }
-
-    /// Room for one more piece and leave to call for it; `None`: the client left, or the deadline came first.
-    async fn room<'a, T>(
-        &'a self,
-        pieces: &'a mpsc::Sender<T>,
-        deadline: Option<Instant>,
-    ) -> Option<(Permit<'a, T>, Option<SemaphorePermit<'a>>)> {
-        let ready = async {
-            let place = pieces.reserve().await.ok()?;
-            Some((place, self.permit().await))
-        };
-        let Some(deadline) = deadline else { return ready.await };
-        tokio::select! {
-            biased; // A client that keeps up does not move the deadline.
-            () = tokio::time::sleep_until(deadline.into()) => None,
-            ready = ready => ready,
-        }
-    }
-
     /// Ends all idle workers: termination callback, then stop. Call when nothing is in work.
     pub fn stop(&self) {
         for desk in self.queue.withdraw_idle() {
@@ -497,29 +406,6 @@ fn give(desk: Box<Desk>, work: Work) {
     seat.give(desk, work);
 }
 
-/// Pieces of a streamed answer.
-struct Pieces {
-    pieces: mpsc::Receiver<Result<Bytes, HandlerError>>,
-    slot: Arc<Slot>,
-    /// The last piece has been sent, so that the end is no accident.
-    whole: Arc<AtomicBool>,
-}
-
-impl Stream for Pieces {
-    type Item = Result<Bytes, HandlerError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.pieces.poll_recv(cx) {
-            Poll::Ready(None) if !self.whole.swap(true, Ordering::AcqRel) => {
-                return Poll::Ready(Some(Err(HandlerError::TimedOut)));
-            }
-            Poll::Ready(piece) => return Poll::Ready(piece),
-            Poll::Pending => {}
-        }
-        self.slot.poll_cut(cx).map(|()| Some(Err(HandlerError::TimedOut)))
-    }
-}
-
 /// A value behind a mutex that no panic can poison for good.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -527,40 +413,62 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
-    use crate::event::{EventBody, EventId, Target, TriggerInfo};
     use crate::metrics::PoolCounters;
+    use crate::queue::SubmitError;
+    use crate::queue::tests::event;
 
-    #[tokio::test]
-    async fn a_panic_of_ours_breaks_the_worker_and_leaves_the_caller_an_answer() {
-        let (broken, _replace) = mpsc::channel(1);
+    /// Workers of the built-in handler, and what says which of them have to be replaced.
+    fn workers(count: usize, event_timeout: Option<Duration>) -> (Arc<Workers>, mpsc::Receiver<Broken>) {
+        let (broken, replace) = mpsc::channel(1);
         let watch = monitor::Settings {
-            event_timeout: None,
+            event_timeout,
             runtime: Handle::current(),
-            queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
+            queue: Arc::new(Queue::new(PoolCounters::new(count), 1)),
             given_up: broken.clone(),
             reserve: reserve::Reserve::start(&Handle::current(), 0),
             logger: Logger::silent(),
         };
         let workers = Workers::new(Monitor::start(watch).unwrap(), None, broken);
-        let event = Event {
-            id: EventId::Text("e".into()),
-            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
-            timestamp: SystemTime::UNIX_EPOCH,
-            target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
-            header_map: http::HeaderMap::new(),
-            body: EventBody::none(),
-            log_buffer: None,
-            trace: None,
-            extra: None,
-            web: None,
-        };
+        for index in 0..count {
+            let id = WorkerId { trigger_kind: String::new(), trigger_name: String::new(), index };
+            workers.start_worker(&Source::Builtin, &id).unwrap();
+        }
+        (workers, replace)
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_ours_breaks_the_worker_and_leaves_the_caller_an_answer() {
+        let (workers, _replace) = workers(1, None);
         let (reply, _answer) = oneshot::channel();
         let waited = Waited { submitted: Instant::now(), begun: Instant::now() };
-        let call =
-            workers.call(&Slot::new(0), Box::new(event), Some(reply), waited, |_, _, _| panic!("ours"));
+        let call = workers.call(&Slot::new(0), event("e"), Some(reply), waited, |_, _, _| panic!("ours"));
         assert!(matches!(call, Some(Called { outcome: CallOutcome::Broken(_), reply: Some(_), .. })));
+    }
+
+    /// Whether the event was handled before it was handed back.
+    async fn is_handled_here(workers: &Arc<Workers>) -> bool {
+        match workers.submit_here(event("e"), Duration::from_secs(60)) {
+            Submitted::Answered(reply) => reply.map(|_| true).unwrap(),
+            Submitted::Waits(reply) => reply.await.unwrap().map(|_| false).unwrap(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn handlers_are_called_on_the_spot_once_their_calls_are_known_to_be_short() {
+        let (quick, _replace) = workers(2, None);
+        assert!(!is_handled_here(&quick).await, "nothing is known yet");
+        let begun = Instant::now();
+        while !is_handled_here(&quick).await {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+        quick.queue().close();
+        let refused = quick.submit_here(event("e"), Duration::ZERO);
+        let Submitted::Waits(reply) = refused else { panic!("{refused:?}") };
+        assert!(matches!(reply.await, Ok(Err(SubmitError::Stopping))));
+        let (limited, _replace) = workers(1, Some(Duration::from_secs(60)));
+        for _ in 0..1000 {
+            assert!(!is_handled_here(&limited).await, "somebody else has to answer at the deadline");
+        }
     }
 }
