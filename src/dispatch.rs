@@ -64,14 +64,12 @@ impl Dispatcher {
     /// # Errors
     /// There is no answer yet: it has to be waited for.
     pub fn submit_here(&self, mut event: Box<Event>) -> Result<Reply, Waiting> {
-        let mut span = self.trace(&mut event);
+        let span = self.trace(&mut event);
         match self.pool.submit_here(event, self.wait) {
             Submitted::Waits(reply) => Err(Waiting { reply, span }),
             Submitted::Answered(reply) => {
                 self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
-                if let Some(span) = &mut span {
-                    span.end(reply.is_err());
-                }
+                end(span, &reply);
                 Ok(reply)
             }
         }
@@ -84,9 +82,7 @@ impl Dispatcher {
     pub async fn wait_for(&self, Waiting { reply, span }: Waiting) -> Reply {
         // The other end is dropped unanswered only when everything is cut off.
         let reply = self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await;
-        if let Some(mut span) = span {
-            span.end(reply.is_err());
-        }
+        end(span, &reply);
         reply
     }
 
@@ -196,6 +192,12 @@ impl Dispatcher {
     /// The trigger's counters.
     pub fn counters(&self) -> &TriggerCounters {
         &self.counters
+    }
+}
+
+fn end(span: Option<Box<EventSpan>>, reply: &Reply) {
+    if let Some(mut span) = span {
+        span.end(reply.is_err());
     }
 }
 

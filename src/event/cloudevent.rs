@@ -24,7 +24,6 @@ const BATCHED: &[u8] = b"application/cloudevents-batch";
 const BATCHED_JSON: &[u8] = b"application/cloudevents-batch+json";
 /// Most events of one batch; each costs memory beyond its bytes.
 pub const BATCH_EVENTS_MAX: usize = 1000;
-/// Headers of binary cloud events start like this.
 /// What the headers of a binary cloud event begin with.
 pub const BINARY: &str = "ce-";
 /// From the start of year 1, Go's zero time, to 1970.

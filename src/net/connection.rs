@@ -178,10 +178,16 @@ impl Activity {
         self.phase.load(Relaxed)
     }
 
-    /// Whether the connection's task has woken nobody in this turn. Whom it has may be the one task that waits for this
-    /// very thread, which must not be kept busy for long then.
+    /// Whether the connection's task has woken nobody in this turn, which began with no answer owed. Whom it has woken
+    /// may be the one task that waits for this very thread, which must not be kept busy for long then.
     pub fn is_turn_free(&self) -> bool {
         self.turn_free.load(Relaxed)
+    }
+
+    /// In the middle of a request somebody else is concerned, who is told when its answer is given, taken or dropped.
+    fn begin_turn(&self) {
+        let phase = self.phase();
+        self.turn_free.store(phase == Phase::Idle as u8 || phase == Phase::Head as u8, Relaxed);
     }
 
     /// The connection's task wakes others in this turn.
@@ -381,7 +387,7 @@ where
     let mut closed = false;
     let ended = poll_fn(|cx: &mut Context<'_>| {
         activity.waker.get_or_init(|| cx.waker().clone());
-        activity.turn_free.store(true, Relaxed);
+        activity.begin_turn();
         if !closed && activity.closing.load(Relaxed) {
             let timer = last_call.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
             while !closed && timer.as_mut().poll(cx).is_ready() {

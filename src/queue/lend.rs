@@ -7,7 +7,8 @@ use super::{Queue, State};
 
 /// A worker as the queue knows it.
 pub trait Lend: PartialEq + Sized {
-    /// Whoever has it is the only one, and it is nowhere else: neither idle while it is lent nor asking for events ahead.
+    /// Whoever has it is the only one, and it is nowhere else: neither idle while it is lent nor asking for events
+    /// ahead.
     const ONE_PLACE: bool = false;
 
     /// Events that it has, if it may have several: of the workers that wait, the one with the fewest gets the next.

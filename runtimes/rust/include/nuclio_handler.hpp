@@ -137,7 +137,8 @@ class Event {
         return host_->fields ? pairs(host_->fields(raw_)) : pairs(nh_pairs{nullptr, 0});
     }
 
-    // 0, or why nobody waits for the answer any more: 1 deadline, 2 client gone, 3 shutdown.
+    // 0, or why nobody waits for the answer any more: 1 deadline, 2 client gone, 3 shutdown. While calls are short
+    // the processor does not look whether clients leave, so the first long one may not be told.
     int cancelled() const noexcept { return host_->cancelled ? host_->cancelled(raw_) : 0; }
 
     // Scratch memory that lives as long as the event; throws std::bad_alloc past its limit (64 MiB).

@@ -1,6 +1,7 @@
-//! Handlers in our own process. While calls are short, whoever has an event calls the handler itself. Else a worker is a
-//! task, woken so that it runs next on the thread that read the request, and the request's task keeps the connection. A
-//! thread that is inside a handler polls nothing, so [`monitor`] sees to it that another one does, and that deadlines hold.
+//! Handlers in our own process. While calls are short, whoever has an event calls the handler itself. Else a worker is
+//! a task, woken so that it runs next on the thread that read the request, and the request's task keeps the connection.
+//! A thread that is inside a handler polls nothing, so [`monitor`] sees to it that another one does, and that deadlines
+//! hold.
 
 mod batch;
 pub mod monitor;
@@ -207,15 +208,15 @@ impl Workers {
         }
     }
 
-    /// The same for one event. While calls are short its handler is called on this very thread, which saves the worker's
-    /// task and the way there and back; but nobody sees then before it returns that the client has left.
+    /// The same for one event. While calls are short its handler is called on this very thread, which saves the
+    /// worker's task and the way there and back; but nobody sees then before it returns that the client has left.
     pub fn submit_here(&self, event: Box<Event>, wait: Duration) -> Submitted {
         if self.monitor.are_calls_short()
             && event.body.stream.is_none()
-            && let Some(_permit) = self.permit_now()
+            && let Some(permit) = self.permit_now()
             && let Some(desk) = self.queue.lend_idle()
         {
-            return self.handle_here(desk, event);
+            return self.handle_here(desk, event, permit);
         }
         let (job, reply) = Job::new(event, wait);
         self.submit(job);
@@ -264,17 +265,28 @@ impl Workers {
         }
     }
 
-    /// Calls the handler for whoever asks, on this thread.
-    fn handle_here(&self, mut desk: Box<Desk>, event: Box<Event>) -> Submitted {
+    /// Calls the handler for whoever asks, on this thread. What else waits for it is handed on, before the call and
+    /// after.
+    fn handle_here(
+        &self,
+        mut desk: Box<Desk>,
+        event: Box<Event>,
+        permit: Option<SemaphorePermit<'_>>,
+    ) -> Submitted {
+        if self.monitor.are_tasks_many() {
+            hand_on();
+        }
         let begun = Instant::now();
-        let waited = Waited { submitted: begun, begun };
-        let Some(called) = self.call_desk(&mut desk, event, None, waited) else {
-            desk.abandon();
+        let called = self.call_desk(&mut desk, event, None, Waited { submitted: begun, begun });
+        let woken = permit.is_some(); // Perhaps: whoever waits for the permit.
+        drop(permit);
+        let Some(called) = called else {
+            desk.abandon(); // Not while calls with a deadline are made elsewhere.
             return Submitted::Answered(Err(HandlerError::TimedOut.into()));
         };
         match self.conclude(desk, called) {
             Concluded::Answer { answer, lent_on, .. } => {
-                if lent_on {
+                if lent_on || woken {
                     hand_on(); // The caller may have another event for this thread.
                 }
                 Submitted::Answered(answer)

@@ -28,7 +28,9 @@ const SHORT_TICK: Duration = Duration::from_millis(1);
 const NUDGE: Duration = Duration::from_micros(500);
 /// Calls that take this long on average are not waited for one by one: all their workers get threads.
 const LONG_ON_AVERAGE: Duration = Duration::from_micros(50);
-/// Calls per worker after which it is known how long they take.
+/// Tasks that fit into the queue of one thread of the runtime.
+const ONE_THREADS_TASKS: usize = 256;
+/// Requests for a worker, per worker, after which it is known how long calls take.
 const KNOWN_AFTER: u64 = 16;
 /// Weight of the calls before in the average, against the last one.
 const AVERAGE_OVER: u64 = 16;
@@ -137,6 +139,8 @@ struct Shared {
     asleep: AtomicBool,
     /// See [`Monitor::are_calls_short`].
     short: AtomicBool,
+    /// See [`Monitor::are_tasks_many`].
+    crowded: AtomicBool,
     thread: Mutex<Option<Thread>>,
     stuck: AtomicUsize,
     returned: Notify,
@@ -182,6 +186,7 @@ impl Monitor {
             slots: Mutex::default(),
             asleep: AtomicBool::new(false),
             short: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             thread: Mutex::default(),
             stuck: AtomicUsize::new(0),
             returned: Notify::new(),
@@ -239,6 +244,12 @@ impl Monitor {
         self.0.short.load(Ordering::Relaxed)
     }
 
+    /// Whether a thread may run a task from the queue that all threads share while another waits for this thread alone:
+    /// tasks get there only when more are ready than fit into a thread's own queue.
+    pub fn are_tasks_many(&self) -> bool {
+        self.0.crowded.load(Ordering::Relaxed)
+    }
+
     /// A call that had been given up returned after all.
     pub fn returned(&self) {
         self.0.stuck.fetch_sub(1, Ordering::Relaxed);
@@ -267,8 +278,11 @@ impl Shared {
             let seen = self.look(now);
             let short = !seen.long_on_average && self.may_be_short();
             self.short.store(short, Ordering::Relaxed);
+            let tasks = self.settings.runtime.metrics().num_alive_tasks();
+            self.crowded.store(tasks > ONE_THREADS_TASKS, Ordering::Relaxed);
             need.set(seen.blocked, now);
-            let settled = reserve.is_settled(); // Asked first: whoever is asleep by then is among those who fell asleep.
+            // Asked first: whoever is asleep by then is among those who fell asleep.
+            let settled = reserve.is_settled();
             let late = seen.long > 0 && now.duration_since(nudged) >= NUDGE;
             if late || reserve.take_fallen_asleep() {
                 nudged = now;
@@ -280,7 +294,7 @@ impl Shared {
             events = admitted;
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet < QUIET_TICKS {
-                std::thread::park_timeout(if short && seen.long == 0 { SHORT_TICK } else { TICK });
+                std::thread::park_timeout(if short && seen.long == 0 && settled { SHORT_TICK } else { TICK });
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! [`Seat`]: where a worker's task finds its next job. The task lasts as long as the worker, so a call costs none.
+//! [`Seat`]: where a worker's task finds what to do next. The task lasts as long as the worker, so a call costs none.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
@@ -25,8 +25,8 @@ impl Seat {
         state.wake();
     }
 
-    /// What there is to do next; `None`: the worker has ended. Looks for it only at the task's next turn, for the one who waits for
-    /// the last answer comes first.
+    /// What there is to do next; `None`: the worker has ended. Looks for it only at the task's next turn, for the one
+    /// who waits for the last answer comes first.
     pub(super) async fn next(&self) -> Option<(Box<Desk>, Work)> {
         let mut yielded = false;
         let next = poll_fn(|cx| {

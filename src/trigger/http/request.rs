@@ -55,8 +55,8 @@ pub(super) enum Refusal {
     Broken,
 }
 
-/// Which headers a request has of those that decide something. Most have few of them, and one look at all names costs less
-/// than to ask for each.
+/// Which headers a request has of those that decide something. Most have few of them, and one look at all names costs
+/// less than to ask for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known(u8);
 
@@ -73,10 +73,10 @@ impl Known {
         let bit = |name: &HeaderName| match name.as_str() {
             "host" => Self::HOST,
             "connection" => Self::CONNECTION,
-            "x-nuclio-log-level" => Self::LOG_LEVEL,
             "cookie" => Self::COOKIE,
             "content-length" | "transfer-encoding" => Self::FRAMING,
             "content-type" => Self::CLOUD_EVENT,
+            _ if name == LOG_LEVEL => Self::LOG_LEVEL,
             name if name.starts_with(cloudevent::BINARY) => Self::CLOUD_EVENT,
             _ => 0,
         };

@@ -382,9 +382,6 @@ impl http_body::Body for HttpBody {
             return Poll::Ready(Some(Err(failure)));
         }
         if let Body::Stream(stream) = &mut this.body {
-            if let Some(activity) = &this.activity {
-                activity.share_turn(); // Whoever makes the pieces is told of each that has been taken.
-            }
             return match std::task::ready!(stream.as_mut().poll_next(cx)) {
                 Some(Ok(piece)) => {
                     this.length = this.length.map(|length| length.saturating_sub(piece.len() as u64));
