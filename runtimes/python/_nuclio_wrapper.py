@@ -169,6 +169,8 @@ class Channel:
     def __init__(self, sock):
         self.sock = sock
         self.lock = _thread.RLock()
+        # A fresh object of this size for each read would leave the heap in pieces: it grew for hours.
+        self.room = memoryview(bytearray(READ_BYTES))
         self.data, self.at = b"", 0
         self.start, self.large, self.missing = None, None, 0  # a frame whose body is still coming
         self.max_frame = 1 << 30
@@ -216,9 +218,10 @@ class Channel:
                 if not count:
                     raise Closed
             else:
-                chunk = self.sock.recv(READ_BYTES, flags)
-                if not chunk:
+                count = self.sock.recv_into(self.room, 0, flags)
+                if not count:
                     raise Closed
+                chunk = self.room[:count].tobytes()
                 rest = self.data[self.at:]
                 self.data, self.at = (rest + chunk if rest else chunk), 0
         except ConnectionError:

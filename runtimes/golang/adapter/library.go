@@ -42,10 +42,18 @@ type libraryWorker struct {
 	ended bool
 }
 
+// libraryStream is read ahead of the processor by a goroutine of its own: a call of the processor's that finds a piece
+// costs nothing, while one that waits for it has its thread put to sleep and woken again.
 type libraryStream struct {
 	reader io.ReadCloser
 	logger *eventLogger
-	buffer unsafe.Pointer
+	buffer unsafe.Pointer // of the piece that the processor has
+
+	lock    sync.Mutex
+	changed sync.Cond
+	ahead   []byte // read, and not asked for yet
+	err     error  // why no more comes
+	ended   bool   // nobody asks any more
 }
 
 func goText(text rawText) string {
@@ -199,6 +207,7 @@ func fill(response *rawResponse, answer answer, block unsafe.Pointer, room uintp
 // startStream hands over the head; the pieces are pulled. The head's texts live as long as the stream.
 func (w *libraryWorker) startStream(response *rawResponse, answer answer) {
 	stream := &libraryStream{reader: answer.stream, logger: w.logger}
+	stream.changed.L = &stream.lock
 	answer.stream = nil
 	headBytes := len(answer.contentType)
 	for _, header := range answer.headers {
@@ -216,6 +225,7 @@ func (w *libraryWorker) startStream(response *rawResponse, answer answer) {
 	response.setOwner(number)
 	response.release = host.ReleaseStream
 	response.next = host.NextPiece
+	go stream.readAhead()
 }
 
 // LibraryStreamNext waits for the next piece of a streamed answer.
@@ -235,10 +245,44 @@ func LibraryStreamNext(number uintptr, chunk unsafe.Pointer) int32 {
 	return resultError
 }
 
-// next reads a piece that is not empty, or tells the end.
+// pieceBuffers are those of streams that have ended.
+var pieceBuffers = sync.Pool{New: func() any { return new([streamPieceBytes]byte) }}
+
+// readAhead reads until the end, at most a piece more than has been asked for.
+func (s *libraryStream) readAhead() {
+	buffer := pieceBuffers.Get().(*[streamPieceBytes]byte)
+	defer pieceBuffers.Put(buffer)
+	for {
+		piece, err := readPiece(s.reader, buffer[:])
+		s.lock.Lock()
+		s.ahead, s.err = append(s.ahead, piece...), err
+		s.changed.Broadcast()
+		for len(s.ahead) >= streamPieceBytes && !s.ended {
+			s.changed.Wait()
+		}
+		ended := s.ended || err != nil
+		s.lock.Unlock()
+		if ended {
+			return
+		}
+	}
+}
+
+// next waits for a piece that is not empty, or tells the end.
 func (s *libraryStream) next() ([]byte, error) {
 	buffer := (*[1 << 40]byte)(s.buffer)[:streamPieceBytes:streamPieceBytes]
-	return readPiece(s.reader, buffer)
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	for len(s.ahead) == 0 {
+		if s.err != nil {
+			return nil, s.err
+		}
+		s.changed.Wait()
+	}
+	piece := buffer[:copy(buffer, s.ahead)]
+	s.ahead = s.ahead[:copy(s.ahead, s.ahead[len(piece):])]
+	s.changed.Broadcast()
+	return piece, nil
 }
 
 // LibraryStreamRelease ends a stream, whole or not.
@@ -247,6 +291,10 @@ func LibraryStreamRelease(number uintptr) {
 	stream := streams[number]
 	delete(streams, number)
 	streamsLock.Unlock()
+	stream.lock.Lock()
+	stream.ended = true
+	stream.changed.Broadcast()
+	stream.lock.Unlock()
 	host.Free(stream.buffer)
 	go closeQuietly(stream.reader) // The function's own code, which may take long.
 }
