@@ -2,10 +2,11 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::thread::JoinHandle;
 
 use serde_json::json;
 
-use crate::harness::{Client, Processor, Setup, get, wait_until};
+use crate::harness::{Answer, Client, Processor, Setup, get, wait_until};
 use crate::support::{c_library, cpp_library, plain_c_library, rust_library};
 
 fn go(processor: &Processor) -> String {
@@ -19,6 +20,19 @@ fn started(setup: Setup, warmed_up: bool) -> Processor {
         warm_up(&processor);
     }
     processor
+}
+
+/// Four calls that wait for a worker.
+fn four_waiting(processor: &Processor) -> Vec<JoinHandle<Answer>> {
+    let waiting = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
+    processor.wait_waiting(4);
+    waiting
+}
+
+fn each_has_its_own_answer(waiting: Vec<JoinHandle<Answer>>) {
+    for (n, answer) in waiting.into_iter().enumerate() {
+        assert_eq!(answer.join().unwrap().text(), n.to_string());
+    }
 }
 
 fn warm_up(processor: &Processor) {
@@ -128,12 +142,9 @@ fn a_client_that_leaves_a_blocked_call_shifts_no_answer() {
         client.send_post("/block", go(&processor).as_bytes());
         processor.stdout.wait_for_record("blocking");
         drop(client);
-        let others: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
-        processor.wait_waiting(4);
+        let others = four_waiting(&processor);
         processor.touch("go");
-        for (n, other) in others.into_iter().enumerate() {
-            assert_eq!(other.join().unwrap().text(), n.to_string());
-        }
+        each_has_its_own_answer(others);
         processor.wait_in_flight(0);
     }
 }
@@ -161,8 +172,7 @@ fn a_call_that_blocks_after_short_ones_holds_back_nobody_else() {
     }
     let last = processor.send("/block", &go);
     processor.wait_in_flight(8);
-    let waiting: Vec<_> = (0..4).map(|n| processor.send("/echo", &n.to_string())).collect();
-    processor.wait_waiting(4);
+    let waiting = four_waiting(&processor);
     assert_eq!(processor.get("/__internal/health").status, 200, "sockets are polled");
     processor.touch("go");
     assert_eq!(first.read_answer(false).unwrap().status, 200);
@@ -170,9 +180,7 @@ fn a_call_that_blocks_after_short_ones_holds_back_nobody_else() {
     for other in others.into_iter().chain([last]) {
         assert_eq!(other.join().unwrap().status, 200);
     }
-    for (n, answer) in waiting.into_iter().enumerate() {
-        assert_eq!(answer.join().unwrap().text(), n.to_string());
-    }
+    each_has_its_own_answer(waiting);
     processor.wait_in_flight(0);
 }
 

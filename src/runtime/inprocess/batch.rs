@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::{Callable, Desk, Workers, fail};
 use crate::event::{Event, HandlerError};
-use crate::metrics::RestartReason;
 use crate::queue::{Job, Member, ReplySender};
 use crate::runtime::plugin::worker::BatchOutcome;
 use crate::trace::Call;
@@ -110,7 +109,7 @@ impl Workers {
                 if let Some(callers) = callers {
                     callers.fail(&error);
                 }
-                self.replace(desk, RestartReason::Protocol);
+                self.replace(desk);
             }
         }
     }

@@ -381,7 +381,7 @@ impl Workers {
                 fail(&mut span, "worker_lost");
                 drop(span);
                 self.queue.finished(index, taken);
-                self.replace(desk, RestartReason::Protocol);
+                self.replace(desk);
                 return Concluded::Answer { answer: Err(error.into()), reply, lent_on: false };
             }
         };
@@ -391,10 +391,11 @@ impl Workers {
         Concluded::Answer { answer, reply, lent_on }
     }
 
-    /// Has another worker take its place.
-    fn replace(&self, desk: Box<Desk>, reason: RestartReason) {
+    /// Has another worker take the place of one that broke the contract.
+    fn replace(&self, desk: Box<Desk>) {
         self.monitor.forget(&desk.slot);
-        self.broken.try_send(Broken { index: desk.index, reason }).unwrap_or_default(); // As many places as workers.
+        let broken = Broken { index: desk.index, reason: RestartReason::Protocol };
+        self.broken.try_send(broken).unwrap_or_default(); // As many places as workers.
         desk.retire();
     }
 

@@ -344,7 +344,7 @@ fn write_texts(table: &mut Table<'_>, event: &Event) -> (u16, u16) {
     let text = |pick: fn(&Extra) -> &str| extra.map_or("", pick).as_bytes();
     let (trigger_kind, trigger_name) =
         extra.and_then(|extra| extra.trigger.as_ref()).map_or(("", ""), |(kind, name)| (kind, name));
-    table.push(event.id.as_str().as_bytes());
+    table.push(event.id.as_bytes());
     table.push(event.method().as_bytes());
     table.push(event.path());
     table.push(event.query().as_bytes());

@@ -59,7 +59,7 @@ fn version(version: Version) -> &'static [u8] {
 }
 
 fn write_texts(out: &mut Vec<u8>, event: &Event, path: &[u8], query: &[u8], push: fn(&mut Vec<u8>, &[u8])) {
-    push(out, event.id.as_str().as_bytes());
+    push(out, event.id.as_bytes());
     push(out, event.method().as_bytes());
     push(out, path);
     push(out, query);
