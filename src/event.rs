@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use crate::config::percent;
 use crate::logging::{LogBuffer, Origin};
 use crate::trace::EventTrace;
-use crate::trace::context::{TRACEPARENT, TRACESTATE};
+use crate::trace::context::{TRACEPARENT, TRACESTATE, write_hex};
 
 pub use self::body::{BodyBudget, BodyPermit, EventBody};
 pub use self::incoming::{BodyFault, BodyStream};
@@ -205,13 +205,12 @@ impl EventId {
     pub fn random() -> Self {
         let high = fastrand::u64(..) & !0xf000 | 0x4000; // version
         let low = fastrand::u64(..) & !(0x3 << 62) | 0x2 << 62; // variant
-        let (high, low) = (hex(high), hex(low));
         let mut text = [b'-'; 36];
-        text[..8].copy_from_slice(&high[..8]);
-        text[9..13].copy_from_slice(&high[8..12]);
-        text[14..18].copy_from_slice(&high[12..]);
-        text[19..23].copy_from_slice(&low[..4]);
-        text[24..].copy_from_slice(&low[4..]);
+        write_hex(high >> 32, &mut text[..8]);
+        write_hex(high >> 16, &mut text[9..13]);
+        write_hex(high, &mut text[14..18]);
+        write_hex(low >> 48, &mut text[19..23]);
+        write_hex(low, &mut text[24..]);
         Self::Uuid(text)
     }
 
@@ -230,26 +229,6 @@ impl EventId {
             Self::Text(text) => text,
         }
     }
-}
-
-/// Sixteen lower-case digits, all at once: half a byte each, then what makes a digit of it.
-fn hex(bits: u64) -> [u8; 16] {
-    const DIGITS: u64 = 0x0f0f_0f0f_0f0f_0f0f;
-    let spread = |half: u64| {
-        let half = (half | half << 16) & 0x0000_ffff_0000_ffff;
-        let half = (half | half << 8) & 0x00ff_00ff_00ff_00ff;
-        (half | half << 4) & DIGITS
-    };
-    let digits = |half: u64| {
-        let values = spread(half);
-        // 6 more makes of 10 and above what has a bit of its own.
-        let letters = ((values + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
-        (values + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
-    };
-    let mut text = [0; 16];
-    text[..8].copy_from_slice(&digits(bits >> 32));
-    text[8..].copy_from_slice(&digits(bits & 0xffff_ffff));
-    text
 }
 
 impl fmt::Debug for EventId {

@@ -84,7 +84,8 @@ fn hex(digits: &[u8]) -> Option<u64> {
     (worst < 16).then_some(number)
 }
 
-fn write_hex(mut number: u64, digits: &mut [u8]) {
+/// Fills `digits` with the last lower-case hexadecimal digits of a number.
+pub fn write_hex(mut number: u64, digits: &mut [u8]) {
     for digit in digits.iter_mut().rev() {
         *digit = HEX[number as usize & 0xf];
         number >>= 4;
