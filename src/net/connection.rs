@@ -273,14 +273,18 @@ impl Activity {
     pub(super) fn close_half(&self) -> bool {
         let phase = self.phase();
         let age = self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed));
-        let in_work = phase == Phase::Service as u8 || phase == Phase::Streaming as u8;
-        let waits = phase == Phase::Body as u8 || in_work && age <= HALF_CLOSE_TICKS;
+        let waits = phase == Phase::Body as u8 || self.in_work() && age <= HALF_CLOSE_TICKS;
         if waits {
             let mut reader = self.body_reader.lock().unwrap_or_else(PoisonError::into_inner);
             self.half_closed.store(true, Relaxed);
             reader.take().into_iter().for_each(Waker::wake);
         }
         waits
+    }
+
+    /// Whether a request has been read and not been answered in full.
+    pub(super) fn in_work(&self) -> bool {
+        [Phase::Service, Phase::Streaming].iter().any(|phase| *phase as u8 == self.phase())
     }
 
     /// Whether an answer is owed.

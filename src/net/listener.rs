@@ -95,6 +95,7 @@ where
     pub fn new(listener: Listener, limits: Limits, logger: Logger, service: S) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_header_size(limits.head_bytes_max).header_read_timeout(None);
+        builder.half_close(true); // Whether a client has left is the socket's to see.
         let door = Door::new(listener)?;
         let last_call = if door.is_shared() { connection::LAST_CALL_SHARED } else { connection::LAST_CALL };
         let shared = Shared {

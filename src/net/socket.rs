@@ -55,6 +55,8 @@ pub(super) struct Socket {
     activity: Arc<Activity>,
     closing: Closing,
     end: End,
+    /// The client has sent more than its request, which is read when that is answered.
+    more: bool,
     /// Everything that was to be written has been, so that the next write begins an answer.
     flushed: bool,
     /// What is left of an answer that is written in the place of another.
@@ -79,7 +81,7 @@ enum Closing {
 
 impl Socket {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, closing: Closing::Open, end: End::NotSeen, flushed: true, instead: &[] }
+        Self { stream, activity, closing: Closing::Open, end: End::NotSeen, more: false, flushed: true, instead: &[] }
     }
 
     /// Nothing more comes from the client. hyper, which would take that for its leaving, learns of it when the answer
@@ -99,15 +101,42 @@ impl Socket {
         Poll::Pending
     }
 
+    /// Whether the client of a request in work has left. hyper does not look: it would read ahead, which takes a buffer
+    /// for each request.
+    fn look_for_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.end == End::NotSeen && !self.more {
+            match self.stream.poll_peek(cx)? {
+                Poll::Pending => {}
+                Poll::Ready(0) => {
+                    self.closing = Closing::Done; // Nothing to linger for.
+                    if !self.activity.close_half() {
+                        return Err(io::ErrorKind::ConnectionReset.into());
+                    }
+                    self.end = End::HalfClosed;
+                }
+                Poll::Ready(_) => self.more = true, // Its end would stand behind it.
+            }
+        }
+        match self.end {
+            End::HalfClosed if self.has_client_gone() => Err(io::ErrorKind::ConnectionReset.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn poll_half_closed(&self) -> Poll<io::Result<()>> {
         if !self.activity.owes() {
             return Poll::Ready(Ok(()));
         }
-        let mut look = [PollFd::new(&self.stream, PollFlags::empty())];
-        match poll(&mut look, Some(&Timespec::default())) {
-            Ok(1..) => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            _ => Poll::Pending,
+        if self.has_client_gone() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
+        Poll::Pending
+    }
+
+    /// Whether a client that has closed its sending half has closed the other one, too.
+    fn has_client_gone(&self) -> bool {
+        let mut look = [PollFd::new(&self.stream, PollFlags::empty())];
+        matches!(poll(&mut look, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Writes our own answer in the place of the parser's, which is `bytes` long.
@@ -159,6 +188,7 @@ impl AsyncRead for Socket {
         if self.end != End::NotSeen {
             return self.poll_end(cx);
         }
+        self.more = false;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         match buffer.filled().len() - before {
@@ -200,9 +230,10 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flushed = true; // hyper calls this when it has written all it has.
-        Poll::Ready(Ok(())) // The socket itself has nothing to flush.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper calls this when it has written all it has; the socket itself has nothing to flush.
+        self.flushed = true;
+        Poll::Ready(if self.activity.in_work() { self.look_for_client(cx) } else { Ok(()) })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
