@@ -25,14 +25,14 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Callers that submit at the same time.
 const CALLERS: u64 = 64;
 
-fn trigger() -> Arc<TriggerInfo> {
-    Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "default-http".into() })
+fn trigger() -> &'static TriggerInfo {
+    TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "default-http".into() }.forever()
 }
 
-fn event(trigger: &Arc<TriggerInfo>) -> Box<Event> {
+fn event(trigger: &'static TriggerInfo) -> Box<Event> {
     Box::new(Event {
         id: EventId::random(),
-        trigger: trigger.clone(),
+        trigger,
         timestamp: SystemTime::now(),
         target: Target::Http { method: Method::GET, uri: Uri::from_static("/"), path: None },
         header_map: HeaderMap::new(),
@@ -54,13 +54,13 @@ fn queue(criterion: &mut Criterion) {
     let trigger = trigger();
     let mut group = criterion.benchmark_group("queue");
     group.bench_function("an event and its reply handle, nothing else", |bencher| {
-        bencher.iter(|| Job::new(event(&trigger), WAIT));
+        bencher.iter(|| Job::new(event(trigger), WAIT));
     });
     group.bench_function("admit with an idle worker, next", |bencher| {
         let queue = Queue::new(PoolCounters::new(WORKERS), 1024);
         (0..WORKERS).for_each(|worker| drop(queue.next(Worker(worker))));
         bencher.iter(|| {
-            let (job, reply) = Job::new(event(&trigger), WAIT);
+            let (job, reply) = Job::new(event(trigger), WAIT);
             let (worker, job) = queue.admit(job).expect("a worker is idle");
             queue.counters().started(Duration::ZERO);
             queue.finished(worker.0, Duration::ZERO);
@@ -71,7 +71,7 @@ fn queue(criterion: &mut Criterion) {
     group.bench_function("admit with no idle worker, next", |bencher| {
         let queue = Queue::new(PoolCounters::new(1), 1024);
         bencher.iter(|| {
-            let (job, reply) = Job::new(event(&trigger), WAIT);
+            let (job, reply) = Job::new(event(trigger), WAIT);
             assert!(queue.admit(job).is_none(), "it waits");
             let (worker, job) = queue.next(Worker(0)).expect("one waits");
             queue.counters().started(Duration::ZERO);
@@ -84,18 +84,16 @@ fn queue(criterion: &mut Criterion) {
 
 /// All that is counted for one event of a handler in process that finds an idle worker, and nothing else.
 fn counters(criterion: &mut Criterion) {
-    use std::sync::atomic::Ordering::Relaxed;
     criterion.bench_function("counters/one event", |bencher| {
         let (pool, trigger) = (PoolCounters::new(WORKERS), TriggerCounters::default());
         let taken = Duration::from_micros(3);
         bencher.iter(|| {
-            pool.allocations.fetch_add(1, Relaxed);
-            pool.idle_percent_sum.fetch_add(black_box(700) / WORKERS as u64, Relaxed);
-            pool.allocated_at_once.fetch_add(1, Relaxed);
+            pool.allocating(black_box(700) / WORKERS as u64);
+            pool.allocated_at_once();
             pool.started(black_box(taken));
             pool.finished(black_box(5), black_box(taken));
             trigger.count(Ok(()));
-            trigger.response_bytes.count(black_box(20));
+            trigger.responded(black_box(20));
         });
     });
 }
@@ -122,9 +120,9 @@ fn settings(reserve: Arc<Reserve>) -> Settings {
 }
 
 /// Submits `count` events one after the other, as a connection does.
-async fn submit(pool: Arc<Pool>, trigger: Arc<TriggerInfo>, count: u64) {
+async fn submit(pool: Arc<Pool>, trigger: &'static TriggerInfo, count: u64) {
     for _ in 0..count {
-        let reply = pool.submit(event(&trigger), WAIT).await;
+        let reply = pool.submit(event(trigger), WAIT).await;
         black_box(reply.expect("it is answered").expect("the handler answers"));
     }
 }
@@ -132,14 +130,13 @@ async fn submit(pool: Arc<Pool>, trigger: Arc<TriggerInfo>, count: u64) {
 /// The time that `callers` take for `each` events a caller, on the event threads.
 async fn measure(
     pool: &Arc<Pool>,
-    trigger: &Arc<TriggerInfo>,
+    trigger: &'static TriggerInfo,
     events: &Handle,
     callers: u64,
     each: u64,
 ) -> Duration {
     let begun = Instant::now();
-    let running: Vec<_> =
-        (0..callers).map(|_| events.spawn(submit(pool.clone(), trigger.clone(), each))).collect();
+    let running: Vec<_> = (0..callers).map(|_| events.spawn(submit(pool.clone(), trigger, each))).collect();
     for caller in running {
         caller.await.expect("no caller panics");
     }
@@ -163,7 +160,7 @@ fn pool(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|count| {
                 let each = count.div_ceil(callers);
-                let taken = main.block_on(measure(&pool, &trigger, &handle, callers, each));
+                let taken = main.block_on(measure(&pool, trigger, &handle, callers, each));
                 taken.mul_f64(count as f64 / (each * callers) as f64)
             });
         });

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -29,7 +28,7 @@ fn event(headers: usize) -> Event {
     let trigger = TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "default-http".into() };
     Event {
         id: EventId::random(),
-        trigger: Arc::new(trigger),
+        trigger: trigger.forever(),
         timestamp: SystemTime::now(),
         target: Target::Http {
             method: Method::POST,

@@ -167,17 +167,18 @@ impl App {
         for (index, trigger) in self.config.function.triggers.iter().enumerate() {
             // A trigger may be named like an allocator.
             let pool = &pools[&(pool_name(trigger).to_owned(), trigger.allocator.is_some())];
-            let info = Arc::new(TriggerInfo {
+            let info = TriggerInfo {
                 index: index as u16,
                 class: trigger.kind.class(),
                 kind: trigger.kind.name().to_owned(),
                 name: trigger.name.clone(),
-            });
+            };
+            let info = info.forever();
             let counters = Arc::new(TriggerCounters::default());
             let link = Link::default();
             watched.links.push((trigger.name.clone(), link.clone()));
             let cx = TriggerContext {
-                info: info.clone(),
+                info,
                 events: Dispatcher::new(pool.clone(), counters.clone(), trigger.availability_timeout)
                     .with_tracer(self.otlp.as_ref().map(|otlp| otlp.tracer().clone())),
                 event_timeout: self.config.function.event_timeout,

@@ -28,7 +28,8 @@ pub use self::body::{BodyBudget, BodyPermit, EventBody};
 pub use self::incoming::{BodyFault, BodyStream};
 pub use self::recall::Recall;
 
-/// Where an event comes from; one per trigger, shared by its events.
+/// Where an event comes from; one per trigger, and as long as the process there: events refer to it, and to count
+/// their references would cost them more than a few texts that are never freed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerInfo {
     /// Place in the list of triggers given to shims.
@@ -41,13 +42,20 @@ pub struct TriggerInfo {
     pub name: String,
 }
 
+impl TriggerInfo {
+    /// For events to refer to.
+    pub fn forever(self) -> &'static Self {
+        Box::leak(Box::new(self))
+    }
+}
+
 /// Something that happened, on its way to a handler.
 #[derive(Debug)]
 pub struct Event {
     /// Unique text id: a random (version 4) UUID unless the event brought its own.
     pub id: EventId,
     /// Its trigger.
-    pub trigger: Arc<TriggerInfo>,
+    pub trigger: &'static TriggerInfo,
     /// When it had arrived completely.
     pub timestamp: SystemTime,
     /// Method and target, as the trigger knows them.

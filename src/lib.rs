@@ -16,6 +16,7 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod otlp;
+pub mod per_thread;
 pub mod pool;
 pub mod queue;
 pub mod reaper;

@@ -6,18 +6,19 @@ mod batch;
 mod lend;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::atomic::AtomicCell;
 use tokio::sync::{Notify, oneshot};
 
 use crate::event::{Event, HandlerError, Response};
 use crate::metrics::PoolCounters;
+use crate::per_thread::PerThread;
 
 pub use self::batch::Member;
 pub use self::lend::Lend;
-use self::lend::lend;
 
 /// Why an event got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,9 +84,16 @@ pub struct Queue<W> {
     closed: AtomicBool,
     streams_bodies: AtomicBool,
     serves_web: AtomicBool,
-    /// Events admitted that have not ended, wherever they are.
-    open: AtomicUsize,
+    /// Events admitted that have not ended, wherever they are: the sum over threads, of which each counts those that
+    /// came or ended there.
+    open: PerThread<AtomicIsize>,
     all_ended: Notify,
+    /// Idle workers that threads keep for the next event that comes to them.
+    kept: PerThread<AtomicCell<Option<W>>>,
+    /// How many of all workers were idle when that was last looked at, percent.
+    idle_percent: AtomicU64,
+    /// How many threads kept one then.
+    kept_count: AtomicUsize,
 }
 
 struct State<W> {
@@ -118,8 +126,11 @@ impl<W: Lend> Queue<W> {
             closed: AtomicBool::new(false),
             streams_bodies: AtomicBool::new(false),
             serves_web: AtomicBool::new(false),
-            open: AtomicUsize::new(0),
+            open: PerThread::default(),
             all_ended: Notify::new(),
+            kept: PerThread::default(),
+            idle_percent: AtomicU64::new(100),
+            kept_count: AtomicUsize::new(0),
         }
     }
 
@@ -155,38 +166,37 @@ impl<W: Lend> Queue<W> {
     /// Lends an idle worker to the job, or lets it wait (`None`), or refuses it: it may not wait, too many do, or
     /// the pool stops. A refused job has been answered.
     pub fn admit(&self, job: Job) -> Option<(W, Job)> {
-        use std::sync::atomic::Ordering::Relaxed;
-        // Counted before the look at `closed`: whoever closes waits for it, or it is refused.
         let events = job.events();
-        self.open.fetch_add(events, Ordering::SeqCst);
-        if self.closed.load(Ordering::SeqCst) {
+        if !self.open(events) {
             job.refuse(SubmitError::Stopping);
-            self.ended(events);
             return None;
         }
         let counters = &self.counters;
-        counters.allocations.fetch_add(1, Relaxed);
         let mut state = self.lock();
-        let (worker, idle_percent) = self.lend(&mut state);
-        counters.idle_percent_sum.fetch_add(idle_percent, Relaxed);
-        if let Some(worker) = worker {
+        counters.allocating(self.measure_idle(&state));
+        // Counted as waiting before it does: whoever keeps a worker looks at that number afterwards.
+        self.count_waiting(&mut state, events);
+        if let Some(worker) = self.idle_worker(&mut state) {
+            self.uncount_waiting(&mut state, events);
             drop(state);
-            counters.allocated_at_once.fetch_add(1, Relaxed);
+            counters.allocated_at_once();
             return Some((worker, job));
         }
-        if state.waiting_events >= self.waiting_max {
+        if state.waiting_events - events >= self.waiting_max {
             self.clear(&mut state, job.submitted);
         }
-        if job.expires <= job.submitted || state.waiting_events >= self.waiting_max {
+        if job.expires <= job.submitted || state.waiting_events - events >= self.waiting_max {
+            self.uncount_waiting(&mut state, events);
             drop(state);
-            counters.allocation_failures.fetch_add(1, Relaxed);
+            counters.allocation_failures.fetch_add(1, Ordering::Relaxed);
             job.refuse(SubmitError::NoWorkers);
             self.ended(events);
             return None;
         }
         if let Some(worker) = state.hungry.pop_front() {
+            self.uncount_waiting(&mut state, events);
             drop(state);
-            counters.allocated_at_once.fetch_add(1, Relaxed);
+            counters.allocated_at_once();
             return Some((worker, job));
         }
         if state.next_expiry.is_none_or(|next| job.expires < next) {
@@ -194,8 +204,18 @@ impl<W: Lend> Queue<W> {
             self.expiry_changed.notify_one();
         }
         state.waiting.push_back(job);
-        self.count_waiting(&mut state, events);
         None
+    }
+
+    /// Events come in. False: none do any more.
+    fn open(&self, events: usize) -> bool {
+        // Counted before the look at `closed`: whoever closes waits for them, or they are refused.
+        self.open.mine().fetch_add(events.cast_signed(), Ordering::SeqCst);
+        let open = !self.closed.load(Ordering::SeqCst);
+        if !open {
+            self.ended(events);
+        }
+        open
     }
 
     fn count_waiting(&self, state: &mut State<W>, events: usize) {
@@ -284,16 +304,19 @@ impl<W: Lend> Queue<W> {
 
     /// Takes all idle workers out, for stopping them.
     pub fn withdraw_idle(&self) -> Vec<W> {
-        self.lock().idle.drain(..).collect()
+        let mut idle: Vec<_> = self.lock().idle.drain(..).collect();
+        idle.extend(self.kept.all().filter_map(AtomicCell::take));
+        idle
     }
 
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
-        let mut state = self.lock();
-        if let Some(worker) = lend(&mut state.idle) {
+        let (mut state, events) = (self.lock(), job.events());
+        self.count_waiting(&mut state, events); // First, as in `admit`.
+        if let Some(worker) = self.idle_worker(&mut state) {
+            self.uncount_waiting(&mut state, events);
             return Some((worker, job));
         }
-        self.count_waiting(&mut state, job.events());
         state.next_expiry = Some(state.next_expiry.map_or(job.expires, |next| next.min(job.expires)));
         self.expiry_changed.notify_one();
         state.waiting.push_front(job);
@@ -318,12 +341,16 @@ impl<W: Lend> Queue<W> {
     }
 
     fn ended(&self, events: usize) {
-        if events > 0
-            && self.open.fetch_sub(events, Ordering::SeqCst) == events
-            && self.closed.load(Ordering::SeqCst)
-        {
-            self.all_ended.notify_waiters();
+        if events > 0 {
+            self.open.mine().fetch_sub(events.cast_signed(), Ordering::SeqCst);
+            if self.closed.load(Ordering::SeqCst) {
+                self.all_ended.notify_waiters(); // Whoever waits looks whether it was the last.
+            }
         }
+    }
+
+    fn open_events(&self) -> isize {
+        self.open.all().map(|events| events.load(Ordering::SeqCst)).sum()
     }
 
     /// Refuses new events from now on.
@@ -342,7 +369,8 @@ impl<W: Lend> Queue<W> {
             let ended = self.all_ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.open.load(Ordering::SeqCst) == 0 {
+            // An event that came in before the queue was closed is seen; its end may be missed, but is told.
+            if self.open_events() == 0 {
                 return;
             }
             ended.await;
@@ -404,7 +432,7 @@ pub(crate) mod tests {
     pub(crate) fn event(id: &str) -> Box<Event> {
         Box::new(Event {
             id: EventId::Text(id.into()),
-            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
+            trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }.forever(),
             timestamp: SystemTime::UNIX_EPOCH,
             target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
             header_map: http::HeaderMap::new(),
@@ -420,12 +448,6 @@ pub(crate) mod tests {
 
     fn job(id: &str, wait_ms: u64) -> (Job, oneshot::Receiver<Reply>) {
         Job::new(event(id), Duration::from_millis(wait_ms))
-    }
-
-    impl<W> Queue<W> {
-        pub(super) fn open_events(&self) -> usize {
-            self.open.load(Ordering::Relaxed)
-        }
     }
 
     pub(super) fn queue(workers: usize, waiting_max: usize) -> Queue<usize> {
@@ -496,7 +518,7 @@ pub(crate) mod tests {
         assert!(queue.admit(late).is_none());
         assert!(reply.try_recv().is_err(), "it waits");
         assert_eq!(queue.counters.waiting.load(Ordering::Relaxed), 2);
-        assert_eq!(queue.open.load(Ordering::Relaxed), 2);
+        assert_eq!(queue.open_events(), 2);
         assert_eq!(id(&queue.next(0).unwrap().1), "here");
         assert_eq!(id(&queue.next(0).unwrap().1), "late");
     }

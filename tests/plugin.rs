@@ -138,12 +138,8 @@ fn worker(path: &Path) -> Worker {
 fn event(path: &str, body: &'static [u8]) -> Event {
     Event {
         id: EventId::random(),
-        trigger: Arc::new(TriggerInfo {
-            index: 0,
-            class: "sync",
-            kind: "http".into(),
-            name: "default-http".into(),
-        }),
+        trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "default-http".into() }
+            .forever(),
         timestamp: SystemTime::now(),
         target: Target::Http { method: Method::POST, uri: path.parse().unwrap(), path: None },
         header_map: HeaderMap::new(),

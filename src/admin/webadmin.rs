@@ -72,7 +72,7 @@ impl TriggerView {
                 json!({"id": id, "state": worker.state.word(), "restarts": restarts, "events": events})
             })
             .collect();
-        let (success, failure) = (self.counters.success.load(Relaxed), self.counters.failure.load(Relaxed));
+        let (success, failure) = (self.counters.success(), self.counters.failure.load(Relaxed));
         json!({"stats": {"success": success, "failure": failure, "workers": workers}})
     }
 }

@@ -117,7 +117,7 @@ fn batched(carrier: &mut Event) -> Result<Vec<Event>, CloudEventError> {
         json.permit = carrier.body.permit.as_mut().map(|permit| permit.split(json.len()));
         let mut event = Event {
             id: EventId::random(),
-            trigger: carrier.trigger.clone(),
+            trigger: carrier.trigger,
             timestamp: carrier.timestamp,
             target: carrier.target.clone(),
             header_map: carrier.header_map.clone(),

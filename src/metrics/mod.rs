@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
+
+use crate::per_thread::PerThread;
 
 /// Whoever waits for a number of events looks this often by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -16,29 +19,48 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Counters of one trigger.
 #[derive(Debug, Default)]
 pub struct TriggerCounters {
-    /// Events that ended with an answer of the handler.
-    pub success: AtomicU64,
+    answered: PerThread<Answered>,
     /// Events that did not.
     pub failure: AtomicU64,
     /// The same failures, by [`Cause::ALL`].
     pub failures: [AtomicU64; 8],
-    /// Sizes of answers, bytes.
-    pub response_bytes: Histogram,
     /// Events of a timer that were not sent or got no worker, by [`DropReason::ALL`].
     pub dropped: [AtomicU64; 3],
+}
+
+/// What nearly every event of a trigger counts.
+#[derive(Debug, Default)]
+struct Answered {
+    success: AtomicU64,
+    response_bytes: Histogram,
 }
 
 impl TriggerCounters {
     /// Counts one finished event.
     pub fn count(&self, outcome: Result<(), Cause>) {
         match outcome {
-            Ok(()) => &self.success,
+            Ok(()) => &self.answered.mine().success,
             Err(cause) => {
                 self.failures[cause as usize].fetch_add(1, Relaxed);
                 &self.failure
             }
         }
         .fetch_add(1, Relaxed);
+    }
+
+    /// Counts an answer of so many bytes.
+    pub fn responded(&self, bytes: u64) {
+        self.answered.mine().response_bytes.count(bytes);
+    }
+
+    /// Events that ended with an answer of the handler.
+    pub fn success(&self) -> u64 {
+        self.answered.all().map(|mine| mine.success.load(Relaxed)).sum()
+    }
+
+    /// Sizes of answers, bytes.
+    fn response_bytes(&self) -> Distribution {
+        Distribution::of(self.answered.all().map(|mine| &mine.response_bytes))
     }
 
     /// Counts events that nobody will handle.
@@ -164,28 +186,17 @@ impl RestartReason {
 /// Counters of one pool of workers.
 #[derive(Debug, Default)]
 pub struct PoolCounters {
-    /// Attempts to get a worker.
-    pub allocations: AtomicU64,
-    /// Attempts that found an idle worker.
-    pub allocated_at_once: AtomicU64,
+    flow: PerThread<Flow>,
     /// Attempts that got a worker after waiting.
     pub allocated_after_wait: AtomicU64,
     /// Attempts that got none.
     pub allocation_failures: AtomicU64,
     /// Microseconds waited by attempts that got a worker after waiting.
     pub wait_micros: AtomicU64,
-    /// Sum over attempts of the percentage of workers idle before it.
-    pub idle_percent_sum: AtomicU64,
     /// Events waiting now.
     pub waiting: AtomicI64,
-    /// Events with a worker now.
-    pub in_flight: AtomicI64,
     /// Events that passed their deadline.
     pub event_timeouts: AtomicU64,
-    /// Time in handlers.
-    pub handler_micros: Histogram,
-    /// Time events waited for a worker.
-    pub queue_wait_micros: Histogram,
     /// Replaced workers, by [`RestartReason::ALL`].
     pub restarts: [AtomicU64; 6],
     /// Streamed answers that ended well, and that were cut off.
@@ -193,7 +204,19 @@ pub struct PoolCounters {
     /// Workers now, by [`WORKER_STATES`].
     pub states: [AtomicU64; 4],
     /// One per worker.
-    pub workers: Vec<WorkerCounters>,
+    pub workers: Vec<CachePadded<WorkerCounters>>,
+}
+
+/// What every event of a pool counts.
+#[derive(Debug, Default)]
+struct Flow {
+    allocations: AtomicU64,
+    allocated_at_once: AtomicU64,
+    idle_percent_sum: AtomicU64,
+    /// Of this thread alone it may be negative: events begin here and end there.
+    in_flight: AtomicI64,
+    handler_micros: Histogram,
+    queue_wait_micros: Histogram,
 }
 
 /// Counters of one worker.
@@ -213,14 +236,61 @@ pub struct WorkerCounters {
 impl PoolCounters {
     /// For a pool of that many workers.
     pub fn new(workers: usize) -> Arc<Self> {
-        let workers = (0..workers).map(|_| WorkerCounters::default()).collect();
+        let workers = (0..workers).map(|_| CachePadded::default()).collect();
         Arc::new(Self { workers, ..Self::default() })
+    }
+
+    /// An attempt to get a worker, before which so many of all were idle.
+    pub fn allocating(&self, idle_percent: u64) {
+        let flow = self.flow.mine();
+        flow.allocations.fetch_add(1, Relaxed);
+        flow.idle_percent_sum.fetch_add(idle_percent, Relaxed);
+    }
+
+    /// An attempt that found an idle worker.
+    pub fn allocated_at_once(&self) {
+        self.flow.mine().allocated_at_once.fetch_add(1, Relaxed);
+    }
+
+    /// Attempts to get a worker.
+    pub fn allocations(&self) -> u64 {
+        self.sum(|flow| &flow.allocations)
+    }
+
+    /// Attempts that found an idle worker.
+    fn allocations_at_once(&self) -> u64 {
+        self.sum(|flow| &flow.allocated_at_once)
+    }
+
+    /// Sum over attempts of the percentage of workers idle before it.
+    fn idle_percent_sum(&self) -> u64 {
+        self.sum(|flow| &flow.idle_percent_sum)
+    }
+
+    fn sum(&self, count: impl Fn(&Flow) -> &AtomicU64) -> u64 {
+        self.flow.all().map(|flow| count(flow).load(Relaxed)).sum()
+    }
+
+    /// Events with a worker now.
+    pub fn in_flight(&self) -> i64 {
+        self.flow.all().map(|flow| flow.in_flight.load(Relaxed)).sum::<i64>().max(0)
+    }
+
+    /// Time in handlers.
+    fn handler_micros(&self) -> Distribution {
+        Distribution::of(self.flow.all().map(|flow| &flow.handler_micros))
+    }
+
+    /// Time events waited for a worker.
+    fn queue_wait_micros(&self) -> Distribution {
+        Distribution::of(self.flow.all().map(|flow| &flow.queue_wait_micros))
     }
 
     /// One event has a worker, `waited` after it was submitted.
     pub fn started(&self, waited: Duration) {
-        self.in_flight.fetch_add(1, Relaxed);
-        self.queue_wait_micros.observe(waited);
+        let flow = self.flow.mine();
+        flow.in_flight.fetch_add(1, Relaxed);
+        flow.queue_wait_micros.observe(waited);
     }
 
     /// One event left its worker after `taken`.
@@ -233,8 +303,9 @@ impl PoolCounters {
 
     /// The same for an event of a batch of which others are still there: the worker was busy once, not once for each.
     pub fn finished_beside_others(&self, worker: usize, taken: Duration) {
-        self.in_flight.fetch_sub(1, Relaxed);
-        self.handler_micros.observe(taken);
+        let flow = self.flow.mine();
+        flow.in_flight.fetch_sub(1, Relaxed);
+        flow.handler_micros.observe(taken);
         if let Some(worker) = self.workers.get(worker) {
             let events = worker.events.fetch_add(1, Relaxed) + 1;
             if events == worker.mark.load(Relaxed) {
@@ -289,16 +360,37 @@ impl Histogram {
         self.buckets[bucket.min(BUCKETS)].fetch_add(1, Relaxed);
         self.sum.fetch_add(value, Relaxed);
     }
+}
+
+/// What histograms had counted when somebody looked.
+#[derive(Debug, Default)]
+struct Distribution {
+    buckets: [u64; BUCKETS + 1],
+    sum: u64,
+}
+
+impl Distribution {
+    /// All that they have counted.
+    fn of<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Self {
+        let mut all = Self::default();
+        for histogram in histograms {
+            for (sum, bucket) in all.buckets.iter_mut().zip(&histogram.buckets) {
+                *sum += bucket.load(Relaxed);
+            }
+            all.sum = all.sum.wrapping_add(histogram.sum.load(Relaxed));
+        }
+        all
+    }
 
     /// Upper bounds with cumulative counts, without the last, unbounded one; then count and sum of all.
-    fn snapshot(&self) -> (Vec<(u64, u64)>, u64, u64) {
+    fn cumulative(&self) -> (Vec<(u64, u64)>, u64, u64) {
         let mut total = 0;
         let mut bounds = Vec::with_capacity(BUCKETS);
         for (power, bucket) in self.buckets[..BUCKETS].iter().enumerate() {
-            total += bucket.load(Relaxed);
+            total += bucket;
             bounds.push((1 << power, total));
         }
-        (bounds, total + self.buckets[BUCKETS].load(Relaxed), self.sum.load(Relaxed))
+        (bounds, total + self.buckets[BUCKETS], self.sum)
     }
 }
 
@@ -329,12 +421,13 @@ mod tests {
         for (value, bound) in [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (1 << 30, 1 << 30)] {
             let histogram = Histogram::default();
             histogram.count(value);
-            let (bounds, count, sum) = histogram.snapshot();
+            let (bounds, count, sum) = Distribution::of([&histogram].into_iter()).cumulative();
             let first = bounds.iter().find(|(_, count)| *count == 1).unwrap();
             assert_eq!((first.0, count, sum), (bound, 1, value), "{value}");
         }
         let histogram = Histogram::default();
         histogram.count(u64::MAX);
-        assert!(histogram.snapshot().0.iter().all(|(_, count)| *count == 0));
+        let all = Distribution::of([&histogram].into_iter());
+        assert!(all.cumulative().0.iter().all(|(_, count)| *count == 0));
     }
 }

@@ -10,7 +10,7 @@ use prometheus::proto::{
 use prometheus::{Encoder, TextEncoder};
 
 use super::process::Process;
-use super::{Cause, DropReason, Histogram, PoolCounters, RestartReason, TriggerCounters, WORKER_STATES};
+use super::{Cause, Distribution, DropReason, PoolCounters, RestartReason, TriggerCounters, WORKER_STATES};
 use crate::config::Function;
 use crate::event::TriggerInfo;
 use crate::logging::Logger;
@@ -20,7 +20,7 @@ use crate::trace::span::SpanCounters;
 #[derive(Debug, Clone)]
 pub struct Source {
     /// Kind and name.
-    pub trigger: Arc<TriggerInfo>,
+    pub trigger: &'static TriggerInfo,
     /// Its own counters.
     pub counters: Arc<TriggerCounters>,
     /// Those of its pool; a pool that several triggers share is reported under each.
@@ -120,15 +120,15 @@ impl Exposition {
         for source in &self.sources {
             let labels = self.labels(instance, source);
             let pool = &source.pool;
-            add(&mut handled, &labels, &[("result", "success")], load(&source.counters.success));
+            add(&mut handled, &labels, &[("result", "success")], source.counters.success() as f64);
             add(&mut handled, &labels, &[("result", "failure")], load(&source.counters.failure));
-            add(&mut count, &labels, &[], load(&pool.allocations));
-            add(&mut total, &labels, &[("result", "success_immediate")], load(&pool.allocated_at_once));
+            add(&mut count, &labels, &[], pool.allocations() as f64);
+            add(&mut total, &labels, &[("result", "success_immediate")], pool.allocations_at_once() as f64);
             add(&mut total, &labels, &[("result", "success_after_wait")], load(&pool.allocated_after_wait));
             add(&mut total, &labels, &[("result", "error_timeout")], load(&pool.allocation_failures));
             add(&mut wait, &labels, &[], (load(&pool.wait_micros) / 1000.0).floor());
             add(&mut wait_short, &labels, &[], load(&pool.wait_micros) / 1000.0);
-            add(&mut idle, &labels, &[], load(&pool.idle_percent_sum));
+            add(&mut idle, &labels, &[], pool.idle_percent_sum() as f64);
             add(&mut pending, &labels, &[], pool.waiting.load(Relaxed) as f64);
             for (index, worker) in pool.workers.iter().enumerate() {
                 let index = index.to_string();
@@ -172,13 +172,13 @@ impl Exposition {
             {
                 add(&mut lost, &labels, &[("reason", reason.label())], load(count));
             }
-            add_histogram(&mut handler, &labels, &pool.handler_micros, 1e6);
-            add_histogram(&mut queue, &labels, &pool.queue_wait_micros, 1e6);
-            add_histogram(&mut sizes, &labels, &source.counters.response_bytes, 1.0);
+            add_histogram(&mut handler, &labels, &pool.handler_micros(), 1e6);
+            add_histogram(&mut queue, &labels, &pool.queue_wait_micros(), 1e6);
+            add_histogram(&mut sizes, &labels, &source.counters.response_bytes(), 1.0);
             for (cause, count) in Cause::ALL.iter().zip(&source.counters.failures) {
                 add(&mut failures, &labels, &[("cause", cause.label())], load(count));
             }
-            add(&mut in_flight, &labels, &[], pool.in_flight.load(Relaxed) as f64);
+            add(&mut in_flight, &labels, &[], pool.in_flight() as f64);
             for (state, count) in WORKER_STATES.iter().zip(&pool.states) {
                 add(&mut workers, &labels, &[("state", state)], load(count));
             }
@@ -299,8 +299,8 @@ fn add(family: &mut MetricFamily, labels: &Labels, more: &[(&str, &str)], value:
     push(family, metric);
 }
 
-fn add_histogram(family: &mut MetricFamily, labels: &Labels, histogram: &Histogram, unit: f64) {
-    let (bounds, count, sum) = histogram.snapshot();
+fn add_histogram(family: &mut MetricFamily, labels: &Labels, histogram: &Distribution, unit: f64) {
+    let (bounds, count, sum) = histogram.cumulative();
     let mut proto = HistogramProto::default();
     proto.set_sample_count(count);
     proto.set_sample_sum(sum as f64 / unit);
@@ -334,7 +334,7 @@ mod tests {
     fn both_results_exist_from_the_first_scrape_with_the_reference_labels() {
         let trigger = TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() };
         let source =
-            Source { trigger: Arc::new(trigger), counters: Arc::default(), pool: PoolCounters::new(2) };
+            Source { trigger: trigger.forever(), counters: Arc::default(), pool: PoolCounters::new(2) };
         source.counters.count(Ok(()));
         source.counters.count(Err(Cause::Timeout));
         source.pool.finished(1, std::time::Duration::from_micros(2500));

@@ -374,18 +374,47 @@ impl Activity {
     }
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn serve<S, F, B>(stream: Stream, shared: Arc<Shared>, activity: Arc<Activity>, service: S)
+/// What answers the requests of a server. A connection has one of its own.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The body of its answers.
+    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one request of a connection, about whose phases `activity` is told.
+    fn answer(
+        &self,
+        request: http::Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> impl Future<Output = Result<http::Response<Self::Body>, Infallible>> + Send;
+}
+
+impl<S, F, B> Service for S
 where
-    S: Fn(http::Request<Incoming>, Arc<Activity>) -> F,
-    F: Future<Output = Result<http::Response<B>, Infallible>>,
-    B: Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<http::Response<B>, Infallible>> + Send,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
+    type Body = B;
+
+    fn answer(
+        &self,
+        request: http::Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> impl Future<Output = Result<http::Response<B>, Infallible>> + Send {
+        self(request, activity.clone())
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve(
+    stream: Stream,
+    shared: Arc<Shared>,
+    activity: Arc<Activity>,
+    service: impl Service,
+) {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&stream));
     let socket = Socket::new(stream, activity.clone());
-    let (seen, patience) = (activity.clone(), shared.last_call);
-    let service = service_fn(move |request| service(request, seen.clone()));
+    let patience = shared.last_call;
+    let service = service_fn(|request| service.answer(request, &activity));
     let mut http = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
     let mut last_call: Option<Pin<Box<Sleep>>> = None;
     let mut closed = false;

@@ -1,20 +1,17 @@
 //! Accepts connections, watches over them, closes them all.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::{self, Activity};
+use super::connection::{self, Activity, Service};
 use super::stream::{Door, Listener, Stream};
 use crate::fields;
 use crate::logging::Logger;
@@ -80,14 +77,7 @@ pub struct Server<S> {
     complained: Option<Instant>,
 }
 
-impl<S, F, B> Server<S>
-where
-    S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<http::Response<B>, Infallible>> + Send + 'static,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<S: Service> Server<S> {
     /// Serves `listener` on the current runtime once [`Server::run`] is polled.
     ///
     /// # Errors
@@ -242,6 +232,7 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::future::Ready;
 
     use std::io::Write;
@@ -252,6 +243,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpSocket, TcpStream};
     use tokio::task::JoinHandle;
+
+    use hyper::body::Incoming;
 
     use super::*;
     use crate::net::{Phase, bind};
@@ -285,7 +278,7 @@ mod tests {
     /// A server that runs, where it listens, and how to end it.
     fn start<S, F>(service: S) -> (SocketAddr, Shutdown, JoinHandle<()>)
     where
-        S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + 'static,
+        S: Fn(http::Request<Incoming>, Arc<Activity>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Page> + Send + 'static,
     {
         let listener = bind("127.0.0.1:0").unwrap();

@@ -6,6 +6,6 @@ mod listener;
 mod socket;
 mod stream;
 
-pub use connection::{Activity, Phase};
+pub use connection::{Activity, Phase, Service};
 pub use listener::{Limits, Server};
 pub use stream::{Listener, UNIX_PREFIX, bind, bind_tcp, collide};

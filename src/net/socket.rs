@@ -81,7 +81,15 @@ enum Closing {
 
 impl Socket {
     pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, closing: Closing::Open, end: End::NotSeen, more: false, flushed: true, instead: &[] }
+        Self {
+            stream,
+            activity,
+            closing: Closing::Open,
+            end: End::NotSeen,
+            more: false,
+            flushed: true,
+            instead: &[],
+        }
     }
 
     /// Nothing more comes from the client. hyper, which would take that for its leaving, learns of it when the answer

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::{Queue, State};
+use crossbeam_utils::atomic::AtomicCell;
+
+use super::{Job, Queue, State};
 
 /// A worker as the queue knows it.
 pub trait Lend: PartialEq + Sized {
@@ -42,24 +44,80 @@ impl<W: Lend> Queue<W> {
     /// An idle worker for one event that whoever asks hands to it at once, without a job. `None`: there is none, or the
     /// pool stops; then nothing has been counted.
     pub fn lend_idle(&self) -> Option<W> {
-        self.open.fetch_add(1, SeqCst); // First, as in `admit`.
-        let (worker, idle_percent) =
-            if self.closed.load(SeqCst) { (None, 0) } else { self.lend(&mut self.lock()) };
+        if !self.open(1) {
+            return None;
+        }
+        let (worker, idle_percent) = match self.take_kept() {
+            Some(worker) => (Some(worker), self.idle_percent.load(Relaxed)),
+            None => {
+                let mut state = self.lock();
+                let idle_percent = self.measure_idle(&state);
+                (self.idle_worker(&mut state), idle_percent)
+            }
+        };
         if worker.is_none() {
             self.ended(1);
             return None;
         }
-        self.counters.allocations.fetch_add(1, Relaxed);
-        self.counters.allocated_at_once.fetch_add(1, Relaxed);
-        self.counters.idle_percent_sum.fetch_add(idle_percent, Relaxed);
+        self.counters.allocating(idle_percent);
+        self.counters.allocated_at_once();
         worker
     }
 
-    /// The worker that gets the next event, and how many of all were idle, percent.
-    pub(super) fn lend(&self, state: &mut State<W>) -> (Option<W>, u64) {
+    /// As [`Queue::next`], for who got the worker by [`Queue::lend_idle`]: this thread keeps it for the next event that
+    /// comes here, which costs no memory that other processors write to. Nobody waits longer for that.
+    pub fn next_here(&self, worker: W) -> Option<(W, Job)> {
+        if self.counters.waiting.load(Relaxed) > 0 {
+            return self.next(worker);
+        }
+        if let Some(other) = self.kept.mine().swap(Some(worker)) {
+            return self.next(other);
+        }
+        // Whoever waits has been counted before it took what is kept here, or it takes this.
+        if self.counters.waiting.load(SeqCst) > 0
+            && let Some(worker) = self.kept.mine().take()
+        {
+            return self.next(worker);
+        }
+        None
+    }
+
+    /// The worker that this thread keeps, unless others wait for one.
+    fn take_kept(&self) -> Option<W> {
+        if self.counters.waiting.load(Relaxed) > 0 {
+            return None;
+        }
+        self.kept.mine().take()
+    }
+
+    /// The worker that gets the next event, wherever it is idle. Before this finds none for an event that waits then, the
+    /// event is counted as one that waits.
+    pub(super) fn idle_worker(&self, state: &mut State<W>) -> Option<W> {
+        let kept = || if W::ONE_PLACE { self.kept.all().find_map(AtomicCell::take) } else { None };
+        lend(&mut state.idle).or_else(kept)
+    }
+
+    /// No thread keeps a worker any more.
+    pub fn release_kept(&self) -> Vec<(W, Job)> {
+        let kept = self.kept.all().filter_map(AtomicCell::take);
+        kept.filter_map(|worker| self.next(worker)).collect()
+    }
+
+    /// Remembers how many workers are idle. That is asked now and then: to know it at each event would cost more than
+    /// an empty handler does.
+    pub fn note_idle(&self) {
+        let idle_here = self.lock().idle.len();
+        let workers = self.counters.workers.len();
+        let idle = workers.saturating_sub(usize::try_from(self.counters.in_flight()).unwrap_or(0));
+        self.kept_count.store(idle.saturating_sub(idle_here), Relaxed);
+        self.idle_percent.store((idle * 100 / workers.max(1)) as u64, Relaxed);
+    }
+
+    /// How many of all workers are idle, percent.
+    pub(super) fn measure_idle(&self, state: &State<W>) -> u64 {
         let workers = self.counters.workers.len().max(1);
         // A worker with several connections may be idle several times over.
-        let idle_percent = (state.idle.len() * 100 / workers).min(100);
-        (lend(&mut state.idle), idle_percent as u64)
+        let idle = state.idle.len() + self.kept_count.load(Relaxed);
+        (idle * 100 / workers).min(100) as u64
     }
 }

@@ -153,7 +153,6 @@ fn tell_apart(members: &mut [Member]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::SystemTime;
 
     use super::*;
@@ -163,12 +162,8 @@ mod tests {
         let member = |id: &&str| {
             let event = Event {
                 id: EventId::Text((*id).into()),
-                trigger: Arc::new(TriggerInfo {
-                    index: 0,
-                    class: "sync",
-                    kind: "http".into(),
-                    name: "h".into(),
-                }),
+                trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }
+                    .forever(),
                 timestamp: SystemTime::UNIX_EPOCH,
                 target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
                 header_map: http::HeaderMap::new(),

@@ -21,7 +21,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Starts no clock yet.
 pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) -> Trigger {
-    let info = cx.info.clone();
+    let info = cx.info;
     let replaces = config.concurrency == ConcurrencyPolicy::Replace;
     let at_once_max = match config.concurrency {
         ConcurrencyPolicy::Forbid | ConcurrencyPolicy::Replace => 1,
@@ -33,7 +33,7 @@ pub(super) fn build(config: &CronTrigger, workers: usize, cx: TriggerContext) ->
         cx.logger.warn(message, fields! {"trigger" => info.name});
     }
     let cron = Cron {
-        template: Template::new(&config.event, info.clone()),
+        template: Template::new(&config.event, info),
         at_once_max,
         recall: (replaces && cx.events.ends_handlers()).then(Recall::default),
         cx: Arc::new(cx),

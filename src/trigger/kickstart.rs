@@ -8,8 +8,8 @@ use crate::config::EventTemplate;
 
 /// Sends nothing yet.
 pub(super) fn build(config: &EventTemplate, cx: TriggerContext) -> Trigger {
-    let info = cx.info.clone();
-    let template = Template::new(config, info.clone());
+    let info = cx.info;
+    let template = Template::new(config, info);
     let task = async move {
         if cx.shutdown.draining.is_cancelled() {
             return;

@@ -11,7 +11,6 @@ mod template;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config;
@@ -26,7 +25,7 @@ pub use guard::guarded;
 /// A trigger that has bound what it needs and serves once its task is polled.
 pub struct Trigger {
     /// Kind and name.
-    pub info: Arc<TriggerInfo>,
+    pub info: &'static TriggerInfo,
     /// Lasts until the shutdown closes it and it owes nothing.
     pub task: Task,
 }
@@ -37,7 +36,7 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// What a trigger is given.
 pub struct TriggerContext {
     /// Kind and name.
-    pub info: Arc<TriggerInfo>,
+    pub info: &'static TriggerInfo,
     /// The way to workers.
     pub events: Dispatcher,
     /// Longest time of an event with a worker.

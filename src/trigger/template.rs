@@ -2,7 +2,6 @@
 //! share. Knows nothing of when.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use crate::queue::SubmitError;
 
 /// What makes events of a template.
 pub(super) struct Template {
-    trigger: Arc<TriggerInfo>,
+    trigger: &'static TriggerInfo,
     body: Bytes,
     path: String,
     method: String,
@@ -29,7 +28,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(config: &EventTemplate, trigger: Arc<TriggerInfo>) -> Self {
+    pub(super) fn new(config: &EventTemplate, trigger: &'static TriggerInfo) -> Self {
         let headers: Vec<_> =
             config.headers.iter().map(|(name, value)| (name.clone(), OwnValue::from(value))).collect();
         let mut header_map = HeaderMap::new();
@@ -65,7 +64,7 @@ impl Template {
         };
         let mut event = Box::new(Event {
             id: EventId::random(),
-            trigger: self.trigger.clone(),
+            trigger: self.trigger,
             timestamp,
             target: Target::Plain {
                 method: self.method.clone(),

@@ -84,7 +84,7 @@ impl Bench {
     pub fn submit_body(&self, path: &str, body: Bytes) -> oneshot::Receiver<Reply> {
         let event = Event {
             id: EventId::random(),
-            trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }),
+            trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }.forever(),
             timestamp: SystemTime::now(),
             target: Target::Plain { method: String::new(), path: path.into(), url: String::new() },
             header_map: http::HeaderMap::new(),

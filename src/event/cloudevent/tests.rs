@@ -1,7 +1,5 @@
 //! Cloud events in all their forms, and what is none.
 
-use std::sync::Arc;
-
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -17,7 +15,7 @@ fn event(headers: &[(&'static str, &str)], body: &str) -> Event {
     body.permit = BodyBudget::new(1 << 20).take(body.len());
     Event {
         id: EventId::Text("own".into()),
-        trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() }),
+        trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() }.forever(),
         timestamp: UNIX_EPOCH,
         target: Target::Http { method: Method::POST, uri: "/p?q=1".parse().unwrap(), path: None },
         header_map,

@@ -41,6 +41,7 @@ enum Callable {
 }
 
 /// A worker while it is lent out or idle.
+#[repr(align(128))]
 pub struct Desk {
     index: usize,
     callable: Callable,
@@ -223,10 +224,9 @@ impl Workers {
         Submitted::Waits(reply)
     }
 
-    /// The worker is free. True: it has been lent on, so that its task is what this thread runs next.
-    fn free(&self, desk: Box<Desk>) -> bool {
-        let lent = self.queue.next(desk);
-        lent.map(|(desk, job)| give(desk, Work::Call(job))).is_some()
+    /// The worker is free.
+    fn free(&self, desk: Box<Desk>) {
+        lend_on(self.queue.next(desk));
     }
 
     /// A worker's task: one call after the other.
@@ -254,7 +254,7 @@ impl Workers {
         let called = self.call_desk(&mut desk, job.event, Some(job.reply), waited);
         drop(permit);
         let Some(called) = called else { return desk.abandon() };
-        match self.conclude(desk, called) {
+        match self.conclude(desk, called, false) {
             Concluded::Answer { answer, reply, .. } => {
                 if let Some(reply) = reply {
                     drop(reply.send(answer)); // The client may have left.
@@ -284,7 +284,7 @@ impl Workers {
             desk.abandon(); // Not while calls with a deadline are made elsewhere.
             return Submitted::Answered(Err(HandlerError::TimedOut.into()));
         };
-        match self.conclude(desk, called) {
+        match self.conclude(desk, called, true) {
             Concluded::Answer { answer, lent_on, .. } => {
                 if lent_on || woken {
                     hand_on(); // The caller may have another event for this thread.
@@ -358,8 +358,9 @@ impl Workers {
         Some(Called { outcome, reply, taken, span })
     }
 
-    /// Lends the worker on, unless the answer is a stream, which is still to be pulled.
-    fn conclude(&self, desk: Box<Desk>, call: Called) -> Concluded {
+    /// Lends the worker on, unless the answer is a stream, which is still to be pulled. `here`: the event came by
+    /// [`Workers::submit_here`], as the next one may.
+    fn conclude(&self, desk: Box<Desk>, call: Called, here: bool) -> Concluded {
         let Called { outcome, reply, taken, mut span } = call;
         let index = desk.index;
         let answer = match outcome {
@@ -387,7 +388,7 @@ impl Workers {
         };
         drop(span); // Ended before the caller's, which is above it.
         self.queue.finished(index, taken);
-        let lent_on = self.free(desk);
+        let lent_on = lend_on(if here { self.queue.next_here(desk) } else { self.queue.next(desk) });
         Concluded::Answer { answer, reply, lent_on }
     }
 
@@ -411,6 +412,12 @@ impl Workers {
             }
         }
     }
+}
+
+/// The next event that waits goes to the worker that is free for it. True: there is one, and the worker's task is what
+/// this thread runs next.
+fn lend_on(lent: Option<(Box<Desk>, Job)>) -> bool {
+    lent.map(|(desk, job)| give(desk, Work::Call(job))).is_some()
 }
 
 /// Has the worker's task do something.

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::batch::Callers;
 use super::reserve::{Need, Reserve};
-use super::{Broken, Desk, locked};
+use super::{Broken, Desk, lend_on, locked};
 use crate::event::HandlerError;
 use crate::fields;
 use crate::logging::Logger;
@@ -39,8 +39,10 @@ const QUIET_TICKS: u32 = 2;
 /// How long a call may go on after its deadline before it is given up.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The watched side of one worker.
+/// The watched side of one worker. Aligned, as its worker is: two workers that lay in one line of the cache would take
+/// it from each other at each call.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Slot {
     index: usize,
     /// Nanoseconds since the monitor's start, plus one; 0: no call.
@@ -278,6 +280,12 @@ impl Shared {
             let seen = self.look(now);
             let short = !seen.long_on_average && self.may_be_short();
             self.short.store(short, Ordering::Relaxed);
+            if !short {
+                for lent in self.settings.queue.release_kept() {
+                    lend_on(Some(lent));
+                }
+            }
+            self.settings.queue.note_idle();
             let tasks = self.settings.runtime.metrics().num_alive_tasks();
             self.crowded.store(tasks > ONE_THREADS_TASKS, Ordering::Relaxed);
             need.set(seen.blocked, now);
@@ -288,7 +296,7 @@ impl Shared {
                 nudged = now;
                 self.settings.runtime.spawn(async {});
             }
-            let admitted = self.settings.queue.counters().allocations.load(Ordering::Relaxed);
+            let admitted = self.settings.queue.counters().allocations();
             // Short calls come and go between two looks.
             let busy = seen.running > 0 || admitted != events || !settled;
             events = admitted;
@@ -308,8 +316,7 @@ impl Shared {
 
     fn may_be_short(&self) -> bool {
         let counters = self.settings.queue.counters();
-        let known =
-            counters.allocations.load(Ordering::Relaxed) >= KNOWN_AFTER * counters.workers.len() as u64;
+        let known = counters.allocations() >= KNOWN_AFTER * counters.workers.len() as u64;
         known && self.settings.event_timeout.is_none()
     }
 

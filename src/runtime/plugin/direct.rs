@@ -29,6 +29,7 @@ use crate::runtime::StartError;
 const COPIED_BODY_BYTES_MAX: usize = 1024;
 
 /// A started worker; dropping it stops it.
+#[repr(align(128))] // Each is written to at each call, and they are made one after the other.
 pub(super) struct Direct {
     plugin: RawWorker,
     /// Ready for the next event; `None` while an answer keeps the last one.

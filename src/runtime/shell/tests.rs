@@ -1,5 +1,4 @@
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
@@ -18,7 +17,7 @@ fn event(arguments: &[&str]) -> Event {
     }
     Event {
         id: EventId::Text("e".into()),
-        trigger: Arc::new(TriggerInfo { index: 0, class: "async", kind: "cron".into(), name: "c".into() }),
+        trigger: TriggerInfo { index: 0, class: "async", kind: "cron".into(), name: "c".into() }.forever(),
         timestamp: SystemTime::UNIX_EPOCH + Duration::from_millis(1_735_689_600_999),
         target: Target::Plain { method: "POST".into(), path: "/p".into(), url: "u".into() },
         header_map,

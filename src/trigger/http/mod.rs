@@ -23,7 +23,7 @@ use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::{HttpTrigger, Owed};
 use crate::event::{Event, EventBody, cloudevent};
 use crate::logging::Logger;
-use crate::net::{Activity, Limits, Listener, Phase, Server, bind};
+use crate::net::{Activity, Limits, Listener, Phase, Server, Service, bind};
 use crate::queue::Reply;
 use crate::trace::EventTrace;
 use incoming::Feed;
@@ -59,7 +59,7 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
     let listener = listener.map_err(failed)?;
     let limits =
         Limits { head_bytes_max: config.head_bytes_max, stall: STALL, connections_max: CONNECTIONS_MAX };
-    let info = cx.info.clone();
+    let info = cx.info;
     let shutdown = cx.shutdown.clone();
     let batches = config.batch.as_ref().map(|batch| {
         Batcher::new(cx.events.clone(), batch.clone(), cx.event_timeout, shutdown.closing.clone())
@@ -69,16 +69,9 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
         let message = "CORS allows credentials from every origin, because allowOrigins holds *";
         http.cx.logger.warn(message, crate::fields! {"trigger" => info.name});
     }
-    let service = {
-        let http = http.clone();
-        // Not wrapped once more: the future is moved into its place for every request.
-        move |request, activity| http.clone().handle(request, activity)
-    };
     let logger = http.cx.logger.clone();
-    let server = Server::new(listener, limits, logger, service).map_err(|error| TriggerError::Bind {
-        trigger: info.name.clone(),
-        address: config.listen.clone(),
-        error,
+    let server = Server::new(listener, limits, logger, Requests(http.clone())).map_err(|error| {
+        TriggerError::Bind { trigger: info.name.clone(), address: config.listen.clone(), error }
     })?;
     let serve = server.keep_ends(http.cx.events.serves_web()).run(shutdown);
     let task: super::Task = if http.batches.is_none() {
@@ -99,28 +92,37 @@ pub(super) fn build(config: &HttpTrigger, cx: TriggerContext) -> Result<Trigger,
     Ok(Trigger { info, task })
 }
 
-impl Http {
+/// A connection's way to the trigger. Requests borrow it: one more reference for each would be counted where the
+/// connections of all threads count theirs.
+#[derive(Clone)]
+struct Requests(Arc<Http>);
+
+impl Service for Requests {
+    type Body = HttpBody;
+
     /// No `async fn`: what is given to one lies in its future twice, which is made and moved for each request.
-    fn handle(
-        self: Arc<Self>,
+    fn answer(
+        &self,
         request: http::Request<Incoming>,
-        activity: Arc<Activity>,
+        activity: &Arc<Activity>,
     ) -> impl Future<Output = Result<http::Response<HttpBody>, Infallible>> + Send {
         activity.set_phase(Phase::Service);
         let (mut parts, body) = request.into_parts();
         let known = Known::of(&parts.headers);
         let mut answer = Answer::to(&parts, known);
         async move {
-            self.answer(&mut parts, body, known, &activity, &mut answer).await;
+            self.0.answer(&mut parts, body, known, activity, &mut answer).await;
             if activity.answer_closes() {
                 answer.close();
             }
             let streamed = answer.is_streamed();
             activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
-            Ok(answer.finish(streamed.then_some(activity)))
+            Ok(answer.finish(streamed.then(|| activity.clone())))
         }
     }
+}
 
+impl Http {
     async fn answer(
         &self,
         parts: &mut Parts,
@@ -180,7 +182,7 @@ impl Http {
         let trace = self.cx.events.tracer().filter(|_| !settled).map(|tracer| tracer.begin(&parts.headers));
         let recorder = self.recorder();
         if trace.is_some() || recorder.is_some() {
-            answer.span = RequestSpan::begin(trace.as_ref(), recorder, parts, &self.cx.info);
+            answer.span = RequestSpan::begin(trace.as_ref(), recorder, parts, self.cx.info);
         }
         if settled {
             if !body.is_end_stream() {
@@ -210,7 +212,7 @@ impl Http {
         answer: &mut Answer,
     ) -> Box<Event> {
         let ends = self.cx.events.serves_web().then(|| activity.ends());
-        let (logs, trigger) = (answer.logs.clone(), self.cx.info.clone());
+        let (logs, trigger) = (answer.logs.clone(), self.cx.info);
         let mut event = request::event(parts, known, path, body, logs, trigger, ends);
         answer.trace(&mut event, trace);
         event
@@ -387,13 +389,15 @@ mod tests {
     /// boxed.
     const FUTURE_BYTES_MAX: usize = 1408;
 
-    fn bytes_of<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+    fn bytes_of<'a, F: Future>(
+        _: impl Fn(&'a Requests, http::Request<Incoming>, &'a Arc<Activity>) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn the_future_of_a_request_stays_small() {
-        let bytes = bytes_of(Http::handle);
+        let bytes = bytes_of(Requests::answer);
         assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
     }
 }

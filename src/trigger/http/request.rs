@@ -306,7 +306,7 @@ pub(super) fn event(
     path: Option<Box<[u8]>>,
     body: EventBody,
     log_buffer: Option<Arc<LogBuffer>>,
-    trigger: Arc<TriggerInfo>,
+    trigger: &'static TriggerInfo,
     ends: Option<Arc<str>>,
 ) -> Box<Event> {
     tidy_headers(parts, known, ends.is_some());

@@ -190,11 +190,11 @@ impl Answer {
         }
         self.body = response.body;
         match &self.body {
-            Body::Bytes(bytes) => counters.response_bytes.count(bytes.len() as u64),
-            Body::Empty => counters.response_bytes.count(0),
+            Body::Bytes(bytes) => counters.responded(bytes.len() as u64),
+            Body::Empty => counters.responded(0),
             Body::Stream(_) => {
                 if let Some(length) = self.length {
-                    counters.response_bytes.count(length);
+                    counters.responded(length);
                 }
             }
         }

@@ -1,6 +1,5 @@
 //! The frames of the protocol page byte for byte, round trips, garbage.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ fn event(uri: &str, headers: &[(&'static str, &str)], body: &'static str) -> Eve
     }
     Event {
         id: EventId::Text("e1".into()),
-        trigger: Arc::new(TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() }),
+        trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() }.forever(),
         timestamp: SystemTime::UNIX_EPOCH + Duration::from_micros(1_735_689_600_000_000),
         target: Target::Http { method: http::Method::POST, uri: uri.parse().unwrap(), path: None },
         header_map,

@@ -95,7 +95,6 @@ fn write_own_headers(out: &mut Vec<u8>, event: &Event) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::SystemTime;
 
     use http::{HeaderMap, HeaderValue, Method};
@@ -110,12 +109,8 @@ mod tests {
         }
         Event {
             id: EventId::Text("e1".into()),
-            trigger: Arc::new(TriggerInfo {
-                index: 0,
-                class: "sync",
-                kind: "http".into(),
-                name: "web".into(),
-            }),
+            trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "web".into() }
+                .forever(),
             timestamp: SystemTime::UNIX_EPOCH,
             target,
             header_map,
