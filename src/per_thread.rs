@@ -3,30 +3,46 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::available_parallelism;
 
 use crossbeam_utils::CachePadded;
 
-/// For processors of machines as they are; some more cost a little memory, fewer bring threads together.
+/// For processors of machines as they are; more cost a little memory, fewer bring threads together.
 const PLACES_MIN: usize = 16;
-/// Of very large machines threads share places.
+/// Of very large machines threads share the last place.
 const PLACES_MAX: usize = 64;
-/// Threads that work are few of those there are, so two of them seldom have the same place.
+/// Of the threads there are, those that work change.
 const PLACES_PER_CORE: usize = 4;
 
-static RANKS: AtomicUsize = AtomicUsize::new(0);
+static PLACES: LazyLock<usize> = LazyLock::new(|| {
+    let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+    (cores * PLACES_PER_CORE).clamp(PLACES_MIN, PLACES_MAX)
+});
+static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static RANK: Cell<Option<usize>> = const { Cell::new(None) };
+    static PLACE: Cell<Option<Place>> = const { Cell::new(None) };
 }
 
-fn rank() -> usize {
-    RANK.get().unwrap_or_else(|| {
-        let rank = RANKS.fetch_add(1, Ordering::Relaxed);
-        RANK.set(Some(rank));
-        rank
-    })
+/// Where a thread finds what is its own.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    /// No other thread has it.
+    alone: bool,
+}
+
+impl Place {
+    fn mine() -> Self {
+        PLACE.get().unwrap_or_else(|| {
+            let (thread, last) = (THREADS.fetch_add(1, Relaxed), *PLACES - 1);
+            let place = Self { index: thread.min(last), alone: thread < last };
+            PLACE.set(Some(place));
+            place
+        })
+    }
 }
 
 /// See the module. Threads may share a place, so `T` must be for several.
@@ -35,21 +51,40 @@ pub struct PerThread<T>(Box<[CachePadded<T>]>);
 
 impl<T: Default> Default for PerThread<T> {
     fn default() -> Self {
-        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
-        let places = (cores * PLACES_PER_CORE).next_power_of_two().clamp(PLACES_MIN, PLACES_MAX);
-        Self((0..places).map(|_| CachePadded::default()).collect())
+        Self((0..*PLACES).map(|_| CachePadded::default()).collect())
     }
 }
 
 impl<T> PerThread<T> {
     /// This thread's.
     pub fn mine(&self) -> &T {
-        &self.0[rank() & (self.0.len() - 1)]
+        &self.0[Place::mine().index]
     }
 
     /// Every thread's.
     pub fn all(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|place| &**place)
+    }
+}
+
+/// What a thread has counted. Only for [`PerThread::mine`]: a thread that is alone in its place adds without keeping
+/// others from it.
+#[derive(Debug, Default)]
+pub struct Tally(AtomicU64);
+
+impl Tally {
+    /// Adds to it. Wraps around, so that a negative number may be added in two's complement.
+    pub fn add(&self, number: u64) {
+        if Place::mine().alone {
+            self.0.store(self.0.load(Relaxed).wrapping_add(number), Relaxed);
+        } else {
+            self.0.fetch_add(number, Relaxed);
+        }
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
     }
 }
 
@@ -59,16 +94,17 @@ mod tests {
 
     #[test]
     fn each_thread_has_its_own_and_nothing_is_lost() {
-        let counts = PerThread::<AtomicUsize>::default();
-        let address = |count: &AtomicUsize| std::ptr::from_ref(count).addr();
+        let counts = PerThread::<Tally>::default();
+        let address = |count: &Tally| std::ptr::from_ref(count).addr();
         let mine = address(counts.mine());
+        // More than there are places.
         std::thread::scope(|scope| {
-            for _ in 0..100 {
-                scope.spawn(|| counts.mine().fetch_add(1, Ordering::Relaxed));
+            for _ in 0..4 * PLACES_MAX {
+                scope.spawn(|| (0..1000).for_each(|_| counts.mine().add(1)));
             }
         });
         assert_eq!(address(counts.mine()), mine, "the same at each look");
-        assert_eq!(counts.all().map(|count| count.load(Ordering::Relaxed)).sum::<usize>(), 100);
-        assert!(counts.all().filter(|count| count.load(Ordering::Relaxed) > 0).count() > 1);
+        assert_eq!(counts.all().map(Tally::get).sum::<u64>(), 4000 * PLACES_MAX as u64);
+        assert!(counts.all().filter(|count| count.get() > 0).count() > 1);
     }
 }

@@ -4,13 +4,13 @@
 
 mod batch;
 mod lend;
+mod open;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::atomic::AtomicCell;
 use tokio::sync::{Notify, oneshot};
 
 use crate::event::{Event, HandlerError, Response};
@@ -19,6 +19,7 @@ use crate::per_thread::PerThread;
 
 pub use self::batch::Member;
 pub use self::lend::Lend;
+use self::lend::{Kept, Seeking};
 
 /// Why an event got no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -88,8 +89,10 @@ pub struct Queue<W> {
     /// came or ended there.
     open: PerThread<AtomicIsize>,
     all_ended: Notify,
+    /// Events that wait, and those that look for a worker because they would have to.
+    wanted: AtomicUsize,
     /// Idle workers that threads keep for the next event that comes to them.
-    kept: PerThread<AtomicCell<Option<W>>>,
+    kept: PerThread<Kept<W>>,
     /// How many of all workers were idle when that was last looked at, percent.
     idle_percent: AtomicU64,
     /// How many threads kept one then.
@@ -128,6 +131,7 @@ impl<W: Lend> Queue<W> {
             serves_web: AtomicBool::new(false),
             open: PerThread::default(),
             all_ended: Notify::new(),
+            wanted: AtomicUsize::new(0),
             kept: PerThread::default(),
             idle_percent: AtomicU64::new(100),
             kept_count: AtomicUsize::new(0),
@@ -174,19 +178,16 @@ impl<W: Lend> Queue<W> {
         let counters = &self.counters;
         let mut state = self.lock();
         counters.allocating(self.measure_idle(&state));
-        // Counted as waiting before it does: whoever keeps a worker looks at that number afterwards.
-        self.count_waiting(&mut state, events);
-        if let Some(worker) = self.idle_worker(&mut state) {
-            self.uncount_waiting(&mut state, events);
+        let seeking = Seeking::of(self);
+        if let Some(worker) = self.idle_worker(&mut state, &seeking) {
             drop(state);
             counters.allocated_at_once();
             return Some((worker, job));
         }
-        if state.waiting_events - events >= self.waiting_max {
+        if state.waiting_events >= self.waiting_max {
             self.clear(&mut state, job.submitted);
         }
-        if job.expires <= job.submitted || state.waiting_events - events >= self.waiting_max {
-            self.uncount_waiting(&mut state, events);
+        if job.expires <= job.submitted || state.waiting_events >= self.waiting_max {
             drop(state);
             counters.allocation_failures.fetch_add(1, Ordering::Relaxed);
             job.refuse(SubmitError::NoWorkers);
@@ -194,7 +195,6 @@ impl<W: Lend> Queue<W> {
             return None;
         }
         if let Some(worker) = state.hungry.pop_front() {
-            self.uncount_waiting(&mut state, events);
             drop(state);
             counters.allocated_at_once();
             return Some((worker, job));
@@ -204,27 +204,19 @@ impl<W: Lend> Queue<W> {
             self.expiry_changed.notify_one();
         }
         state.waiting.push_back(job);
+        self.count_waiting(&mut state, events);
         None
-    }
-
-    /// Events come in. False: none do any more.
-    fn open(&self, events: usize) -> bool {
-        // Counted before the look at `closed`: whoever closes waits for them, or they are refused.
-        self.open.mine().fetch_add(events.cast_signed(), Ordering::SeqCst);
-        let open = !self.closed.load(Ordering::SeqCst);
-        if !open {
-            self.ended(events);
-        }
-        open
     }
 
     fn count_waiting(&self, state: &mut State<W>, events: usize) {
         state.waiting_events += events;
+        self.wanted.fetch_add(events, Ordering::SeqCst);
         self.counters.waiting.fetch_add(events as i64, Ordering::Relaxed);
     }
 
     fn uncount_waiting(&self, state: &mut State<W>, events: usize) {
         state.waiting_events -= events;
+        self.wanted.fetch_sub(events, Ordering::Relaxed);
         self.counters.waiting.fetch_sub(events as i64, Ordering::Relaxed);
     }
 
@@ -293,7 +285,8 @@ impl<W: Lend> Queue<W> {
         None
     }
 
-    /// Takes a worker out: nothing is lent to it any more. True: it was idle or hungry.
+    /// Takes a worker out: nothing is lent to it any more. True: it was idle or hungry. Not for workers that threads may
+    /// keep ([`Queue::next_here`]).
     pub fn withdraw(&self, worker: &W) -> bool {
         let mut state = self.lock();
         let before = state.idle.len() + state.hungry.len();
@@ -305,18 +298,18 @@ impl<W: Lend> Queue<W> {
     /// Takes all idle workers out, for stopping them.
     pub fn withdraw_idle(&self) -> Vec<W> {
         let mut idle: Vec<_> = self.lock().idle.drain(..).collect();
-        idle.extend(self.kept.all().filter_map(AtomicCell::take));
+        idle.extend(self.kept.all().filter_map(Kept::take));
         idle
     }
 
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
-        let (mut state, events) = (self.lock(), job.events());
-        self.count_waiting(&mut state, events); // First, as in `admit`.
-        if let Some(worker) = self.idle_worker(&mut state) {
-            self.uncount_waiting(&mut state, events);
+        let mut state = self.lock();
+        let seeking = Seeking::of(self);
+        if let Some(worker) = self.idle_worker(&mut state, &seeking) {
             return Some((worker, job));
         }
+        self.count_waiting(&mut state, job.events());
         state.next_expiry = Some(state.next_expiry.map_or(job.expires, |next| next.min(job.expires)));
         self.expiry_changed.notify_one();
         state.waiting.push_front(job);
@@ -338,43 +331,6 @@ impl<W: Lend> Queue<W> {
     /// An event has left a worker that never began it.
     pub fn dropped(&self) {
         self.ended(1);
-    }
-
-    fn ended(&self, events: usize) {
-        if events > 0 {
-            self.open.mine().fetch_sub(events.cast_signed(), Ordering::SeqCst);
-            if self.closed.load(Ordering::SeqCst) {
-                self.all_ended.notify_waiters(); // Whoever waits looks whether it was the last.
-            }
-        }
-    }
-
-    fn open_events(&self) -> isize {
-        self.open.all().map(|events| events.load(Ordering::SeqCst)).sum()
-    }
-
-    /// Refuses new events from now on.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether new events are refused.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    /// Lasts until no event waits or is with a worker. Call after [`Queue::close`].
-    pub async fn drained(&self) {
-        loop {
-            let ended = self.all_ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            // An event that came in before the queue was closed is seen; its end may be missed, but is told.
-            if self.open_events() == 0 {
-                return;
-            }
-            ended.await;
-        }
     }
 
     /// Refuses jobs that have waited too long. Lasts as long as the pool.
@@ -423,16 +379,20 @@ impl<W: Lend> Queue<W> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::LazyLock;
     use std::time::SystemTime;
 
     use super::*;
     use crate::event::{EventBody, EventId, Target, TriggerInfo};
 
+    static TRIGGER: LazyLock<TriggerInfo> =
+        LazyLock::new(|| TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() });
+
     /// An event that nothing is known of but its id.
     pub(crate) fn event(id: &str) -> Box<Event> {
         Box::new(Event {
             id: EventId::Text(id.into()),
-            trigger: TriggerInfo { index: 0, class: "sync", kind: "http".into(), name: "h".into() }.forever(),
+            trigger: &TRIGGER,
             timestamp: SystemTime::UNIX_EPOCH,
             target: Target::Plain { method: String::new(), path: String::new(), url: String::new() },
             header_map: http::HeaderMap::new(),

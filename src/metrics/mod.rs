@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
-use crate::per_thread::PerThread;
+use crate::per_thread::{PerThread, Tally};
 
 /// Whoever waits for a number of events looks this often by itself.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub struct TriggerCounters {
 /// What nearly every event of a trigger counts.
 #[derive(Debug, Default)]
 struct Answered {
-    success: AtomicU64,
+    success: Tally,
     response_bytes: Histogram,
 }
 
@@ -39,13 +39,12 @@ impl TriggerCounters {
     /// Counts one finished event.
     pub fn count(&self, outcome: Result<(), Cause>) {
         match outcome {
-            Ok(()) => &self.answered.mine().success,
+            Ok(()) => self.answered.mine().success.add(1),
             Err(cause) => {
                 self.failures[cause as usize].fetch_add(1, Relaxed);
-                &self.failure
+                self.failure.fetch_add(1, Relaxed);
             }
         }
-        .fetch_add(1, Relaxed);
     }
 
     /// Counts an answer of so many bytes.
@@ -55,7 +54,7 @@ impl TriggerCounters {
 
     /// Events that ended with an answer of the handler.
     pub fn success(&self) -> u64 {
-        self.answered.all().map(|mine| mine.success.load(Relaxed)).sum()
+        self.answered.all().map(|mine| mine.success.get()).sum()
     }
 
     /// Sizes of answers, bytes.
@@ -210,11 +209,11 @@ pub struct PoolCounters {
 /// What every event of a pool counts.
 #[derive(Debug, Default)]
 struct Flow {
-    allocations: AtomicU64,
-    allocated_at_once: AtomicU64,
-    idle_percent_sum: AtomicU64,
-    /// Of this thread alone it may be negative: events begin here and end there.
-    in_flight: AtomicI64,
+    allocations: Tally,
+    allocated_at_once: Tally,
+    idle_percent_sum: Tally,
+    started: Tally,
+    finished: Tally,
     handler_micros: Histogram,
     queue_wait_micros: Histogram,
 }
@@ -243,13 +242,13 @@ impl PoolCounters {
     /// An attempt to get a worker, before which so many of all were idle.
     pub fn allocating(&self, idle_percent: u64) {
         let flow = self.flow.mine();
-        flow.allocations.fetch_add(1, Relaxed);
-        flow.idle_percent_sum.fetch_add(idle_percent, Relaxed);
+        flow.allocations.add(1);
+        flow.idle_percent_sum.add(idle_percent);
     }
 
     /// An attempt that found an idle worker.
     pub fn allocated_at_once(&self) {
-        self.flow.mine().allocated_at_once.fetch_add(1, Relaxed);
+        self.flow.mine().allocated_at_once.add(1);
     }
 
     /// Attempts to get a worker.
@@ -267,13 +266,14 @@ impl PoolCounters {
         self.sum(|flow| &flow.idle_percent_sum)
     }
 
-    fn sum(&self, count: impl Fn(&Flow) -> &AtomicU64) -> u64 {
-        self.flow.all().map(|flow| count(flow).load(Relaxed)).sum()
+    fn sum(&self, count: impl Fn(&Flow) -> &Tally) -> u64 {
+        self.flow.all().map(|flow| count(flow).get()).sum()
     }
 
     /// Events with a worker now.
-    pub fn in_flight(&self) -> i64 {
-        self.flow.all().map(|flow| flow.in_flight.load(Relaxed)).sum::<i64>().max(0)
+    pub fn in_flight(&self) -> u64 {
+        let finished = self.sum(|flow| &flow.finished); // First, or an event could end that had not begun.
+        self.sum(|flow| &flow.started).saturating_sub(finished)
     }
 
     /// Time in handlers.
@@ -289,7 +289,7 @@ impl PoolCounters {
     /// One event has a worker, `waited` after it was submitted.
     pub fn started(&self, waited: Duration) {
         let flow = self.flow.mine();
-        flow.in_flight.fetch_add(1, Relaxed);
+        flow.started.add(1);
         flow.queue_wait_micros.observe(waited);
     }
 
@@ -304,7 +304,7 @@ impl PoolCounters {
     /// The same for an event of a batch of which others are still there: the worker was busy once, not once for each.
     pub fn finished_beside_others(&self, worker: usize, taken: Duration) {
         let flow = self.flow.mine();
-        flow.in_flight.fetch_sub(1, Relaxed);
+        flow.finished.add(1);
         flow.handler_micros.observe(taken);
         if let Some(worker) = self.workers.get(worker) {
             let events = worker.events.fetch_add(1, Relaxed) + 1;
@@ -339,26 +339,26 @@ impl PoolCounters {
 /// Powers of two from 1 to 2^30: enough for microseconds up to a quarter of an hour and bytes up to a gibibyte.
 const BUCKETS: usize = 31;
 
-/// A histogram over powers of two: one addition to a bucket, one to the sum.
+/// One thread's histogram over powers of two: one addition to a bucket, one to the sum.
 #[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; BUCKETS + 1],
-    sum: AtomicU64,
+struct Histogram {
+    buckets: [Tally; BUCKETS + 1],
+    sum: Tally,
 }
 
 impl Histogram {
     /// Counts a duration, in microseconds.
-    pub fn observe(&self, value: Duration) {
+    fn observe(&self, value: Duration) {
         self.count(value.as_micros() as u64);
     }
 
     /// Counts a number.
-    pub fn count(&self, value: u64) {
+    fn count(&self, value: u64) {
         // The smallest power of two that is not less than the value: the bucket's upper bound is inclusive.
         let bucket =
             value.saturating_sub(1).checked_ilog2().map_or(usize::from(value > 1), |log| log as usize + 1);
-        self.buckets[bucket.min(BUCKETS)].fetch_add(1, Relaxed);
-        self.sum.fetch_add(value, Relaxed);
+        self.buckets[bucket.min(BUCKETS)].add(1);
+        self.sum.add(value);
     }
 }
 
@@ -375,9 +375,9 @@ impl Distribution {
         let mut all = Self::default();
         for histogram in histograms {
             for (sum, bucket) in all.buckets.iter_mut().zip(&histogram.buckets) {
-                *sum += bucket.load(Relaxed);
+                *sum += bucket.get();
             }
-            all.sum = all.sum.wrapping_add(histogram.sum.load(Relaxed));
+            all.sum = all.sum.wrapping_add(histogram.sum.get());
         }
         all
     }

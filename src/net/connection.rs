@@ -64,6 +64,11 @@ pub struct Activity {
     uncredited: AtomicU32,
     /// Ticks that the client had used up when a body was last not waited for.
     owed: AtomicU32,
+    /// A body is arriving, or what has come of it is not taken yet.
+    body_open: AtomicBool,
+    /// The client has closed its sending half.
+    ended: AtomicBool,
+    /// The same, and what came before has been read.
     half_closed: AtomicBool,
     /// Whoever waits for a body, to be told that no more of it comes.
     body_reader: Mutex<Option<Waker>>,
@@ -141,6 +146,8 @@ impl Activity {
             unacknowledged: AtomicU32::new(0),
             uncredited: AtomicU32::new(0),
             owed: AtomicU32::new(0),
+            body_open: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
             body_reader: Mutex::default(),
             expired: AtomicBool::new(false),
@@ -170,6 +177,9 @@ impl Activity {
 
     /// The connection goes on to another phase.
     pub fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Idle {
+            self.end_body(); // What has not been read of it nobody will read.
+        }
         self.phase.store(phase as u8, Relaxed);
         self.touch();
     }
@@ -233,9 +243,15 @@ impl Activity {
 
     /// A new request's body is to be read.
     pub fn begin_body(&self) {
+        self.body_open.store(true, Relaxed);
         self.owed.store(0, Relaxed);
         self.uncredited.store(0, Relaxed);
         self.set_phase(Phase::Body);
+    }
+
+    /// All of the body has been read.
+    pub fn end_body(&self) {
+        self.body_open.store(false, Relaxed);
     }
 
     /// The next piece of a body is waited for: its time is the client's.
@@ -268,23 +284,32 @@ impl Activity {
         self.half_closed()
     }
 
-    /// The client has closed its sending half. True: it may still wait for an answer, so hyper, which takes this for
-    /// a client that left, must not know yet.
-    pub(super) fn close_half(&self) -> bool {
-        let phase = self.phase();
+    /// The client has closed its sending half. True: it may still wait for an answer, so hyper, which would end the
+    /// connection, must not know yet. What had come before may still be unread.
+    pub(super) fn note_end(&self) -> bool {
         let age = self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed));
-        let waits = phase == Phase::Body as u8 || self.in_work() && age <= HALF_CLOSE_TICKS;
+        let waits = self.phase() == Phase::Body as u8 || self.is_served() && age <= HALF_CLOSE_TICKS;
         if waits {
-            let mut reader = self.body_reader.lock().unwrap_or_else(PoisonError::into_inner);
-            self.half_closed.store(true, Relaxed);
-            reader.take().into_iter().for_each(Waker::wake);
+            self.ended.store(true, Relaxed);
         }
         waits
     }
 
-    /// Whether a request has been read and not been answered in full.
-    pub(super) fn in_work(&self) -> bool {
+    /// More is asked for than the client has sent before its end.
+    pub(super) fn close_half(&self) {
+        let mut reader = self.body_reader.lock().unwrap_or_else(PoisonError::into_inner);
+        self.half_closed.store(true, Relaxed);
+        reader.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a request is with its service, or its answer is streamed.
+    fn is_served(&self) -> bool {
         [Phase::Service, Phase::Streaming].iter().any(|phase| *phase as u8 == self.phase())
+    }
+
+    /// The same, and all of its body has been read: what comes now is none of it.
+    pub(super) fn is_served_whole(&self) -> bool {
+        self.is_served() && !self.body_open.load(Relaxed)
     }
 
     /// Whether an answer is owed.
@@ -355,7 +380,7 @@ impl Activity {
         if bounded && self.clock.load(Relaxed).wrapping_sub(self.since.load(Relaxed)) > limit_ticks {
             self.expired.store(true, Relaxed);
             self.wake();
-        } else if self.half_closed() {
+        } else if self.ended.load(Relaxed) {
             self.wake(); // To look whether the client is still there: nothing else would say so.
         }
     }

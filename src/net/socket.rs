@@ -55,7 +55,7 @@ pub(super) struct Socket {
     activity: Arc<Activity>,
     closing: Closing,
     end: End,
-    /// The client has sent more than its request, which is read when that is answered.
+    /// There is more to read than the request in work, which is done when that is answered.
     more: bool,
     /// Everything that was to be written has been, so that the next write begins an answer.
     flushed: bool,
@@ -92,13 +92,17 @@ impl Socket {
         }
     }
 
-    /// Nothing more comes from the client. hyper, which would take that for its leaving, learns of it when the answer
-    /// has been given.
+    /// Nothing more comes from the client, and hyper asks for more. It, which would end the connection, learns of that
+    /// when the answer has been given.
     fn poll_end(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         match self.end {
-            End::HalfClosed => return self.poll_half_closed(),
-            End::NotSeen | End::Seen if self.activity.close_half() => {
+            End::HalfClosed => {
+                self.activity.close_half();
+                return self.poll_half_closed();
+            }
+            End::NotSeen | End::Seen if self.activity.note_end() => {
                 self.end = End::HalfClosed;
+                self.activity.close_half();
                 return Poll::Pending; // The server's sweep wakes the connection.
             }
             End::Seen => return Poll::Ready(Ok(())),
@@ -110,14 +114,14 @@ impl Socket {
     }
 
     /// Whether the client of a request in work has left. hyper does not look: it would read ahead, which takes a buffer
-    /// for each request.
+    /// for each request. What has come of a body, or of further requests, hyper may have read and still keep.
     fn look_for_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.end == End::NotSeen && !self.more {
             match self.stream.poll_peek(cx)? {
                 Poll::Pending => {}
                 Poll::Ready(0) => {
                     self.closing = Closing::Done; // Nothing to linger for.
-                    if !self.activity.close_half() {
+                    if !self.activity.note_end() {
                         return Err(io::ErrorKind::ConnectionReset.into());
                     }
                     self.end = End::HalfClosed;
@@ -241,7 +245,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper calls this when it has written all it has; the socket itself has nothing to flush.
         self.flushed = true;
-        Poll::Ready(if self.activity.in_work() { self.look_for_client(cx) } else { Ok(()) })
+        Poll::Ready(if self.activity.is_served_whole() { self.look_for_client(cx) } else { Ok(()) })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

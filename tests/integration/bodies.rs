@@ -365,6 +365,48 @@ fn a_client_that_leaves_in_the_middle_fails_the_read_and_nothing_else() {
     });
 }
 
+/// A request whose chunks are all there, and no further ones.
+fn whole(path: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+}
+
+#[test]
+fn what_has_come_whole_is_handled_although_its_client_has_closed_its_half() {
+    let half_closed = |processor: &Processor, requests: &str| {
+        let mut client = Client::connect(processor.http());
+        client.send(requests.as_bytes());
+        client.stream().shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    everywhere(|setup| {
+        let processor = setup.start();
+        for _ in 0..20 {
+            let answer = half_closed(&processor, &whole("/")).read_answer(false).unwrap();
+            assert!(answer.text().starts_with('2'), "{} {}", answer.status, answer.text());
+        }
+        let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
+        let mut client = half_closed(&processor, &two);
+        for bytes in ['1', '2'] {
+            let answer = client.read_answer(false).unwrap();
+            assert!(answer.text().starts_with(bytes), "{} {}", answer.status, answer.text());
+        }
+        assert!(client.is_closed());
+    });
+    // The end has been seen for long when they are read.
+    let processor = Setup::python(PYTHON).start();
+    let mut first = Client::connect(processor.http());
+    first.send_post("/hold", b"abc");
+    processor.stdout.wait_for_record("holding");
+    let mut waits = half_closed(&processor, &whole("/"));
+    let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
+    let mut pipelined = half_closed(&processor, &two);
+    processor.wait_waiting(2);
+    assert_eq!(first.read_answer(false).unwrap().text(), "3 3");
+    assert_eq!(waits.read_answer(false).unwrap().text(), "2 None");
+    assert_eq!(pipelined.read_answer(false).unwrap().text(), "1 1");
+    assert_eq!(pipelined.read_answer(false).unwrap().text(), "2 None");
+}
+
 #[test]
 fn an_event_whose_body_is_refused_on_the_way_counts_as_refused_and_not_as_left_by_its_client() {
     everywhere(|setup| {

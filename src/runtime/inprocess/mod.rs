@@ -338,16 +338,20 @@ impl Workers {
         self.queue.counters().started(begun.duration_since(submitted));
         let mut span = Call::begin(event.trace.as_ref(), slot.index(), submitted, begun);
         let deadline = self.event_timeout.map(|limit| begun + limit);
+        let is_awaited = reply.is_some();
         self.monitor.open(slot, reply.map(Callers::One), begun);
         let outcome = catch_unwind(AssertUnwindSafe(|| handler(event, slot.cancelled(), deadline)));
         // Not the handler's fault, whose own panics never come this far; the caller must not wait for ever.
         let outcome = outcome.unwrap_or_else(|_| {
             CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
         });
-        let reply = match slot.close() {
+        let reply = match is_awaited.then(|| slot.close()).flatten() {
             Some(Callers::One(reply)) => Some(reply),
             _ => None, // The deadline took it, or there was none.
         };
+        if !is_awaited {
+            slot.unmark();
+        }
         if deadline.is_some() && slot.given_up() {
             fail(&mut span, "timeout");
             self.monitor.returned();
@@ -387,8 +391,10 @@ impl Workers {
             }
         };
         drop(span); // Ended before the caller's, which is above it.
+        let lent = if here { self.queue.next_here(desk) } else { self.queue.next(desk) };
+        // Once the last event has ended all workers must be where they can be stopped.
         self.queue.finished(index, taken);
-        let lent_on = lend_on(if here { self.queue.next_here(desk) } else { self.queue.next(desk) });
+        let lent_on = lend_on(lent);
         Concluded::Answer { answer, reply, lent_on }
     }
 

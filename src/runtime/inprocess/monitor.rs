@@ -49,6 +49,10 @@ pub struct Slot {
     begun: AtomicU64,
     /// Moving average of the time of its calls, nanoseconds.
     average: AtomicU64,
+    /// How many calls that is of.
+    calls: AtomicU64,
+    /// How many the monitor knew of when it looked last.
+    calls_seen: AtomicU64,
     reply: Mutex<Option<Callers>>,
     cancelled: Arc<AtomicU8>,
     given_up: AtomicBool,
@@ -65,6 +69,8 @@ impl Slot {
             index,
             begun: AtomicU64::new(0),
             average: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            calls_seen: AtomicU64::new(0),
             reply: Mutex::new(None),
             cancelled: Arc::default(),
             given_up: AtomicBool::new(false),
@@ -114,7 +120,7 @@ impl Slot {
 
     /// The thread is no longer inside the handler.
     pub fn unmark(&self) {
-        self.begun.store(0, Ordering::SeqCst);
+        self.begun.store(0, Ordering::Release);
     }
 
     /// A call took so long.
@@ -122,6 +128,14 @@ impl Slot {
         let before = self.average.load(Ordering::Relaxed); // Written by one call at a time.
         let share = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) / AVERAGE_OVER;
         self.average.store(before - before / AVERAGE_OVER + share, Ordering::Relaxed);
+        self.calls.store(self.calls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The average, if there were calls since this was last asked. For the monitor.
+    fn news(&self) -> Option<u64> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let seen = self.calls_seen.swap(calls, Ordering::Relaxed);
+        (calls != seen).then(|| self.average.load(Ordering::Relaxed))
     }
 
     /// Whether the call was given up; decided under the lock that also decides who answers.
@@ -275,10 +289,13 @@ impl Shared {
         let mut need = Need::of(reserve.clone());
         let (mut quiet, mut events) = (0, 0);
         let mut nudged = Instant::now();
+        let (mut known, mut long_on_average) = (false, false);
         loop {
             let now = Instant::now();
-            let seen = self.look(now);
-            let short = !seen.long_on_average && self.may_be_short();
+            let seen = self.look(now, long_on_average);
+            long_on_average = seen.long_on_average;
+            known = known || self.is_known();
+            let short = known && !long_on_average && self.settings.event_timeout.is_none();
             self.short.store(short, Ordering::Relaxed);
             if !short {
                 for lent in self.settings.queue.release_kept() {
@@ -306,7 +323,9 @@ impl Shared {
                 continue;
             }
             self.asleep.store(true, Ordering::SeqCst);
-            if self.look(Instant::now()).running == 0 {
+            let seen = self.look(Instant::now(), long_on_average);
+            long_on_average = seen.long_on_average;
+            if seen.running == 0 {
                 std::thread::park();
             }
             self.asleep.store(false, Ordering::SeqCst);
@@ -314,19 +333,19 @@ impl Shared {
         }
     }
 
-    fn may_be_short(&self) -> bool {
+    /// Whether there have been enough calls to know how long they take.
+    fn is_known(&self) -> bool {
         let counters = self.settings.queue.counters();
-        let known = counters.allocations() >= KNOWN_AFTER * counters.workers.len() as u64;
-        known && self.settings.event_timeout.is_none()
+        counters.allocations() >= KNOWN_AFTER * counters.workers.len() as u64
     }
 
-    fn look(&self, now: Instant) -> Seen {
+    /// `was_long`: what was seen of the average when calls last returned.
+    fn look(&self, now: Instant, was_long: bool) -> Seen {
         let now = now.saturating_duration_since(self.start).as_nanos() as u64;
-        let (mut running, mut long, mut average) = (0, 0, 0);
+        let (mut running, mut long) = (0, 0);
         let mut given_up = Vec::new();
         let slots = locked(&self.slots);
         for slot in slots.iter() {
-            average += slot.average.load(Ordering::Relaxed) / slots.len() as u64;
             let Some(begun) = slot.begun.load(Ordering::SeqCst).checked_sub(1) else { continue };
             running += 1;
             let age = Duration::from_nanos(now.saturating_sub(begun));
@@ -336,7 +355,7 @@ impl Shared {
             long += 1;
             self.look_at(slot, begun, age, &mut given_up);
         }
-        let long_on_average = Duration::from_nanos(average) >= LONG_ON_AVERAGE;
+        let long_on_average = are_long(&slots, was_long);
         let busy = if long_on_average { slots.len() } else { long };
         let blocked = busy + self.stuck.load(Ordering::Relaxed);
         drop(slots);
@@ -391,12 +410,39 @@ impl Shared {
     }
 }
 
+/// Whether calls take long on average, of those workers that are called: threads may keep a few, and the others' averages
+/// grow old.
+fn are_long(slots: &[Arc<Slot>], were_long: bool) -> bool {
+    let (mut called, mut averages) = (0_u64, 0_u64);
+    for average in slots.iter().filter_map(|slot| slot.news()) {
+        called += 1;
+        averages += average;
+    }
+    let average = averages.checked_div(called).map(Duration::from_nanos);
+    average.map_or(were_long, |average| average >= LONG_ON_AVERAGE)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::metrics::PoolCounters;
+
+    #[test]
+    fn calls_are_long_on_average_however_many_workers_are_not_called() {
+        let slots: Vec<_> = (0..64).map(|index| Arc::new(Slot::new(index))).collect();
+        let look = |were_long| are_long(&slots, were_long);
+        let call = |micros| (0..64).for_each(|_| slots[0].took(Duration::from_micros(micros)));
+        call(500);
+        assert!(look(false), "the one that is called takes long");
+        assert!(look(true) && !look(false), "nothing new");
+        call(5);
+        assert!(!look(true));
+        slots.iter().for_each(|slot| slot.took(Duration::from_micros(5)));
+        slots[1].took(Duration::from_millis(10));
+        assert!(!look(false), "one outlier");
+    }
 
     #[tokio::test]
     async fn a_call_seen_late_is_not_taken_for_the_next_one() {

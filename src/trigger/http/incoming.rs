@@ -136,6 +136,7 @@ impl Stream for Source {
             self.activity.body_came();
             match frame {
                 None => {
+                    self.activity.end_body();
                     state.whole = true;
                     (state.body, state.refusal) = (None, None);
                 }

@@ -227,6 +227,7 @@ impl Http {
         activity.begin_body();
         let body =
             request::read_body(parts, body, self.config.body_bytes_max, &self.cx.bodies, activity).await;
+        activity.end_body();
         activity.set_phase(Phase::Service);
         body
     }
