@@ -3,16 +3,16 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use crossbeam_utils::CachePadded;
 
 /// For processors of machines as they are; more cost a little memory, fewer bring threads together.
-const PLACES_MIN: usize = 16;
+const PLACES_MIN: usize = 32;
 /// Of very large machines threads share the last place.
-const PLACES_MAX: usize = 64;
+const PLACES_MAX: usize = 128;
 /// Of the threads there are, those that work change.
 const PLACES_PER_CORE: usize = 4;
 
@@ -20,10 +20,13 @@ static PLACES: LazyLock<usize> = LazyLock::new(|| {
     let cores = available_parallelism().map_or(1, NonZeroUsize::get);
     (cores * PLACES_PER_CORE).clamp(PLACES_MIN, PLACES_MAX)
 });
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// How many places have had a thread, and which of them have none any more.
+static TAKEN: Mutex<(usize, Vec<usize>)> = Mutex::new((0, Vec::new()));
 
 thread_local! {
     static PLACE: Cell<Option<Place>> = const { Cell::new(None) };
+    /// Gives the place to another thread when this one ends.
+    static LEASE: Lease = const { Lease };
 }
 
 /// Where a thread finds what is its own.
@@ -36,12 +39,41 @@ struct Place {
 
 impl Place {
     fn mine() -> Self {
-        PLACE.get().unwrap_or_else(|| {
-            let (thread, last) = (THREADS.fetch_add(1, Relaxed), *PLACES - 1);
-            let place = Self { index: thread.min(last), alone: thread < last };
-            PLACE.set(Some(place));
-            place
-        })
+        PLACE.get().unwrap_or_else(Self::take)
+    }
+
+    #[cold]
+    fn take() -> Self {
+        // A thread that is ending could not give it back.
+        let own = LEASE.try_with(|_| ()).ok().and_then(|()| {
+            let (taken, free) = &mut *TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+            free.pop().or_else(|| {
+                let next = (*taken < *PLACES - 1).then_some(*taken)?;
+                *taken += 1;
+                Some(next)
+            })
+        });
+        let place = own.map_or_else(Self::shared, |index| Self { index, alone: true });
+        PLACE.set(Some(place));
+        place
+    }
+
+    /// The last one, for all threads that have none of their own.
+    fn shared() -> Self {
+        Self { index: *PLACES - 1, alone: false }
+    }
+}
+
+struct Lease;
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // What else ends with the thread may still count.
+        if let Some(place) = PLACE.replace(Some(Place::shared()))
+            && place.alone
+        {
+            TAKEN.lock().unwrap_or_else(PoisonError::into_inner).1.push(place.index);
+        }
     }
 }
 
@@ -106,5 +138,11 @@ mod tests {
         assert_eq!(address(counts.mine()), mine, "the same at each look");
         assert_eq!(counts.all().map(Tally::get).sum::<u64>(), 4000 * PLACES_MAX as u64);
         assert!(counts.all().filter(|count| count.get() > 0).count() > 1);
+    }
+
+    #[test]
+    fn threads_that_end_leave_their_places_to_others() {
+        let alone = (0..2 * PLACES_MAX).map(|_| std::thread::spawn(|| Place::mine().alone).join().unwrap());
+        assert!(alone.filter(|alone| *alone).count() > PLACES_MAX, "one after the other");
     }
 }

@@ -297,9 +297,8 @@ impl<W: Lend> Queue<W> {
 
     /// Takes all idle workers out, for stopping them.
     pub fn withdraw_idle(&self) -> Vec<W> {
-        let mut idle: Vec<_> = self.lock().idle.drain(..).collect();
-        idle.extend(self.kept.all().filter_map(Kept::take));
-        idle
+        let mut state = self.lock(); // Until the end: none may be on its way from there to here.
+        state.idle.drain(..).chain(self.kept.all().filter_map(Kept::take)).collect()
     }
 
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.

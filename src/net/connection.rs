@@ -303,13 +303,13 @@ impl Activity {
     }
 
     /// Whether a request is with its service, or its answer is streamed.
-    fn is_served(&self) -> bool {
+    pub(super) fn is_served(&self) -> bool {
         [Phase::Service, Phase::Streaming].iter().any(|phase| *phase as u8 == self.phase())
     }
 
-    /// The same, and all of its body has been read: what comes now is none of it.
-    pub(super) fn is_served_whole(&self) -> bool {
-        self.is_served() && !self.body_open.load(Relaxed)
+    /// Whether a body is not read to its end.
+    pub(super) fn is_body_open(&self) -> bool {
+        self.body_open.load(Relaxed)
     }
 
     /// Whether an answer is owed.

@@ -71,6 +71,8 @@ enum End {
     Seen,
     /// The client still waits for an answer, as far as anybody can know.
     HalfClosed,
+    /// The client has left; what it had sent before is still being read.
+    Left,
 }
 
 enum Closing {
@@ -105,7 +107,7 @@ impl Socket {
                 self.activity.close_half();
                 return Poll::Pending; // The server's sweep wakes the connection.
             }
-            End::Seen => return Poll::Ready(Ok(())),
+            End::Seen | End::Left => return Poll::Ready(Ok(())),
             End::NotSeen => {}
         }
         self.end = End::Seen;
@@ -113,24 +115,23 @@ impl Socket {
         Poll::Pending
     }
 
-    /// Whether the client of a request in work has left. hyper does not look: it would read ahead, which takes a buffer
-    /// for each request. What has come of a body, or of further requests, hyper may have read and still keep.
+    /// Whether the client of a request in work has left, which is judged when its end is seen. hyper does not look: it
+    /// would read ahead, which takes a buffer for each request. What has come of a body hyper may have read and still
+    /// keep, so that whoever has left fails only when all of it has been taken.
     fn look_for_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.end == End::NotSeen && !self.more {
             match self.stream.poll_peek(cx)? {
                 Poll::Pending => {}
                 Poll::Ready(0) => {
                     self.closing = Closing::Done; // Nothing to linger for.
-                    if !self.activity.note_end() {
-                        return Err(io::ErrorKind::ConnectionReset.into());
-                    }
-                    self.end = End::HalfClosed;
+                    self.end = if self.activity.note_end() { End::HalfClosed } else { End::Left };
                 }
                 Poll::Ready(_) => self.more = true, // Its end would stand behind it.
             }
         }
         match self.end {
             End::HalfClosed if self.has_client_gone() => Err(io::ErrorKind::ConnectionReset.into()),
+            End::Left if !self.activity.is_body_open() => Err(io::ErrorKind::ConnectionReset.into()),
             _ => Ok(()),
         }
     }
@@ -245,7 +246,7 @@ impl AsyncWrite for Socket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper calls this when it has written all it has; the socket itself has nothing to flush.
         self.flushed = true;
-        Poll::Ready(if self.activity.is_served_whole() { self.look_for_client(cx) } else { Ok(()) })
+        Poll::Ready(if self.activity.is_served() { self.look_for_client(cx) } else { Ok(()) })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -153,7 +153,15 @@ impl<W: Lend> Queue<W> {
 
     /// What threads keep at this moment becomes idle as any other, or gets an event that waits.
     pub fn release_kept(&self) -> Vec<(W, Job)> {
-        self.kept.all().filter_map(Kept::take).filter_map(|worker| self.next(worker)).collect()
+        let mut state = self.lock();
+        let mut lent = Vec::new();
+        for worker in self.kept.all().filter_map(Kept::take) {
+            match self.pop(&mut state) {
+                Some(job) => lent.push((worker, job)),
+                None => state.idle.push_back(worker),
+            }
+        }
+        lent
     }
 
     /// Remembers how many workers are idle. That is asked now and then: to know it at each event would cost more than

@@ -27,6 +27,15 @@ def handler(context, event):
     if event.path == '/first':
         piece = next(iter(body))
         context.logger.info_with('first', bytes=len(piece))
+    if event.path == '/exact':
+        total = 0
+        for piece in body:
+            total += len(piece)
+            if total == 200000:
+                break
+        context.logger.warn('has all')
+        time.sleep(5)
+        return 'slow'
     if event.path == '/echo':
         return (piece for piece in body)
     try:
@@ -394,9 +403,17 @@ fn what_has_come_whole_is_handled_although_its_client_has_closed_its_half() {
     });
     // The end has been seen for long when they are read.
     let processor = Setup::python(PYTHON).start();
+    let more_than_is_read_ahead =
+        format!("POST /hold HTTP/1.1\r\nContent-Length: 300000\r\n\r\n{}", "x".repeat(300_000));
+    let mut waits = half_closed(&processor, &more_than_is_read_ahead);
+    assert_eq!(waits.read_answer(false).unwrap().text(), "300000 None");
+    let record = "holding";
+    let before = processor.stdout.records().iter().filter(|found| found["message"] == record).count();
     let mut first = Client::connect(processor.http());
     first.send_post("/hold", b"abc");
-    processor.stdout.wait_for_record("holding");
+    wait_until("the worker is busy", || {
+        processor.stdout.records().iter().filter(|found| found["message"] == record).count() > before
+    });
     let mut waits = half_closed(&processor, &whole("/"));
     let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
     let mut pipelined = half_closed(&processor, &two);
@@ -405,6 +422,21 @@ fn what_has_come_whole_is_handled_although_its_client_has_closed_its_half() {
     assert_eq!(waits.read_answer(false).unwrap().text(), "2 None");
     assert_eq!(pipelined.read_answer(false).unwrap().text(), "1 1");
     assert_eq!(pipelined.read_answer(false).unwrap().text(), "2 None");
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_although_the_handler_does_not_ask_for_the_end_of_its_body() {
+    let processor = Setup::python(PYTHON).start();
+    let mut client = Client::connect(processor.http());
+    client.send(&head("/exact", false, 200_000));
+    client.send(&[b'x'; 200_000]);
+    processor.stdout.wait_for_record("has all");
+    rustix::net::sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).unwrap();
+    drop(client); // With a reset.
+    wait_until("its leaving is counted", || {
+        processor.metric("nuclio_processor_event_failures_total", &["cause=\"client_left\""]) == 1.0
+    });
+    assert_eq!(processor.metric("nuclio_processor_events_in_flight", &[]), 1.0, "the handler goes on");
 }
 
 #[test]

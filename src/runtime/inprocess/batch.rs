@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::{Callable, Desk, Workers, fail};
+use super::{Callable, Desk, Workers, fail, lend_on};
 use crate::event::{Event, HandlerError};
 use crate::queue::{Job, Member, ReplySender};
 use crate::runtime::plugin::worker::BatchOutcome;
@@ -95,17 +95,22 @@ impl Workers {
         taken: Duration,
     ) {
         let index = desk.index;
-        (1..count).for_each(|_| self.queue.finished_beside_others(index, taken));
-        self.queue.finished(index, taken);
+        let finish = || {
+            (1..count).for_each(|_| self.queue.finished_beside_others(index, taken));
+            self.queue.finished(index, taken);
+        };
         match outcome {
             Ok(answers) => {
-                self.free(desk);
+                let lent = self.queue.next(desk);
+                finish(); // Behind that, as in `conclude`.
+                lend_on(lent);
                 let Some(Callers::Batch(replies)) = callers else { return };
                 for (reply, answer) in replies.into_iter().zip(answers) {
                     drop(reply.send(answer.map_err(Into::into))); // The client may have left.
                 }
             }
             Err(error) => {
+                finish();
                 if let Some(callers) = callers {
                     callers.fail(&error);
                 }

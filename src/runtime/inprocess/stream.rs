@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Permit;
 use tokio::sync::{SemaphorePermit, mpsc};
 
 use super::monitor::Slot;
-use super::{Desk, Workers, fail};
+use super::{Desk, Workers, fail, lend_on};
 use crate::event::{Body, HandlerError, Response};
 use crate::queue::ReplySender;
 use crate::runtime::plugin::worker::Pull;
@@ -34,17 +34,16 @@ pub(super) struct Streamed {
 impl Workers {
     /// Has a streamed answer pulled, then lends the worker on.
     pub(super) async fn stream(&self, desk: Box<Desk>, answer: Box<Streamed>) {
-        let slot = desk.slot.clone();
-        if self.pump(&slot, answer).await {
-            self.free(desk);
-        } else {
-            desk.abandon();
-        }
+        let (slot, index) = (desk.slot.clone(), desk.index);
+        let Some(taken) = self.pump(&slot, answer).await else { return desk.abandon() };
+        let lent = self.queue.next(desk);
+        self.queue.finished(index, taken); // Behind that, as in `conclude`.
+        lend_on(lent);
     }
 
-    /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. False: the
-    /// worker was given up.
-    async fn pump(&self, slot: &Arc<Slot>, answer: Box<Streamed>) -> bool {
+    /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. With the
+    /// time it took; `None`: the worker was given up.
+    async fn pump(&self, slot: &Arc<Slot>, answer: Box<Streamed>) -> Option<Duration> {
         let Streamed { mut head, mut pull, reply, begun, mut span } = *answer;
         let (pieces, stream) = mpsc::channel(STREAM_PIECES);
         let whole = Arc::new(AtomicBool::new(false));
@@ -67,7 +66,7 @@ impl Workers {
                 std::mem::forget(pull);
                 fail(&mut span, "timeout");
                 self.monitor.returned();
-                return false;
+                return None;
             }
             match piece {
                 Ok(Some(piece)) => place.send(Ok(piece)),
@@ -87,8 +86,7 @@ impl Workers {
         }
         let counters = self.queue.counters();
         counters.streams[usize::from(failed)].fetch_add(1, Ordering::Relaxed);
-        self.queue.finished(slot.index(), begun.elapsed());
-        true
+        Some(begun.elapsed())
     }
 
     /// Room for one more piece and leave to call for it; `None`: the client left, or the deadline came first.

@@ -135,11 +135,7 @@ impl Stream for Source {
             let frame = ready!(polled);
             self.activity.body_came();
             match frame {
-                None => {
-                    self.activity.end_body();
-                    state.whole = true;
-                    (state.body, state.refusal) = (None, None);
-                }
+                None => self.end(&mut state),
                 Some(Err(_)) if self.activity.expired() => {
                     return self.fail(&mut state, BodyFault::TooSlow, Cause::Refused);
                 }
@@ -152,6 +148,10 @@ impl Stream for Source {
                         state.read += piece.len() as u64;
                         if state.read > self.bytes_max {
                             return self.fail(&mut state, BodyFault::TooLarge, Cause::Refused);
+                        }
+                        // Known where its length is: a handler need not ask once more.
+                        if state.body.as_ref().is_some_and(Body::is_end_stream) {
+                            self.end(&mut state);
                         }
                         if !piece.is_empty() {
                             return Poll::Ready(Some(Ok(piece)));
@@ -180,6 +180,14 @@ fn is_cut_off(error: &hyper::Error) -> bool {
 }
 
 impl Source {
+    /// All of the body has been read. Without the refusal nobody waits for one, which wakes the connection to look
+    /// after its client again.
+    fn end(&self, state: &mut State) {
+        self.activity.end_body();
+        state.whole = true;
+        (state.body, state.refusal) = (None, None);
+    }
+
     /// The body ends here, for both ends.
     fn fail(
         &self,
