@@ -1,6 +1,7 @@
 //! Who waits for a worker, how many, how long. One queue per pool: events in the order they came, idle workers in
-//! the order they became idle. It knows no runtime: a worker is whatever its pool lends out. `batch` has what is
-//! particular to jobs of several events, `lend` says which of the idle workers is next.
+//! the order they became idle, but for those that threads keep for themselves. It knows no runtime: a worker is whatever
+//! its pool lends out. `batch` has what is particular to jobs of several events, `lend` says which of the idle workers
+//! is next, `open` knows when no event is under way.
 
 mod batch;
 mod lend;
