@@ -172,8 +172,8 @@ impl App {
                 class: trigger.kind.class(),
                 kind: trigger.kind.name().to_owned(),
                 name: trigger.name.clone(),
-            };
-            let info = info.forever();
+            }
+            .forever();
             let counters = Arc::new(TriggerCounters::default());
             let link = Link::default();
             watched.links.push((trigger.name.clone(), link.clone()));

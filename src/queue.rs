@@ -179,8 +179,8 @@ impl<W: Lend> Queue<W> {
         let counters = &self.counters;
         let mut state = self.lock();
         counters.allocating(self.measure_idle(&state));
-        let seeking = Seeking::of(self);
-        if let Some(worker) = self.idle_worker(&mut state, &seeking) {
+        let _seeking = Seeking::of(self);
+        if let Some(worker) = self.idle_worker(&mut state) {
             drop(state);
             counters.allocated_at_once();
             return Some((worker, job));
@@ -243,15 +243,18 @@ impl<W: Lend> Queue<W> {
         if !W::ONE_PLACE {
             state.hungry.retain(|other| *other != worker);
         }
-        match self.pop(&mut state) {
-            Some(job) => Some((worker, job)),
-            None => {
-                if W::ONE_PLACE || !state.idle.contains(&worker) {
-                    state.idle.push_back(worker);
-                }
-                None
-            }
+        self.pop_for(&mut state, worker)
+    }
+
+    /// The next job with the worker, which is idle from now on if there is none.
+    fn pop_for(&self, state: &mut State<W>, worker: W) -> Option<(W, Job)> {
+        if let Some(job) = self.pop(state) {
+            return Some((worker, job));
         }
+        if W::ONE_PLACE || !state.idle.contains(&worker) {
+            state.idle.push_back(worker);
+        }
+        None
     }
 
     /// A job for a worker that is still busy, if one waits and no worker is idle; otherwise `worker` is told when
@@ -305,8 +308,8 @@ impl<W: Lend> Queue<W> {
     /// A job that a worker had not begun when it ended: to an idle worker, else to the head of the queue.
     pub fn put_back(&self, job: Job) -> Option<(W, Job)> {
         let mut state = self.lock();
-        let seeking = Seeking::of(self);
-        if let Some(worker) = self.idle_worker(&mut state, &seeking) {
+        let _seeking = Seeking::of(self);
+        if let Some(worker) = self.idle_worker(&mut state) {
             return Some((worker, job));
         }
         self.count_waiting(&mut state, job.events());

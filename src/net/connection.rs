@@ -14,12 +14,11 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustix::net::{RecvFlags, recv};
 use tokio::time::{Instant, Sleep};
 
 use super::listener::Shared;
 use super::socket::Socket;
-use super::stream::Stream;
+use super::stream::{Stream, peek};
 
 /// How long an idle connection is kept for one more request when the server closes.
 pub(super) const LAST_CALL: Duration = Duration::from_secs(1);
@@ -314,7 +313,7 @@ impl Activity {
 
     /// Whether an answer is owed.
     pub(super) fn owes(&self) -> bool {
-        [Phase::Body, Phase::Service, Phase::Streaming].iter().any(|phase| *phase as u8 == self.phase())
+        self.phase() == Phase::Body as u8 || self.is_served()
     }
 
     /// The size of a request's first chunk, when its size line arrived together with the end of the head and nothing
@@ -468,8 +467,7 @@ pub(super) async fn serve(
 fn unread(fd: std::os::fd::RawFd) -> bool {
     // SAFETY: called only while the connection, which owns the descriptor, is alive and being polled.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let mut byte = [0];
-    matches!(recv(fd, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+    matches!(peek(fd), Ok(1..))
 }
 
 #[cfg(test)]

@@ -278,6 +278,12 @@ impl Door {
     }
 }
 
+/// How many bytes wait in the kernel to be read, one at most; they stay. 0: none ever come.
+pub(super) fn peek(socket: impl AsFd) -> io::Result<usize> {
+    let mut byte = [0];
+    Ok(recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+}
+
 /// A connection's socket.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -296,10 +302,7 @@ impl Stream {
 
     /// How many bytes there are to read, one at most; they stay. 0: none ever come.
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let peek = || {
-            let mut byte = [0];
-            Ok(recv(self, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
-        };
+        let peek = || peek(self);
         loop {
             let peeked = match self {
                 Self::Tcp(stream) => {

@@ -108,10 +108,8 @@ impl<W: Lend> Queue<W> {
             None => {
                 let mut state = self.lock();
                 let idle_percent = self.measure_idle(&state);
-                let seeking = Seeking::of(self);
                 let others = !state.waiting.is_empty();
-                let worker = if others { None } else { self.idle_worker(&mut state, &seeking) };
-                (worker, idle_percent)
+                (if others { None } else { self.idle_worker(&mut state) }, idle_percent)
             }
         };
         if worker.is_none() {
@@ -145,8 +143,9 @@ impl<W: Lend> Queue<W> {
         self.wanted.load(SeqCst) > 0
     }
 
-    /// The worker that gets the next event, wherever it is idle; the event is counted as one that seeks it.
-    pub(super) fn idle_worker(&self, state: &mut State<W>, _: &Seeking<'_>) -> Option<W> {
+    /// The worker that gets the next event, wherever it is idle. An event that waits if there is none is counted as
+    /// [`Seeking`] before this looks, and until it waits.
+    pub(super) fn idle_worker(&self, state: &mut State<W>) -> Option<W> {
         let kept = || if W::ONE_PLACE { self.kept.all().find_map(Kept::take) } else { None };
         lend(&mut state.idle).or_else(kept)
     }
@@ -154,14 +153,8 @@ impl<W: Lend> Queue<W> {
     /// What threads keep at this moment becomes idle as any other, or gets an event that waits.
     pub fn release_kept(&self) -> Vec<(W, Job)> {
         let mut state = self.lock();
-        let mut lent = Vec::new();
-        for worker in self.kept.all().filter_map(Kept::take) {
-            match self.pop(&mut state) {
-                Some(job) => lent.push((worker, job)),
-                None => state.idle.push_back(worker),
-            }
-        }
-        lent
+        let kept = self.kept.all().filter_map(Kept::take);
+        kept.filter_map(|worker| self.pop_for(&mut state, worker)).collect()
     }
 
     /// Remembers how many workers are idle. That is asked now and then: to know it at each event would cost more than

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::compiled::{program, rust_counting_program};
+use crate::half_close::half_closed;
 use crate::harness::{Client, Processor, Setup, wait_until};
 use crate::support::{cpp_counter, rust_counter};
 
@@ -381,19 +382,13 @@ fn whole(path: &str) -> String {
 
 #[test]
 fn what_has_come_whole_is_handled_although_its_client_has_closed_its_half() {
-    let half_closed = |processor: &Processor, requests: &str| {
-        let mut client = Client::connect(processor.http());
-        client.send(requests.as_bytes());
-        client.stream().shutdown(Shutdown::Write).unwrap();
-        client
-    };
+    let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
     everywhere(|setup| {
         let processor = setup.start();
         for _ in 0..20 {
             let answer = half_closed(&processor, &whole("/")).read_answer(false).unwrap();
             assert!(answer.text().starts_with('2'), "{} {}", answer.status, answer.text());
         }
-        let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
         let mut client = half_closed(&processor, &two);
         for bytes in ['1', '2'] {
             let answer = client.read_answer(false).unwrap();
@@ -403,25 +398,20 @@ fn what_has_come_whole_is_handled_although_its_client_has_closed_its_half() {
     });
     // The end has been seen for long when they are read.
     let processor = Setup::python(PYTHON).start();
-    let more_than_is_read_ahead =
-        format!("POST /hold HTTP/1.1\r\nContent-Length: 300000\r\n\r\n{}", "x".repeat(300_000));
-    let mut waits = half_closed(&processor, &more_than_is_read_ahead);
-    assert_eq!(waits.read_answer(false).unwrap().text(), "300000 None");
-    let record = "holding";
-    let before = processor.stdout.records().iter().filter(|found| found["message"] == record).count();
     let mut first = Client::connect(processor.http());
     first.send_post("/hold", b"abc");
-    wait_until("the worker is busy", || {
-        processor.stdout.records().iter().filter(|found| found["message"] == record).count() > before
-    });
+    processor.stdout.wait_for_record("holding");
     let mut waits = half_closed(&processor, &whole("/"));
-    let two = format!("POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\na{}", whole("/"));
     let mut pipelined = half_closed(&processor, &two);
     processor.wait_waiting(2);
     assert_eq!(first.read_answer(false).unwrap().text(), "3 3");
     assert_eq!(waits.read_answer(false).unwrap().text(), "2 None");
     assert_eq!(pipelined.read_answer(false).unwrap().text(), "1 1");
     assert_eq!(pipelined.read_answer(false).unwrap().text(), "2 None");
+    let more_than_is_read_ahead =
+        format!("POST /hold HTTP/1.1\r\nContent-Length: 300000\r\n\r\n{}", "x".repeat(300_000));
+    let mut waits = half_closed(&processor, &more_than_is_read_ahead);
+    assert_eq!(waits.read_answer(false).unwrap().text(), "300000 None");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn compiled() -> Processor {
 }
 
 /// A request whose sending half is closed behind it.
-fn half_closed(processor: &Processor, request: &str) -> Client {
+pub fn half_closed(processor: &Processor, request: &str) -> Client {
     let mut client = Client::connect(processor.http());
     client.stream().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     client.send(request.as_bytes());

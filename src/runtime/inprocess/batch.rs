@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::{Callable, Desk, Workers, fail, lend_on};
+use super::{Callable, Desk, Workers, fail};
 use crate::event::{Event, HandlerError};
 use crate::queue::{Job, Member, ReplySender};
 use crate::runtime::plugin::worker::BatchOutcome;
@@ -101,9 +101,7 @@ impl Workers {
         };
         match outcome {
             Ok(answers) => {
-                let lent = self.queue.next(desk);
-                finish(); // Behind that, as in `conclude`.
-                lend_on(lent);
+                self.free(desk, false, finish);
                 let Some(Callers::Batch(replies)) = callers else { return };
                 for (reply, answer) in replies.into_iter().zip(answers) {
                     drop(reply.send(answer.map_err(Into::into))); // The client may have left.

@@ -183,7 +183,8 @@ impl Workers {
         self.monitor.watch(slot.clone());
         let seat = Arc::new(Seat::default());
         self.runtime.spawn(own(self.clone().serve(seat.clone())));
-        self.free(Box::new(Desk { index: id.index, callable, slot, seat: Hold(seat) }));
+        let desk = Box::new(Desk { index: id.index, callable, slot, seat: Hold(seat) });
+        self.free(desk, false, || {});
         Ok(())
     }
 
@@ -204,9 +205,7 @@ impl Workers {
 
     /// Takes a job in; it is answered through its reply whatever happens.
     pub fn submit(&self, job: Job) {
-        if let Some((desk, job)) = self.queue.admit(job) {
-            give(desk, Work::Call(job));
-        }
+        self.queue.admit(job).into_iter().for_each(lend_on);
     }
 
     /// The same for one event. While calls are short its handler is called on this very thread, which saves the
@@ -224,9 +223,13 @@ impl Workers {
         Submitted::Waits(reply)
     }
 
-    /// The worker is free.
-    fn free(&self, desk: Box<Desk>) {
-        lend_on(self.queue.next(desk));
+    /// The worker is free, then its event ends: once the last one has, all workers must be where they can be stopped.
+    /// `here`: the event came by [`Workers::submit_here`], as the next one may. True: the worker has been lent on, so
+    /// that its task is what this thread runs next.
+    fn free(&self, desk: Box<Desk>, here: bool, end_event: impl FnOnce()) -> bool {
+        let lent = if here { self.queue.next_here(desk) } else { self.queue.next(desk) };
+        end_event();
+        lent.map(lend_on).is_some()
     }
 
     /// A worker's task: one call after the other.
@@ -345,13 +348,16 @@ impl Workers {
         let outcome = outcome.unwrap_or_else(|_| {
             CallOutcome::Broken(HandlerError::Lost("the processor failed to handle the event".to_owned()))
         });
-        let reply = match is_awaited.then(|| slot.close()).flatten() {
+        let reply = if is_awaited {
+            slot.close()
+        } else {
+            slot.unmark();
+            None
+        };
+        let reply = match reply {
             Some(Callers::One(reply)) => Some(reply),
             _ => None, // The deadline took it, or there was none.
         };
-        if !is_awaited {
-            slot.unmark();
-        }
         if deadline.is_some() && slot.given_up() {
             fail(&mut span, "timeout");
             self.monitor.returned();
@@ -391,10 +397,7 @@ impl Workers {
             }
         };
         drop(span); // Ended before the caller's, which is above it.
-        let lent = if here { self.queue.next_here(desk) } else { self.queue.next(desk) };
-        // Once the last event has ended all workers must be where they can be stopped.
-        self.queue.finished(index, taken);
-        let lent_on = lend_on(lent);
+        let lent_on = self.free(desk, here, || self.queue.finished(index, taken));
         Concluded::Answer { answer, reply, lent_on }
     }
 
@@ -420,10 +423,9 @@ impl Workers {
     }
 }
 
-/// The next event that waits goes to the worker that is free for it. True: there is one, and the worker's task is what
-/// this thread runs next.
-fn lend_on(lent: Option<(Box<Desk>, Job)>) -> bool {
-    lent.map(|(desk, job)| give(desk, Work::Call(job))).is_some()
+/// An event goes to the worker that it has been lent.
+fn lend_on((desk, job): (Box<Desk>, Job)) {
+    give(desk, Work::Call(job));
 }
 
 /// Has the worker's task do something.

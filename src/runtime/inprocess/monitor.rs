@@ -298,9 +298,7 @@ impl Shared {
             let short = known && !long_on_average && self.settings.event_timeout.is_none();
             self.short.store(short, Ordering::Relaxed);
             if !short {
-                for lent in self.settings.queue.release_kept() {
-                    lend_on(Some(lent));
-                }
+                self.settings.queue.release_kept().into_iter().for_each(lend_on);
             }
             self.settings.queue.note_idle();
             let tasks = self.settings.runtime.metrics().num_alive_tasks();

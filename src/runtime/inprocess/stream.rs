@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Permit;
 use tokio::sync::{SemaphorePermit, mpsc};
 
 use super::monitor::Slot;
-use super::{Desk, Workers, fail, lend_on};
+use super::{Desk, Workers, fail};
 use crate::event::{Body, HandlerError, Response};
 use crate::queue::ReplySender;
 use crate::runtime::plugin::worker::Pull;
@@ -36,9 +36,7 @@ impl Workers {
     pub(super) async fn stream(&self, desk: Box<Desk>, answer: Box<Streamed>) {
         let (slot, index) = (desk.slot.clone(), desk.index);
         let Some(taken) = self.pump(&slot, answer).await else { return desk.abandon() };
-        let lent = self.queue.next(desk);
-        self.queue.finished(index, taken); // Behind that, as in `conclude`.
-        lend_on(lent);
+        self.free(desk, false, || self.queue.finished(index, taken));
     }
 
     /// Pulls a streamed answer piece by piece; the client's pace is the handler's, up to the deadline. With the
