@@ -421,8 +421,7 @@ fn a_client_that_leaves_is_noticed_although_the_handler_does_not_ask_for_the_end
     client.send(&head("/exact", false, 200_000));
     client.send(&[b'x'; 200_000]);
     processor.stdout.wait_for_record("has all");
-    rustix::net::sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).unwrap();
-    drop(client); // With a reset.
+    client.reset();
     wait_until("its leaving is counted", || {
         processor.metric("nuclio_processor_event_failures_total", &["cause=\"client_left\""]) == 1.0
     });
