@@ -1,5 +1,6 @@
 //! Go functions, in both forms: what functions in the wild do, what goes wrong, and what the builder says.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
@@ -135,6 +136,36 @@ fn workers_of_a_library_share_its_variables_and_programs_have_their_own() {
             Form::Executable => assert_eq!(counts.iter().filter(|count| *count == "1").count(), 2),
         }
     });
+}
+
+#[test]
+fn the_monitor_of_a_library_sleeps_longer_than_it_asks_for_and_no_other_thread_does() {
+    let Some(setup) = Setup::go_fixture("habits", Form::Library) else { return };
+    let processor = setup.start();
+    assert_eq!(processor.get("/zero").status, 200);
+    // Only a thread's own, or the privileged, may look.
+    let slack = |thread: &str| fs::read_to_string(format!("/proc/{thread}/timerslack_ns"));
+    let threads = fs::read_dir(format!("/proc/{}/task", processor.child.id())).unwrap();
+    let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+    let slacks: Result<Vec<_>, _> = threads.map(|thread| slack(&thread)).collect();
+    let Ok(slacks) = slacks else {
+        return println!("skipped: the timer slack of threads may not be read here");
+    };
+    let longer = slacks.iter().filter(|slack| slack.trim() == "1000000").count();
+    assert_eq!(longer, 1, "{slacks:?}");
+}
+
+#[test]
+fn a_library_has_processors_for_threads_between_two_calls_unless_it_is_told_how_many() {
+    let Some(setup) = Setup::go_fixture("habits", Form::Library) else { return };
+    let own = setup.env("GOMAXPROCS", "3").start();
+    assert!(own.get("/processors").text().starts_with("3 of "));
+    let Some(setup) = Setup::go_fixture("habits", Form::Library) else { return };
+    let text = setup.start().get("/processors").text();
+    let (processors, cores) = text.split_once(" of ").unwrap();
+    let (processors, cores): (u32, u32) = (processors.parse().unwrap(), cores.parse().unwrap());
+    // A limit of the container's may be lower than the cores.
+    assert!(processors >= 2 && processors <= (3 * cores).div_ceil(2), "{text}");
 }
 
 #[test]

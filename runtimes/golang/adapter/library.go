@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,6 +79,11 @@ func pairsOf(pairs rawPairs) []rawPair {
 
 // LibraryStart finds the handler.
 func LibraryStart(given, failed unsafe.Pointer) int32 {
+	// A thread that comes from C and finds no processor (P) is put to sleep until the monitor has taken one from another
+	// that is between two calls; half as many again are enough for that to be rare.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS((3*runtime.GOMAXPROCS(0) + 1) / 2)
+	}
 	config := (*rawConfig)(given)
 	entry, err := findEntry(goText(config.handler))
 	if err != nil {

@@ -1,6 +1,9 @@
 /* The two symbols of a handler library, and the calls that cross between C and Go. */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "_cgo_export.h"
 
@@ -43,6 +46,26 @@ void nuclio_go_log(uintptr_t worker_ref, const nh_event *event, uint32_t level, 
     }
     host->log((void *)worker_ref, event, level, message, fields, n);
     if (fields != few) free(fields);
+}
+
+/* While threads that come from C are busy Go's monitor looks every 20 µs, and each time takes their processors (P) away
+ * from those that are between two calls, if no goroutine has been scheduled there for 10 ms; an event never schedules
+ * one. On two cores that is a tenth of what an empty event costs. So its thread may sleep longer than it asks for. */
+enum { MONITOR_SLACK_NANOS = 1000 * 1000 };
+
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
+
+/* The linker sends what Go and the function call pthread_create here. The first thread of a Go runtime that is loaded
+ * runs its start, the second is the monitor. A thread has the slack of its timers from the one that creates it. */
+__attribute__((visibility("hidden"))) int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                                                                void *(*start)(void *), void *argument) {
+    static atomic_uint created;
+    const int is_monitor = atomic_fetch_add(&created, 1) == 1;
+    const unsigned long slack = is_monitor ? (unsigned long)prctl(PR_GET_TIMERSLACK) : 0;
+    if (is_monitor) prctl(PR_SET_TIMERSLACK, MONITOR_SLACK_NANOS);
+    const int error = __real_pthread_create(thread, attributes, start, argument);
+    if (is_monitor) prctl(PR_SET_TIMERSLACK, slack);
+    return error;
 }
 
 nh_pairs nuclio_go_fields(const nh_event *event) { return host->fields(event); }

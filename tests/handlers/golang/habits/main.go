@@ -6,6 +6,7 @@ import (
 	"image"
 	"image/png"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ func Handler(context *nuclio.Context, event nuclio.Event) (interface{}, error) {
 		return fmt.Sprint(event.GetHeader("X-None").([]byte) != nil, len(event.GetHeader("X-None").([]byte))), nil
 	case "/both":
 		return nuclio.Response{StatusCode: 201, Body: []byte("lost")}, fmt.Errorf("the error wins")
+	case "/processors":
+		return fmt.Sprint(runtime.GOMAXPROCS(0), " of ", runtime.NumCPU()), nil
 	case "/zero":
 		return nuclio.Response{}, nil
 	case "/mixed-log":
