@@ -265,10 +265,6 @@ class Descriptor:
     def setblocking(self, flag):
         pass
 
-    def close(self):
-        """In a forked child."""
-        self.lines.close()
-
 
 class Lines:
     """In the place of the shim's channel."""
@@ -317,7 +313,8 @@ class Lines:
         except OSError:
             pass  # it is awake, or this is a child that has no part in it
 
-    def close(self):
+    def abandon(self):
+        """In a process that has been forked off: the other side is the parent's."""
         for sock in [connection.sock for connection in self.connections.values()] + [self.control, self.listener]:
             if sock is not None:
                 sock.close()
@@ -325,6 +322,8 @@ class Lines:
         os.close(self.wake_read)
         os.close(self.wake_write)
         self.wake_write = -1
+        self.held.clear()
+        self.lock = threading.RLock()  # Another thread may have had it, and that is not here.
 
     # -- what comes
 

@@ -14,7 +14,7 @@ import time
 import unittest
 
 import test_wrapper
-from test_wrapper import HELLO, INIT, READY, frame, pairs, table
+from test_wrapper import HELLO, READY, pairs
 
 CHILD_SUBREAPER = 36
 TELLS = """
@@ -49,7 +49,7 @@ class Worker(test_wrapper.Shim):
         os.close(words)
         birth.close()
         self.pid = int(self.birth.recv(100))
-        self.data, self.logs, self.acks = b"", [], []
+        self.data, self.logs, self.acks, self.pipe, self.apart = b"", [], [], None, 0
         if start:
             self.birth.send(b"!")
             self.begin({**server.settings, "preload": "0", "worker_id": worker_id, **(settings or {})})
@@ -59,7 +59,7 @@ class Worker(test_wrapper.Shim):
         kind, _, _, _, head, _ = self.frame()
         assert kind == HELLO
         self.hello = dict(pairs(head))
-        self.send(frame(INIT, 0, 2, 0, table(settings.items())))
+        self.send_init(settings, True)
         kind, _, _, _, head, body = self.next()
         assert kind == READY, (kind, body)
         self.ready = dict(pairs(head))
@@ -71,6 +71,8 @@ class Worker(test_wrapper.Shim):
     def finish(self):
         """Its status, once it has ended because its socket did."""
         self.sock.close()
+        if self.pipe is not None:
+            os.close(self.pipe)
         return os.waitpid(self.pid, 0)[1]
 
     def close(self):

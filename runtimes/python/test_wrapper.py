@@ -37,6 +37,7 @@ INIT, EVENT, CREDIT, CANCEL, CONTROL, PING = 0x01, 0x02, 0x04, 0x05, 0x06, 0x08
 HELLO, READY, FAILED, ANSWER, DATA, LOG, CONTROL_DONE, ACK, PONG = (
     0x81, 0x82, 0x8F, 0x83, 0x84, 0x86, 0x87, 0x88, 0x8B)
 LEVELS = ("debug", "info", "warn", "error")
+APART = 1 << 31  # beside a head's length: the body comes over the socket, not through the pipe
 
 
 def frame(kind, flags=0, code=0, ident=0, head=b"", body=b""):
@@ -95,7 +96,7 @@ class Shim:
     """The processor's side of one child process."""
 
     def __init__(self, source="", handler="main:handler", files=None, settings=None, start=True, credit=None,
-                 through_descriptor=False, embedded=False, code=None):
+                 through_descriptor=False, embedded=False, code=None, piped=True):
         self.folder = tempfile.mkdtemp()
         for name, text in {"main.py": source, **(files or {})}.items():
             path = os.path.join(self.folder, name)
@@ -135,7 +136,7 @@ class Shim:
         theirs.close()
         for descriptor in keep:
             os.close(descriptor)
-        self.data = b""
+        self.data, self.pipe, self.apart = b"", None, 0
         self.logs, self.acks = [], []
         assert self.read(4) == b"NSH2"
         kind, _, code, _, head, _ = self.frame()
@@ -147,7 +148,7 @@ class Shim:
             "trigger_kind": "http", "trigger_name": "http", "triggers": "1", "trigger.0.kind": "http",
             "trigger.0.name": "http", "decode_strings": "1", "log_level": "0", "log_flush": "batch",
             "credit": str(credit or 256 * 1024), **(settings or {})}
-        self.send(frame(INIT, 0, 2, 0, table(self.settings.items())))
+        self.send_init(self.settings, piped and self.settings.get("preload") != "1")
         if start:
             kind, _, code, _, head, body = self.next()
             if kind != READY:
@@ -159,6 +160,8 @@ class Shim:
 
     def __exit__(self, *_):
         self.sock.close()
+        if self.pipe is not None:
+            os.close(self.pipe)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -179,9 +182,25 @@ class Shim:
     def send(self, data):
         self.sock.sendall(data)
 
+    def send_init(self, settings, piped):
+        init = frame(INIT, 0, 2, 0, table(settings.items()))
+        if piped:
+            self.pipe, theirs = os.pipe()
+            self.sock.sendmsg([init], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", theirs))])
+            os.close(theirs)
+        else:
+            self.send(init)
+
+    def receive(self):
+        if self.pipe is None:
+            return self.sock.recv(1 << 20)
+        if not select.select([self.pipe], [], [], 10)[0]:
+            raise TimeoutError
+        return os.read(self.pipe, 1 << 20)
+
     def read(self, count):
         while len(self.data) < count:
-            chunk = self.sock.recv(1 << 20)
+            chunk = self.receive()
             if not chunk:
                 raise EOFError(self.errors())
             self.data += chunk
@@ -190,8 +209,18 @@ class Shim:
 
     def frame(self):
         size, kind, flags, code, ident, head = HEADER.unpack(self.read(16))
-        payload = self.read(size)
-        return kind, flags, code, ident, payload[:head], payload[head:]
+        if not head & APART:
+            payload = self.read(size)
+            return kind, flags, code, ident, payload[:head], payload[head:]
+        assert self.pipe is not None
+        self.apart += 1
+        head = self.read(head & ~APART)
+        body = bytearray()
+        while len(head) + len(body) < size:
+            piece = self.sock.recv(size - len(head) - len(body))
+            assert piece, self.errors()
+            body += piece
+        return kind, flags, code, ident, head, bytes(body)
 
     def next(self):
         """The next frame that is no log record and no ack; those are collected."""
@@ -229,7 +258,7 @@ class Shim:
             pieces.append(body)
 
     def quiet(self, seconds=0.1):
-        return not self.data and not select.select([self.sock], [], [], seconds)[0]
+        return not self.data and not select.select([self.pipe or self.sock], [], [], seconds)[0]
 
     def finish(self):
         self.sock.shutdown(socket.SHUT_WR)
@@ -437,6 +466,16 @@ class LifeCycle(unittest.TestCase):
             shim.process.wait()
             self.assertRaises(EOFError, shim.read, 1)
 
+    def test_forked_children_let_go_of_socket_and_pipe(self):
+        source = ("import os, time\ndef handler(context, event):\n"
+                  "    if not os.fork():\n        time.sleep(5)\n        os._exit(0)\n    return 'x'\n")
+        for piped in (True, False):
+            with self.subTest(piped=piped), Shim(source, piped=piped) as shim:
+                shim.call()
+                shim.process.kill()
+                shim.process.wait()
+                self.assertRaises(EOFError, shim.read, 1)
+
     def test_forked_children_can_be_terminated(self):
         source = ("import multiprocessing as m, time\ndef handler(c, e):\n"
                   "    p = m.get_context('fork').Process(target=time.sleep, args=(20,))\n    p.start()\n"
@@ -446,6 +485,29 @@ class LifeCycle(unittest.TestCase):
 
 
 class Frames(unittest.TestCase):
+    def test_frames_come_through_the_pipe_and_large_bodies_apart(self):
+        source = ("import threading\ndef handler(context, event):\n"
+                  "    context.logger.info('seen')\n    return bytes(int(event.body))\n")
+        for piped in (True, False):
+            with self.subTest(piped=piped), Shim(source, piped=piped) as shim:
+                for size in (0, 1, 4096, 16 * 1024, 16 * 1024 + 1, 70_000, 5_000_000, 3):
+                    self.assertEqual(shim.call(body=b"%d" % size).body, bytes(size))
+                self.assertEqual([record[1] for record in shim.logs], ["seen"] * 8)
+                self.assertEqual(shim.apart, 4 if piped else 0)
+
+    def test_threads_do_not_come_between_a_large_body_and_its_head(self):
+        source = ("import threading\ndef handler(context, event):\n"
+                  "    def write():\n        for at in range(300):\n"
+                  "            context.logger.warn('%d ' % at + 'x' * (at * 100 % 30_000))\n"
+                  "    threading.Thread(target=write).start()\n    return b'y' * 1_000_000\n")
+        with Shim(source) as shim:
+            self.assertEqual(shim.call().body, b"y" * 1_000_000)
+            while len(shim.logs) < 300:
+                kind, _, _, _, head, _ = shim.frame()
+                self.assertEqual(kind, LOG)
+                shim.logs.append(head)
+            self.assertEqual(shim.finish(), 0)
+
     def test_split_at_every_byte(self):
         for source in (ECHO, "import asyncio\n" + ECHO):
             with Shim(source) as shim:

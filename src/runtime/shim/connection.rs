@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::protocol::v2::{HEADER_BYTES, Header, ProtocolError};
+use super::socket::Socket;
 
 /// Bytes of the buffer that small frames are read into; larger ones get a buffer of their own size.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -65,6 +66,8 @@ pub struct Reader {
     end: usize,
     /// A frame with a buffer of its own, while it is incomplete.
     large: Option<(Header, BytesMut)>,
+    /// Bodies may come apart from their frames.
+    apart: bool,
     /// The payload that the last frame borrowed.
     taken: Bytes,
 }
@@ -75,15 +78,20 @@ impl Reader {
         Self { buffer: vec![0; BUFFER_BYTES].into_boxed_slice(), ..Self::default() }
     }
 
+    /// From now on bodies may come apart from their frames.
+    pub fn allow_apart(&mut self) {
+        self.apart = true;
+    }
+
     /// One read. `Ok(0)` is the end of the stream.
-    pub fn poll_fill<S: AsyncRead + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut S,
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, stream: &mut Socket) -> Poll<io::Result<usize>> {
         if let Some((header, bytes)) = &mut self.large {
+            if bytes.len() < header.inline() {
+                let missing = header.inline() - bytes.len();
+                return poll_read_exact_into(cx, stream, bytes, missing);
+            }
             let missing = header.size as usize - bytes.len();
-            return poll_read_exact_into(cx, stream, bytes, missing);
+            return poll_read_exact_into(cx, &mut stream.apart(), bytes, missing);
         }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -122,8 +130,11 @@ impl Reader {
         let header = Header::decode(*bytes)?;
         let size = header.size as usize;
         let payload = self.start + HEADER_BYTES;
-        if size >= LARGE_BYTES {
-            let here = size.min(self.end - payload);
+        if header.apart && !self.apart {
+            return Err(ProtocolError::Header(*bytes));
+        }
+        if size >= LARGE_BYTES || header.apart {
+            let here = header.inline().min(self.end - payload);
             let mut bytes = BytesMut::with_capacity(size);
             bytes.extend_from_slice(&self.buffer[payload..payload + here]);
             self.start = payload + here;
@@ -219,6 +230,16 @@ impl Writer {
         Pin::new(stream).poll_flush(cx)
     }
 
+    /// Has all that waits written at once by other means, as far as they go; the rest still waits. Not behind large bodies.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub fn write_by(&mut self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<()> {
+        debug_assert!(self.segments.is_empty(), "these come first");
+        let written = write(&self.tail[self.written..])?;
+        self.advance(written)
+    }
+
     fn advance(&mut self, mut written: usize) -> io::Result<()> {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -238,14 +259,19 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::future::poll_fn;
+    use std::io::Write as _;
+    use std::mem::MaybeUninit;
+    use std::os::unix::net::UnixStream as StdStream;
+    use std::time::Duration;
 
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     use tokio::io::AsyncWriteExt;
     use tokio::net::UnixStream;
 
     use super::*;
     use crate::runtime::shim::protocol::v2::{kind, write_frame};
-    use crate::runtime::shim::socket::Socket;
 
     fn frame(body: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -284,6 +310,80 @@ mod tests {
             check(&bytes, step, &sizes).await;
         }
         check(&bytes[..40_000], 1, &sizes[..5]).await;
+    }
+
+    /// A socket whose frames come through a pipe, and the shim's ends of both.
+    fn piped() -> (Socket, StdStream, File) {
+        let (ours, theirs) = StdStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut ours = Socket::new(ours).unwrap();
+        assert_eq!(ours.send_with_pipe(b"init").unwrap(), 4);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let (mut text, flags) = ([0; 10], RecvFlags::empty());
+        let read = recvmsg(&theirs, &mut [io::IoSliceMut::new(&mut text)], &mut ancillary, flags).unwrap();
+        assert_eq!(&text[..read.bytes], b"init");
+        let Some(RecvAncillaryMessage::ScmRights(mut pipes)) = ancillary.drain().next() else {
+            panic!("no pipe")
+        };
+        (ours, theirs, File::from(pipes.next().unwrap()))
+    }
+
+    fn frame_apart(size: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut head, body) = (Vec::new(), vec![b'x'; size]);
+        let header = Header {
+            size: 4 + size as u32,
+            kind: kind::ANSWER,
+            code: 200,
+            id: 1,
+            head: 4,
+            ..Header::default()
+        };
+        head.extend_from_slice(&Header { apart: true, ..header }.encode());
+        head.extend_from_slice(b"head");
+        (head, body)
+    }
+
+    #[tokio::test]
+    async fn frames_come_through_a_pipe_and_large_bodies_apart() {
+        let (mut ours, mut theirs, mut pipe) = piped();
+        let sizes = [3, 100_000, 0, 20_000, LARGE_BYTES, 1];
+        let writing = std::thread::spawn(move || {
+            for (at, size) in sizes.into_iter().enumerate() {
+                if at % 2 == 0 {
+                    pipe.write_all(&frame(&vec![b'x'; size])).unwrap();
+                    continue;
+                }
+                let (head, body) = frame_apart(size);
+                // In two pieces, so that not even the head comes whole.
+                pipe.write_all(&head[..18]).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                pipe.write_all(&head[18..]).unwrap();
+                theirs.write_all(&body).unwrap();
+            }
+        });
+        let mut reader = Reader::new();
+        reader.allow_apart();
+        let mut seen = Vec::new();
+        while poll_fn(|cx| reader.poll_fill(cx, &mut ours)).await.unwrap() > 0 {
+            while let Some(frame) = reader.next_frame().unwrap() {
+                assert_eq!(frame.head, b"head");
+                assert!(frame.body.as_slice().iter().all(|byte| *byte == b'x'));
+                seen.push(frame.body.into_bytes().len());
+            }
+        }
+        writing.join().unwrap();
+        assert_eq!(seen, sizes);
+    }
+
+    #[tokio::test]
+    async fn a_body_apart_needs_a_pipe() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours.into_std().unwrap()).unwrap();
+        theirs.write_all(&frame_apart(100_000).0).await.unwrap();
+        let mut reader = Reader::new();
+        poll_fn(|cx| reader.poll_fill(cx, &mut ours)).await.unwrap();
+        assert!(matches!(reader.next_frame(), Err(ProtocolError::Header(_))));
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ pub struct Hello {
     pub client_gone: bool,
     /// `control` offered: drain, continue, terminate.
     pub control: bool,
+    /// `pipe` offered: its frames may come through a pipe.
+    pub pipe: bool,
     /// Events it may have in work at once.
     pub in_flight_max: usize,
     /// Events it may hold beyond those.
@@ -140,6 +142,7 @@ impl Link {
             deadline: offers("cancel") && offers("deadline"),
             client_gone: offers("cancel") && offers("client-gone"),
             control: offers("control"),
+            pipe: offers("pipe"),
             in_flight_max: text("max_inflight").parse().unwrap_or(1).max(1),
             prefetch: text("prefetch").parse().unwrap_or(0),
             streams_bodies: offers("stream-in"),
@@ -148,10 +151,12 @@ impl Link {
     }
 
     /// Sends INIT and waits for READY, as long as loading takes. What the handler's own initialization logs goes to
-    /// `logger`. Returns what the loaded handler is like.
+    /// `logger`; frames come through a pipe from then on if `piped` and if the kernel has one. Returns what the loaded
+    /// handler is like.
     pub async fn init(
         &mut self,
         settings: &[(&'static str, String)],
+        piped: bool,
         logger: &Logger,
     ) -> Result<Ready, HandshakeError> {
         let own = [
@@ -160,6 +165,10 @@ impl Link {
             ("log_flush", "batch".to_owned()),
         ];
         v2::write_init(self.writer.frames(), settings.iter().cloned().chain(own));
+        // Where there is no descriptor for it, the socket does as well.
+        if piped && self.writer.write_by(|init| self.stream.send_with_pipe(init)).is_ok() {
+            self.reader.allow_apart();
+        }
         poll_fn(|cx| self.writer.poll_flush(cx, &mut self.stream))
             .await
             .map_err(|_| HandshakeError::Ended)?;

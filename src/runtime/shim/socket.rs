@@ -1,13 +1,19 @@
 //! Our end of the connection to a shim. The kernel says of a Unix socket that it may be written to whenever the other
 //! side has read, which would wake the thread for nothing: here it is asked only while something waits to be written.
+//!
+//! What a shim says may come through a pipe beside the socket, to which the shim has an end: many small frames, each of
+//! them written at once, cost less there, because the kernel makes no packet of each. For large bodies it is the other
+//! way round, so those come over the socket all the same.
 
 use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
@@ -17,7 +23,12 @@ pub struct Socket {
     stream: AsyncFd<UnixStream>,
     /// The same once more, to be told when there is room; from a write that found none to the end of what is written.
     full: Option<AsyncFd<OwnedFd>>,
+    /// Where frames come from, if not from the socket.
+    pipe: Option<AsyncFd<OwnedFd>>,
 }
+
+/// What comes over the socket itself while frames come through a pipe.
+pub struct Apart<'a>(&'a mut Socket);
 
 impl Socket {
     /// Over a socket that does not block. Call it where its events are to be handled.
@@ -25,7 +36,29 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        Ok(Self { stream: watch(stream, Interest::READABLE)?, full: None })
+        Ok(Self { stream: watch(stream, Interest::READABLE)?, full: None, pipe: None })
+    }
+
+    /// Writes these bytes, or some of them, and with them one end of a pipe; what is read afterwards comes through it.
+    ///
+    /// # Errors
+    /// The kernel's; nothing has been written or changed then.
+    pub fn send_with_pipe(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let ours = watch(ours, Interest::READABLE)?;
+        let (mut space, descriptors) =
+            ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [theirs.as_fd()]);
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        self.pipe = Some(ours);
+        Ok(sent)
+    }
+
+    /// What comes apart from frames. Without a pipe it is what comes in them.
+    pub fn apart(&mut self) -> Apart<'_> {
+        Apart(self)
     }
 
     /// Takes it back; its events are no longer handled.
@@ -68,35 +101,63 @@ impl AsFd for Socket {
     }
 }
 
+/// One read of what is watched.
+#[expect(unsafe_code, reason = "a large body's buffer is not cleared before it is read into")]
+fn poll_read_from<T: AsRawFd>(
+    watched: &AsyncFd<T>,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+    read: impl Fn(&T, &mut [MaybeUninit<u8>]) -> rustix::io::Result<usize>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let mut ready = ready!(watched.poll_read_ready(cx))?;
+        // SAFETY: nothing but the kernel writes to it, so what is initialized stays so.
+        let space = unsafe { buffer.unfilled_mut() };
+        let room = space.len();
+        let read = match read(watched.get_ref(), space) {
+            Ok(read) => read,
+            Err(rustix::io::Errno::AGAIN) => {
+                ready.clear_ready();
+                continue;
+            }
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Poll::Ready(Err(error.into())),
+        };
+        if 0 < read && read < room {
+            ready.clear_ready(); // There was no more; what comes now is told anew.
+        }
+        // SAFETY: the kernel has written so many bytes there.
+        unsafe { buffer.assume_init(read) };
+        buffer.advance(read);
+        return Poll::Ready(Ok(()));
+    }
+}
+
 impl AsyncRead for Socket {
-    #[expect(unsafe_code, reason = "a large body's buffer is not cleared before it is read into")]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            let mut ready = ready!(self.stream.poll_read_ready(cx))?;
-            // SAFETY: nothing but the kernel writes to it, so what is initialized stays so.
-            let space = unsafe { buffer.unfilled_mut() };
-            let room = space.len();
-            let read = match recv(&self.stream, space, RecvFlags::empty()) {
-                Ok((_, read)) => read,
-                Err(rustix::io::Errno::AGAIN) => {
-                    ready.clear_ready();
-                    continue;
-                }
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Poll::Ready(Err(error.into())),
-            };
-            if 0 < read && read < room {
-                ready.clear_ready(); // There was no more; what comes now is told anew.
-            }
-            // SAFETY: the kernel has written so many bytes there.
-            unsafe { buffer.assume_init(read) };
-            buffer.advance(read);
-            return Poll::Ready(Ok(()));
+        let this = self.get_mut();
+        match &this.pipe {
+            Some(pipe) => poll_read_from(pipe, cx, buffer, |pipe, space| {
+                rustix::io::read(pipe, space).map(|(filled, _)| filled.len())
+            }),
+            None => Pin::new(&mut this.apart()).poll_read(cx, buffer),
         }
+    }
+}
+
+impl AsyncRead for Apart<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        poll_read_from(&self.0.stream, cx, buffer, |stream, space| {
+            recv(stream, space, RecvFlags::empty()).map(|(_, read)| read)
+        })
     }
 }
 

@@ -49,6 +49,9 @@ pub mod kind {
     pub const FAILED: u8 = 0x8f;
 }
 
+/// In the place of a head's length, beside it: see [`Header::apart`].
+const APART: u32 = 1 << 31;
+
 /// Any frame: skip it if its kind is unknown.
 const FLAG_OPTIONAL: u8 = 0x80;
 
@@ -138,7 +141,7 @@ pub enum ProtocolError {
 }
 
 /// A decoded frame header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
     /// Bytes after the header.
     pub size: u32,
@@ -152,6 +155,8 @@ pub struct Header {
     pub id: u32,
     /// First bytes of the payload that are not the body.
     pub head: u32,
+    /// The body does not follow: it goes over the socket, while frames go through a pipe.
+    pub apart: bool,
 }
 
 impl Header {
@@ -167,7 +172,8 @@ impl Header {
             flags: bytes[5],
             code: u16::from_le_bytes([bytes[6], bytes[7]]),
             id: u32_at(8),
-            head: u32_at(12),
+            head: u32_at(12) & !APART,
+            apart: u32_at(12) & APART != 0,
         };
         if header.head > header.size || header.size > FRAME_BYTES_MAX || header.kind & 0x80 == 0 {
             return Err(ProtocolError::Header(bytes));
@@ -183,8 +189,13 @@ impl Header {
         out[5] = self.flags;
         out[6..8].copy_from_slice(&self.code.to_le_bytes());
         out[8..12].copy_from_slice(&self.id.to_le_bytes());
-        out[12..16].copy_from_slice(&self.head.to_le_bytes());
+        out[12..16].copy_from_slice(&(self.head | if self.apart { APART } else { 0 }).to_le_bytes());
         out
+    }
+
+    /// Bytes of the payload that follow the header.
+    pub fn inline(self) -> usize {
+        if self.apart { self.head as usize } else { self.size as usize }
     }
 
     /// Whether a reader that does not know the kind may skip the frame.
@@ -195,8 +206,14 @@ impl Header {
 
 /// Appends one frame.
 pub fn write_frame(out: &mut Vec<u8>, kind: u8, code: u16, id: u32, head: &[u8], body: &[u8]) {
-    let header =
-        Header { size: (head.len() + body.len()) as u32, kind, flags: 0, code, id, head: head.len() as u32 };
+    let header = Header {
+        size: (head.len() + body.len()) as u32,
+        kind,
+        code,
+        id,
+        head: head.len() as u32,
+        ..Header::default()
+    };
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(head);
     out.extend_from_slice(body);
@@ -217,7 +234,7 @@ pub fn write_init<'a>(out: &mut Vec<u8>, pairs: impl IntoIterator<Item = (&'a st
 /// Appends CANCEL.
 pub fn write_cancel(out: &mut Vec<u8>, id: u32, reason: CancelReason) {
     let (code, flags) = reason.wire();
-    let header = Header { size: 0, kind: kind::CANCEL, flags, code, id, head: 0 };
+    let header = Header { kind: kind::CANCEL, flags, code, id, ..Header::default() };
     out.extend_from_slice(&header.encode());
 }
 
@@ -229,7 +246,7 @@ pub fn write_credit(out: &mut Vec<u8>, id: u32, bytes: u32) {
 /// Appends the header of a DATA frame with `bytes` bytes of a request's body; the caller writes them right after it.
 /// `flags`: [`DATA_END`], [`DATA_ABORT`] or none.
 pub fn write_data(out: &mut Vec<u8>, id: u32, flags: u8, bytes: u32) {
-    let header = Header { size: bytes, kind: kind::DATA_IN, flags, code: 0, id, head: 0 };
+    let header = Header { size: bytes, kind: kind::DATA_IN, flags, id, ..Header::default() };
     out.extend_from_slice(&header.encode());
 }
 
@@ -282,6 +299,7 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         code: event.trigger.index & 0x0fff | event_level(event) << 12,
         id,
         head,
+        apart: false,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
 }

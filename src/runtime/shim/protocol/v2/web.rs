@@ -50,6 +50,7 @@ pub fn write_event(out: &mut Vec<u8>, id: u32, event: &Event, timeout: Option<Du
         code: event.trigger.index & 0x0fff | event_level(event) << 12,
         id,
         head,
+        apart: false,
     };
     out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
 }
