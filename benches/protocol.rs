@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use nuclio_processor::event::{Event, EventBody, EventId, Target, TriggerInfo};
 use nuclio_processor::runtime::shim::connection::{Reader, Writer};
 use nuclio_processor::runtime::shim::protocol::v2::{self, HEADER_BYTES, Header, kind};
+use nuclio_processor::runtime::shim::socket::Socket;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
@@ -96,7 +97,7 @@ fn decode_answer(criterion: &mut Criterion) {
 }
 
 /// Writes and reads a round of frames through a socket pair; `step` bytes per write.
-async fn round(pair: &mut (UnixStream, UnixStream), reader: &mut Reader, bytes: &[u8], step: usize) {
+async fn round(pair: &mut (UnixStream, Socket), reader: &mut Reader, bytes: &[u8], step: usize) {
     let (theirs, ours) = pair;
     let mut seen = 0;
     for piece in bytes.chunks(step) {
@@ -132,7 +133,9 @@ fn read_frames(criterion: &mut Criterion) {
     ] {
         let mut pair = {
             let _entered = runtime.enter();
-            UnixStream::pair().expect("a socket pair")
+            let (theirs, ours) = UnixStream::pair().expect("a socket pair");
+            let ours = ours.into_std().expect("it was just made");
+            (theirs, Socket::new(ours).expect("a socket that does not block"))
         };
         let mut reader = Reader::new();
         group.bench_function(name, |bencher| {

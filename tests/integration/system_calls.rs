@@ -53,6 +53,37 @@ fn an_event_in_nodejs_takes_three_reads_and_three_writes() {
     check(&bounds, || Setup::nodejs("exports.handler = (context, event) => context.callback('hello')\n"));
 }
 
+/// Out of the client's socket, into the shim's and out of it, and all the way back: what is copied otherwise is copied
+/// in vain.
+#[test]
+fn a_body_is_copied_by_the_kernel_six_times_on_its_way_through_python_and_back() {
+    const BODY_BYTES: usize = 4 << 20;
+    const COPIES: f64 = 6.0;
+    if let Err(reason) = may_trace() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut moved = Vec::new();
+    let bodies = [2, 10];
+    for count in bodies {
+        let setup = Setup::python("def handler(context, event):\n    return event.body\n");
+        let list = traced(setup, &["-s", "0", "-e", &[READS, WRITES].concat().join(",")], |processor| {
+            let mut client = Client::connect(processor.http());
+            let body = vec![b'x'; BODY_BYTES];
+            for _ in 0..count {
+                client.send_post("/", &body);
+                assert!(client.read_answer(false).unwrap().body == body);
+            }
+        });
+        let returned =
+            |line: &str| line.rsplit_once(" = ").and_then(|(_, said)| said.trim().parse::<usize>().ok());
+        moved.push(list.lines().filter_map(returned).sum::<usize>());
+    }
+    let copies = (moved[1] - moved[0]) as f64 / ((bodies[1] - bodies[0]) * BODY_BYTES) as f64;
+    println!("{copies:.3} copies");
+    assert!(copies < COPIES + 0.1, "{copies:.3} copies of a body in system calls, at most {COPIES}");
+}
+
 fn check(bounds: &Bounds, setup: impl Fn() -> Option<Setup>) {
     if let Err(reason) = may_trace() {
         println!("skipped: {reason}");
@@ -62,7 +93,17 @@ fn check(bounds: &Bounds, setup: impl Fn() -> Option<Setup>) {
         let mut counts = Vec::new();
         for events in EVENTS {
             let Some(setup) = setup() else { return };
-            counts.push(traced(setup, connections, events));
+            let table = traced(setup, &["-c"], |processor| {
+                let mut clients: Vec<Client> =
+                    (0..connections).map(|_| Client::connect(processor.http())).collect();
+                for _ in 0..events / connections {
+                    clients.iter_mut().for_each(|client| client.send(REQUEST));
+                    for client in &mut clients {
+                        assert_eq!(client.read_answer(false).unwrap().status, 200);
+                    }
+                }
+            });
+            counts.push(calls(&table));
         }
         let more = (EVENTS[1] - EVENTS[0]) as f64;
         let of = |pick: &dyn Fn(&str) -> bool| {
@@ -108,31 +149,25 @@ impl Drop for Traced {
     }
 }
 
-/// Names and numbers of the calls that a processor and its children made from their start to their end.
-fn traced(setup: Setup, connections: usize, events: usize) -> Vec<(String, usize)> {
-    let table = setup.directory.path().join("calls");
-    let out = table.clone();
+/// What `strace` writes of a processor and its children, from their start to their end; `work` is done meanwhile.
+fn traced(setup: Setup, options: &[&str], work: impl FnOnce(&Processor)) -> String {
+    let list = setup.directory.path().join("calls");
+    let (out, options) = (list.clone(), options.iter().map(|&option| option.to_owned()).collect::<Vec<_>>());
     let setup = setup.no_wait(); // Asking it again and again would be counted.
-    let mut traced = Traced(setup.start_redirected(move |command| *command = under_strace(command, &out)));
+    let strace = move |command: &mut Command| *command = under_strace(command, &options, &out);
+    let mut traced = Traced(setup.start_redirected(strace));
     traced.0.stdout.wait_for_record("Processor started");
-    let mut clients: Vec<Client> = (0..connections).map(|_| Client::connect(traced.0.http())).collect();
-    for _ in 0..events / connections {
-        clients.iter_mut().for_each(|client| client.send(REQUEST));
-        for client in &mut clients {
-            assert_eq!(client.read_answer(false).unwrap().status, 200);
-        }
-    }
-    drop(clients);
+    work(&traced.0);
     let [pid] = children_of(traced.0.child.id())[..] else { panic!("strace has one child") };
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(traced.0.wait().success(), "{}", traced.0.stdout.text());
-    calls(&std::fs::read_to_string(table).unwrap())
+    std::fs::read_to_string(list).unwrap()
 }
 
-fn under_strace(command: &Command, out: &Path) -> Command {
+fn under_strace(command: &Command, options: &[String], out: &Path) -> Command {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-c", "-o"]).arg(out).arg(command.get_program()).args(command.get_args());
+    strace.arg("-f").args(options).arg("-o").arg(out).arg(command.get_program()).args(command.get_args());
     strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     strace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     strace

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType};
 
 use super::answer::{Answer, Parser};
@@ -209,18 +209,12 @@ impl Drive<'_> {
 
     /// Waits for sockets until then, and serves them.
     fn wait(&mut self, events: &mut Vec<epoll::Event>, until: Instant) -> Result<()> {
-        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         events.clear();
-        ready(&self.epoll, events, &AT_ONCE)?;
-        if events.is_empty() {
-            let left = until.saturating_duration_since(Instant::now());
-            // epoll's own timeout knows milliseconds only on older kernels.
-            let timeout = Timespec::try_from(left).context("a wait is too long")?;
-            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error).context("poll failed"),
-            }
-            ready(&self.epoll, events, &AT_ONCE)?;
+        let timeout = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(timeout).context("a wait is too long")?;
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("epoll failed"),
         }
         for event in events.iter() {
             self.serve(event.data.u64() as usize)?;
@@ -370,13 +364,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-}
-
-fn ready(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, timeout: &Timespec) -> Result<()> {
-    match epoll::wait(epoll, rustix::buffer::spare_capacity(events), Some(timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error).context("epoll failed"),
     }
 }
 
