@@ -315,6 +315,10 @@ class Lines:
 
     def abandon(self):
         """In a process that has been forked off: the other side is the parent's."""
+        self.held.clear()
+        self.lock = threading.RLock()  # Another thread may have had it, and that is not here.
+        if self.wake_write < 0:
+            return  # one that has been forked off by such a process
         for sock in [connection.sock for connection in self.connections.values()] + [self.control, self.listener]:
             if sock is not None:
                 sock.close()
@@ -322,8 +326,6 @@ class Lines:
         os.close(self.wake_read)
         os.close(self.wake_write)
         self.wake_write = -1
-        self.held.clear()
-        self.lock = threading.RLock()  # Another thread may have had it, and that is not here.
 
     # -- what comes
 

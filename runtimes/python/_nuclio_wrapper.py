@@ -235,14 +235,20 @@ class Channel:
     def fill_first(self):
         """As `fill`; a descriptor may come with it."""
         try:
-            chunk, messages, _, _ = self.sock.recvmsg(READ_BYTES, _socket.CMSG_SPACE(U32.size))
+            chunk, messages, flags, _ = self.sock.recvmsg(READ_BYTES, _socket.CMSG_LEN(U32.size),
+                                                          _socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             raise Closed from None
         if not chunk:
             raise Closed
         for level, kind, data in messages:
-            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS) and len(data) == U32.size:
                 self.pipe, = U32.unpack(data)
+        if flags & _socket.MSG_CTRUNC and self.pipe is None:
+            # It is not known there that the pipe has not come: this is the only way left.
+            sys.stderr.write("nuclio shim: no descriptor is left for the pipe that comes with INIT; raise the limit of "
+                             "open files (ulimit -n)\n")
+            raise Closed
         self.data += chunk
 
     def hold(self, frame):
@@ -287,13 +293,17 @@ class Channel:
             self.send(b"")
 
     def abandon(self):
-        """In a process that has been forked off: the other side is the parent's."""
-        self.sock.close()
-        if self.pipe is not None:
-            os.close(self.pipe)
+        """In a process that has been forked off: the other side is the parent's. What is written later fails."""
         self.held.clear()
         # Another thread may have had it, and that is not here.
         self.lock = _thread.RLock()
+        # Forgotten before it is closed: the number may be a file of the child's next.
+        pipe, self.pipe = self.pipe, None
+        for close in (self.sock.close, lambda: pipe is None or os.close(pipe)):
+            try:
+                close()
+            except OSError:
+                pass  # the user has closed all there was
 
 
 def apart(frame, body):
@@ -1061,12 +1071,15 @@ class Shim:
         kind = type(value)
         if kind is str or kind is bytes:
             body = value if kind is bytes else utf8(value)
-            size = len(body)
-            if size <= JOIN_BYTES_MAX:  # As `send_answer`, for the many.
-                micros = (monotonic_ns() - call.started) // 1000
-                return self.channel.send(
+            size, nanos = len(body), monotonic_ns() - call.started
+            if size > JOIN_BYTES_MAX:
+                self.send_answer(call.ident, nanos, (200, 0, TEXT, 0, b"", body))
+            else:  # The same, for the many.
+                micros = nanos // 1000
+                self.channel.send(
                     ANSWER_HEAD.pack(PLAIN_HEAD + size, ANSWER, 0, 200, call.ident, PLAIN_HEAD,
                                      micros if micros < 0xFFFFFFFF else 0xFFFFFFFF, 0, 0) + TEXT + body)
+            return
         if isinstance(value, list):
             # compat: a list is a batch of answers; a single event gets the first.
             if not value:
@@ -1222,7 +1235,7 @@ def say_hello(channel):
 def read_init(channel):
     frame = channel.take()
     while frame is None:
-        channel.fill_first()
+        channel.fill_first() if channel.start is None else channel.fill()
         frame = channel.take()
     kind, _, code, _, data, at, _ = frame
     if kind != INIT or code != 2:
@@ -1382,7 +1395,8 @@ def leave_parent():
             _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     except ValueError:
         pass  # forked by a thread that does not count as the main one
-    accept_termination()
+    finally:
+        accept_termination()
 
 
 def defer_termination():

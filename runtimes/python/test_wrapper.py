@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -194,7 +195,7 @@ class Shim:
     def receive(self):
         if self.pipe is None:
             return self.sock.recv(1 << 20)
-        if not select.select([self.pipe], [], [], 10)[0]:
+        if not select.select([self.pipe], [], [], self.sock.gettimeout())[0]:
             raise TimeoutError
         return os.read(self.pipe, 1 << 20)
 
@@ -475,6 +476,50 @@ class LifeCycle(unittest.TestCase):
                 shim.process.kill()
                 shim.process.wait()
                 self.assertRaises(EOFError, shim.read, 1)
+
+    def test_other_programs_do_not_get_the_pipe(self):
+        source = ("import os, time\ndef handler(context, event):\n"
+                  "    os.system('sleep 5 &')\n    os.posix_spawn('/bin/sleep', ['sleep', '5'], {})\n    return 'x'\n")
+        with Shim(source) as shim:
+            shim.call()
+            shim.process.kill()
+            shim.process.wait()
+            self.assertRaises(EOFError, shim.read, 1)
+
+    def test_forked_children_write_nothing_to_what_has_the_pipes_number_next(self):
+        source = ("import os, signal\n"
+                  "def child(context, depth):\n"
+                  "    files = [os.memfd_create('x') for _ in range(9)]\n"
+                  "    try:\n        context.logger.warn('from a child')\n    except BaseException:\n        pass\n"
+                  "    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+                  "    good = not blocked and all(os.fstat(file).st_size == 0 for file in files)\n"
+                  "    if good and depth:\n        pid = os.fork()\n        if not pid:\n"
+                  "            child(context, depth - 1)\n"
+                  "        good = os.waitpid(pid, 0)[1] == 0 and all(os.fstat(file).st_size == 0 for file in files)\n"
+                  "    os._exit(not good)\n"
+                  "def handler(context, event):\n"
+                  "    pid = os.fork()\n    if not pid:\n        child(context, 2)\n"
+                  "    return str(os.waitpid(pid, 0)[1])\n")
+        for piped in (True, False):
+            with self.subTest(piped=piped), Shim(source, piped=piped) as shim:
+                self.assertEqual(shim.call().body, b"0")
+                self.assertEqual(shim.logs, [])
+
+    def test_a_pipe_that_does_not_come_is_said(self):
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        with ours, theirs:
+            env = dict(os.environ, NUCLIO_SHIM_FD=str(theirs.fileno()))
+            child = subprocess.Popen([PYTHON, WRAPPER], env=env, stderr=subprocess.PIPE, pass_fds=[theirs.fileno()])
+            theirs.close()
+            self.assertEqual(ours.recv(4, socket.MSG_WAITALL), b"NSH2")
+            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (1, 1))
+            reading, writing = os.pipe()
+            rights = struct.pack("i", writing)
+            ours.sendmsg([frame(INIT, 0, 2, 0, b"")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+            os.close(reading)
+            os.close(writing)
+            self.assertIn(b"no descriptor is left", child.communicate(timeout=10)[1])
 
     def test_forked_children_can_be_terminated(self):
         source = ("import multiprocessing as m, time\ndef handler(c, e):\n"

@@ -77,12 +77,15 @@ func pairsOf(pairs rawPairs) []rawPair {
 	return (*[1 << 30]rawPair)(unsafe.Pointer(pairs.items))[:pairs.len:pairs.len]
 }
 
+// What the runtime has chosen, before the function is initialized, which may choose otherwise.
+var processorsAtFirst = runtime.GOMAXPROCS(0)
+
 // LibraryStart finds the handler.
 func LibraryStart(given, failed unsafe.Pointer) int32 {
 	// A thread that comes from C and finds no processor (P) is put to sleep until the monitor has taken one from another
 	// that is between two calls; half as many again are enough for that to be rare.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS((3*runtime.GOMAXPROCS(0) + 1) / 2)
+	if processors := runtime.GOMAXPROCS(0); processors == processorsAtFirst && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS((3*processors + 1) / 2)
 	}
 	config := (*rawConfig)(given)
 	entry, err := findEntry(goText(config.handler))

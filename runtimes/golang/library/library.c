@@ -50,21 +50,43 @@ void nuclio_go_log(uintptr_t worker_ref, const nh_event *event, uint32_t level, 
 
 /* While threads that come from C are busy Go's monitor looks every 20 µs, and each time takes their processors (P) away
  * from those that are between two calls, if no goroutine has been scheduled there for 10 ms; an event never schedules
- * one. On two cores that is a tenth of what an empty event costs. So its thread may sleep longer than it asks for. */
+ * one. On two cores that is a tenth of what an empty event costs. So its thread may sleep longer than it asks for, and
+ * gives that to none of the threads that it starts, which have their timer slack from it otherwise. */
 enum { MONITOR_SLACK_NANOS = 1000 * 1000 };
 
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument);
+static struct {
+    void *(*start)(void *);
+    void *argument;
+    pthread_t thread;
+    int other_slack;
+    atomic_bool sleeps_longer;
+} monitor;
 
-/* The linker sends what Go and the function call pthread_create here. The first thread of a Go runtime that is loaded
- * runs its start, the second is the monitor. A thread has the slack of its timers from the one that creates it. */
-__attribute__((visibility("hidden"))) int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
-                                                                void *(*start)(void *), void *argument) {
-    static atomic_uint created;
-    const int is_monitor = atomic_fetch_add(&created, 1) == 1;
-    const unsigned long slack = is_monitor ? (unsigned long)prctl(PR_GET_TIMERSLACK) : 0;
-    if (is_monitor) prctl(PR_SET_TIMERSLACK, MONITOR_SLACK_NANOS);
-    const int error = __real_pthread_create(thread, attributes, start, argument);
-    if (is_monitor) prctl(PR_SET_TIMERSLACK, slack);
+static void *run_monitor(void *unused) {
+    (void)unused;
+    monitor.thread = pthread_self();
+    monitor.other_slack = prctl(PR_GET_TIMERSLACK);
+    if (monitor.other_slack >= 0 && prctl(PR_SET_TIMERSLACK, MONITOR_SLACK_NANOS) == 0)
+        atomic_store(&monitor.sleeps_longer, 1);
+    return monitor.start(monitor.argument);
+}
+
+/* By this Go starts all its threads but the very first, which starts the monitor before anything else. The linker sends
+ * the calls to us. Weak: should a version of Go call it otherwise, nobody calls us, and all is as it was. */
+#define STARTS_THREAD (pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+__attribute__((weak)) int __real__cgo_try_pthread_create STARTS_THREAD;
+
+__attribute__((visibility("hidden"))) int __wrap__cgo_try_pthread_create STARTS_THREAD {
+    static atomic_bool started;
+    if (!atomic_exchange(&started, 1)) {
+        monitor.start = start;
+        monitor.argument = argument;
+        return __real__cgo_try_pthread_create(thread, attributes, run_monitor, NULL);
+    }
+    const int by_monitor = atomic_load(&monitor.sleeps_longer) && pthread_equal(pthread_self(), monitor.thread);
+    if (by_monitor) prctl(PR_SET_TIMERSLACK, (unsigned long)monitor.other_slack);
+    const int error = __real__cgo_try_pthread_create(thread, attributes, start, argument);
+    if (by_monitor) prctl(PR_SET_TIMERSLACK, MONITOR_SLACK_NANOS);
     return error;
 }
 

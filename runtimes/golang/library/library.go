@@ -4,7 +4,7 @@
 package library
 
 // #cgo CFLAGS: -std=c11 -O2 -I${SRCDIR}/../../rust/include
-// #cgo LDFLAGS: -Wl,--wrap=pthread_create
+// #cgo LDFLAGS: -Wl,--wrap=_cgo_try_pthread_create
 // #include <stdlib.h>
 // #include "nuclio_handler.h"
 //

@@ -230,12 +230,13 @@ impl Writer {
         Pin::new(stream).poll_flush(cx)
     }
 
-    /// Has all that waits written at once by other means, as far as they go; the rest still waits. Not behind large bodies.
+    /// Has what waits written at once by `write`, which says how many bytes it took; the rest still waits. Only while no
+    /// large body waits.
     ///
     /// # Errors
-    /// Theirs.
+    /// Those of `write`.
     pub fn write_by(&mut self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        debug_assert!(self.segments.is_empty(), "these come first");
+        assert!(self.segments.is_empty(), "they would be overtaken");
         let written = write(&self.tail[self.written..])?;
         self.advance(written)
     }
@@ -347,7 +348,7 @@ mod tests {
     #[tokio::test]
     async fn frames_come_through_a_pipe_and_large_bodies_apart() {
         let (mut ours, mut theirs, mut pipe) = piped();
-        let sizes = [3, 100_000, 0, 20_000, LARGE_BYTES, 1];
+        let sizes = [3, 100_000, 0, 20_000, LARGE_BYTES, 1, 5, 0];
         let writing = std::thread::spawn(move || {
             for (at, size) in sizes.into_iter().enumerate() {
                 if at % 2 == 0 {
@@ -374,6 +375,22 @@ mod tests {
         }
         writing.join().unwrap();
         assert_eq!(seen, sizes);
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_ends_between_a_frame_and_its_body_is_seen() {
+        for missing in [0, 1] {
+            let (mut ours, mut theirs, mut pipe) = piped();
+            let (head, body) = frame_apart(100_000);
+            pipe.write_all(&head[..head.len() - missing]).unwrap();
+            theirs.write_all(&body[..50_000]).unwrap();
+            drop((theirs, pipe));
+            let mut reader = Reader::new();
+            reader.allow_apart();
+            while poll_fn(|cx| reader.poll_fill(cx, &mut ours)).await.is_ok_and(|read| read > 0) {
+                assert!(reader.next_frame().unwrap().is_none());
+            }
+        }
     }
 
     #[tokio::test]

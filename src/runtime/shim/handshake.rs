@@ -6,6 +6,7 @@ use super::answers::record;
 use super::connection::{Reader, Writer};
 use super::protocol::v2::{self, FRAME_BYTES_MAX, MAGIC, ProtocolError, VERSION, kind};
 use super::socket::Socket;
+use crate::fields;
 use crate::logging::{Logger, Origin};
 
 /// What a shim says of itself.
@@ -165,9 +166,14 @@ impl Link {
             ("log_flush", "batch".to_owned()),
         ];
         v2::write_init(self.writer.frames(), settings.iter().cloned().chain(own));
-        // Where there is no descriptor for it, the socket does as well.
-        if piped && self.writer.write_by(|init| self.stream.send_with_pipe(init)).is_ok() {
-            self.reader.allow_apart();
+        if piped {
+            match self.writer.write_by(|init| self.stream.send_with_pipe(init)) {
+                Ok(()) => self.reader.allow_apart(),
+                Err(error) => {
+                    let fields = fields! {"err" => error.to_string()};
+                    logger.debug("There is no pipe for the shim; the socket does as well", fields);
+                }
+            }
         }
         poll_fn(|cx| self.writer.poll_flush(cx, &mut self.stream))
             .await

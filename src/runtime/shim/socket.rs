@@ -56,7 +56,7 @@ impl Socket {
         Ok(sent)
     }
 
-    /// What comes apart from frames. Without a pipe it is what comes in them.
+    /// The socket itself, where bodies come apart from their frames. Without a pipe frames come there too.
     pub fn apart(&mut self) -> Apart<'_> {
         Apart(self)
     }

@@ -279,7 +279,7 @@ pub(super) async fn handshake(
     }
     init.push(("max_inflight", settings.in_flight_max.to_string()));
     // Only the loaded handler tells whether it can have several events, and how it wants their bodies.
-    let forked_from = init.contains(&("preload", "1".to_owned())); // It says little, and its children would hold the pipe.
+    let forked_from = init.contains(&("preload", "1".to_owned())); // It says little: a pipe would be for nothing.
     let ready = link.init(&init, hello.pipe && !forked_from, logger).await?;
     settings.in_flight_max = settings.in_flight_max.min(ready.in_flight_max.unwrap_or(usize::MAX));
     hello.streams_bodies &= ready.streams_bodies;
