@@ -299,11 +299,12 @@ class Channel:
         self.lock = _thread.RLock()
         # Forgotten before it is closed: the number may be a file of the child's next.
         pipe, self.pipe = self.pipe, None
-        for close in (self.sock.close, lambda: pipe is None or os.close(pipe)):
-            try:
-                close()
-            except OSError:
-                pass  # the user has closed all there was
+        try:
+            if pipe is not None:
+                os.close(pipe)
+            self.sock.close()
+        except OSError:
+            self.sock.detach()  # the user has closed all there was, and the number may be another file's
 
 
 def apart(frame, body):

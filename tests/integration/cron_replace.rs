@@ -74,7 +74,8 @@ fn marks(processor: &Processor) -> Vec<Mark> {
         let mut next = || words.next().unwrap().to_owned();
         Mark { event: next(), pid: next().parse().unwrap(), what: next() }
     };
-    text.lines().map(mark).collect()
+    // The last one may be half written.
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(mark).collect()
 }
 
 /// Waits until so many ticks have begun; the process of each.

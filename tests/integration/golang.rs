@@ -142,12 +142,17 @@ fn workers_of_a_library_share_its_variables_and_programs_have_their_own() {
 fn the_monitor_of_a_library_sleeps_longer_than_it_asks_for_and_no_other_thread_does() {
     let Some(setup) = Setup::go_fixture("habits", Form::Library) else { return };
     let processor = setup.start();
-    assert_eq!(processor.get("/zero").status, 200);
+    let threads = || {
+        let threads = fs::read_dir(format!("/proc/{}/task", processor.child.id())).unwrap();
+        threads.map(|thread| thread.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let before = threads().len();
+    // The monitor starts some of these itself.
+    assert_eq!(processor.get("/threads").text(), "started");
+    wait_until("there are more threads", || threads().len() >= before + 15);
     // Only a thread's own, or the privileged, may look.
-    let slack = |thread: &str| fs::read_to_string(format!("/proc/{thread}/timerslack_ns"));
-    let threads = fs::read_dir(format!("/proc/{}/task", processor.child.id())).unwrap();
-    let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
-    let slacks: Result<Vec<_>, _> = threads.map(|thread| slack(&thread)).collect();
+    let slack = |thread: &String| fs::read_to_string(format!("/proc/{thread}/timerslack_ns"));
+    let slacks: Result<Vec<_>, _> = threads().iter().map(slack).collect();
     let Ok(slacks) = slacks else {
         return println!("skipped: the timer slack of threads may not be read here");
     };

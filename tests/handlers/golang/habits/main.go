@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nuclio/nuclio-sdk-go"
@@ -37,6 +38,16 @@ func Handler(context *nuclio.Context, event nuclio.Event) (interface{}, error) {
 		return fmt.Sprint(event.GetHeader("X-None").([]byte) != nil, len(event.GetHeader("X-None").([]byte))), nil
 	case "/both":
 		return nuclio.Response{StatusCode: 201, Body: []byte("lost")}, fmt.Errorf("the error wins")
+	case "/threads":
+		// Each is blocked in a system call, so that another thread is needed for the next.
+		for range make([]struct{}, 20) {
+			var ends [2]int
+			if err := syscall.Pipe(ends[:]); err != nil {
+				return nil, err
+			}
+			go syscall.Read(ends[0], make([]byte, 1))
+		}
+		return "started", nil
 	case "/processors":
 		return fmt.Sprint(runtime.GOMAXPROCS(0), " of ", runtime.NumCPU()), nil
 	case "/zero":
