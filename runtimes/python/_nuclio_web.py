@@ -276,7 +276,7 @@ class Exchange:
     """One request and its answer, as an application sees them."""
 
     __slots__ = ("asgi", "call", "frame", "state", "bodiless", "status", "pairs", "table", "left", "read", "pending",
-                 "begun", "pieces", "held", "ignored", "left_at")
+                 "begun", "pieces", "held", "ignored", "left_at", "broken_off")
     source = None  # see `stack_of`
 
     def __init__(self, asgi, call):
@@ -284,6 +284,7 @@ class Exchange:
         self.frame = call.argument._frame
         self.state = NOT_STARTED
         self.begun = self.bodiless = self.read = False
+        self.broken_off = False  # the request's body, which the application has been told
         self.left = self.pending = None
         self.pieces: "Any" = []  # of the body, not sent yet
         self.held = 0            # bytes of them
@@ -317,6 +318,7 @@ class Exchange:
             try:
                 piece = await body.next_piece_async()
             except RequestBodyError:
+                self.broken_off = True
                 return {"type": "http.disconnect"}
             more = body.more or bool(body.pieces)
             self.read = not more
@@ -492,6 +494,8 @@ class Exchange:
             return
         if self.call.cancelled:
             return self.give_up()
+        if self.broken_off:
+            return self.abandon()  # As it may; that the client has left is often said later than that its body ends.
         self.fail("ASGI callable returned without %s response."
                   % ("starting" if self.state == NOT_STARTED else "completing"))
 
