@@ -246,7 +246,7 @@ fn an_application_that_cannot_start_ends_the_start_with_its_own_words() {
         [(source, "no database"), ("app = 5\n", "neither a function handler(context, event)")]
     {
         let mut processor = raw(source).no_wait().start();
-        assert_eq!(processor.wait().code(), Some(1));
+        assert_eq!(processor.end().code(), Some(1));
         let text = processor.stdout.text() + &processor.stderr.text();
         assert!(text.contains(said), "{text}");
     }
