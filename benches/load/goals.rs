@@ -209,10 +209,10 @@ impl Goal {
     fn read(&self, comparison: &Comparison) -> Result<Outcome> {
         let point = comparison.points.last().context("there is a point")?;
         let ours = &point.sides.first().context("there is a side")?.figures;
+        let theirs = &point.sides.last().context("there is another side")?.figures;
         let mut outcome = self.outcome(None);
         let figure = match self.figure {
             Figure::Throughput => {
-                let theirs = &point.sides.last().context("there is another side")?.figures;
                 (outcome.ours, outcome.theirs) = (
                     format!("{}/s", whole(ours.requests_per_second)),
                     format!("{}/s", whole(theirs.requests_per_second)),
@@ -223,15 +223,13 @@ impl Goal {
                 let tail = |figures: &Figures| {
                     format!("p50 {} µs, p99 {} µs", whole(figures.p50_micros), whole(figures.p99_micros))
                 };
-                // Not what is compared: it shows what the machine itself makes of tails.
-                let theirs = &point.sides.last().context("there is another side")?.figures;
+                // Not what is compared: theirs shows what the machine itself makes of tails.
                 (outcome.ours, outcome.theirs) =
                     (tail(ours), format!("{}: {:.1}", tail(theirs), theirs.tail()));
                 ours.tail()
             }
             Figure::Copies => {
                 let copy = copy_micros(self.work.body_length());
-                let theirs = &point.sides.last().context("there is another side")?.figures;
                 let (cpu, theirs) = (ours.cpu_micros_per_request, theirs.cpu_micros_per_request);
                 let told =
                     |cpu: f64| format!("{} µs CPU: {:.1} × {} µs", whole(cpu), cpu / copy, whole(copy));

@@ -1071,16 +1071,12 @@ class Shim:
             return part("_nuclio_more").answer_batch(self, call, value)
         kind = type(value)
         if kind is str or kind is bytes:
-            body = value if kind is bytes else utf8(value)
-            size, nanos = len(body), monotonic_ns() - call.started
-            if size > JOIN_BYTES_MAX:
-                self.send_answer(call.ident, nanos, (200, 0, TEXT, 0, b"", body))
-            else:  # The same, for the many.
-                micros = nanos // 1000
-                self.channel.send(
-                    ANSWER_HEAD.pack(PLAIN_HEAD + size, ANSWER, 0, 200, call.ident, PLAIN_HEAD,
-                                     micros if micros < 0xFFFFFFFF else 0xFFFFFFFF, 0, 0) + TEXT + body)
-            return
+            value = value if kind is bytes else utf8(value)
+            if len(value) <= JOIN_BYTES_MAX:  # As `send_answer`, for the many.
+                micros = (monotonic_ns() - call.started) // 1000
+                return self.channel.send(
+                    ANSWER_HEAD.pack(PLAIN_HEAD + len(value), ANSWER, 0, 200, call.ident, PLAIN_HEAD,
+                                     micros if micros < 0xFFFFFFFF else 0xFFFFFFFF, 0, 0) + TEXT + value)
         if isinstance(value, list):
             # compat: a list is a batch of answers; a single event gets the first.
             if not value:

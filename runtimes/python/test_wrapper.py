@@ -457,15 +457,19 @@ class LifeCycle(unittest.TestCase):
             time.sleep(0.2)
             self.assertEqual(shim.finish(), 0)
 
+    def assert_ends_when_killed(self, shim):
+        """Whatever processes it has left behind."""
+        shim.process.kill()
+        shim.process.wait()
+        self.assertRaises(EOFError, shim.read, 1)
+
     def test_child_processes_do_not_keep_the_socket(self):
         source = ("import os, subprocess\ndef handler(context, event):\n"
                   "    subprocess.Popen(['sleep', '5'])\n    if not os.fork():\n        os.execlp('sleep', 'sleep', '5')\n"
                   "    return 'x'\n")
         with Shim(source) as shim:
             shim.call()
-            shim.process.kill()
-            shim.process.wait()
-            self.assertRaises(EOFError, shim.read, 1)
+            self.assert_ends_when_killed(shim)
 
     def test_forked_children_let_go_of_socket_and_pipe(self):
         source = ("import os, time\ndef handler(context, event):\n"
@@ -473,18 +477,14 @@ class LifeCycle(unittest.TestCase):
         for piped in (True, False):
             with self.subTest(piped=piped), Shim(source, piped=piped) as shim:
                 shim.call()
-                shim.process.kill()
-                shim.process.wait()
-                self.assertRaises(EOFError, shim.read, 1)
+                self.assert_ends_when_killed(shim)
 
     def test_other_programs_do_not_get_the_pipe(self):
         source = ("import os, time\ndef handler(context, event):\n"
                   "    os.system('sleep 5 &')\n    os.posix_spawn('/bin/sleep', ['sleep', '5'], {})\n    return 'x'\n")
         with Shim(source) as shim:
             shim.call()
-            shim.process.kill()
-            shim.process.wait()
-            self.assertRaises(EOFError, shim.read, 1)
+            self.assert_ends_when_killed(shim)
 
     def test_forked_children_write_nothing_to_what_has_the_pipes_number_next(self):
         source = ("import os, signal\n"

@@ -280,6 +280,19 @@ mod tests {
         out
     }
 
+    /// Sizes of the bodies that come until the end.
+    async fn read_all(mut reader: Reader, ours: &mut Socket) -> Vec<usize> {
+        let mut seen = Vec::new();
+        while poll_fn(|cx| reader.poll_fill(cx, ours)).await.unwrap() > 0 {
+            while let Some(frame) = reader.next_frame().unwrap() {
+                assert_eq!(frame.head, b"head");
+                assert!(frame.body.as_slice().iter().all(|byte| *byte == b'x'));
+                seen.push(frame.body.into_bytes().len());
+            }
+        }
+        seen
+    }
+
     async fn check(bytes: &[u8], step: usize, expected: &[usize]) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut ours = Socket::new(ours.into_std().unwrap()).unwrap();
@@ -290,15 +303,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let mut reader = Reader::new();
-        let mut seen = Vec::new();
-        while poll_fn(|cx| reader.poll_fill(cx, &mut ours)).await.unwrap() > 0 {
-            while let Some(frame) = reader.next_frame().unwrap() {
-                assert_eq!(frame.head, b"head");
-                assert!(frame.body.as_slice().iter().all(|byte| *byte == b'x'));
-                seen.push(frame.body.into_bytes().len());
-            }
-        }
+        let seen = read_all(Reader::new(), &mut ours).await;
         writing.await.unwrap();
         assert_eq!(seen, expected);
     }
@@ -365,14 +370,7 @@ mod tests {
         });
         let mut reader = Reader::new();
         reader.allow_apart();
-        let mut seen = Vec::new();
-        while poll_fn(|cx| reader.poll_fill(cx, &mut ours)).await.unwrap() > 0 {
-            while let Some(frame) = reader.next_frame().unwrap() {
-                assert_eq!(frame.head, b"head");
-                assert!(frame.body.as_slice().iter().all(|byte| *byte == b'x'));
-                seen.push(frame.body.into_bytes().len());
-            }
-        }
+        let seen = read_all(reader, &mut ours).await;
         writing.join().unwrap();
         assert_eq!(seen, sizes);
     }

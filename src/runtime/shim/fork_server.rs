@@ -5,15 +5,13 @@
 //! known here. So the worker becomes a child of this process, the parent of orphans, and is watched, signalled and
 //! reaped like one that was spawned; the process that it was forked from may end without its doing.
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -23,6 +21,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::answers::worker_logger;
 use super::handshake::Hello;
 use super::process::{Process, describe, oom_kills, socket_pair};
+use super::socket::send_with_descriptors;
 use super::start::{Recipe, handshake};
 use super::worker::Settings;
 use crate::event::WorkerId;
@@ -32,8 +31,6 @@ use crate::runtime::StartError;
 
 /// What a shim offers that can be forked from.
 const CAPABILITY: &str = "preload";
-/// Descriptors that go with a request: the worker's socket, its standard error, and where its number is told.
-const DESCRIPTORS: usize = 3;
 /// Bytes of a worker's number, or of why there is none.
 const BIRTH_BYTES: usize = 4096;
 /// First wait after a start that failed, in which no other is tried.
@@ -219,22 +216,19 @@ impl Live {
         // The child's ends block.
         let (birth, their_birth) = StdStream::pair()?;
         birth.set_nonblocking(true)?;
-        self.request([theirs.as_fd(), their_errors.as_fd(), their_birth.as_fd()]).await?;
+        self.request(&[theirs.as_fd(), their_errors.as_fd(), their_birth.as_fd()]).await?;
         drop((theirs, their_errors, their_birth));
         let process = take_over(UnixStream::from_std(birth)?, errors, recipe).await?;
         Ok((process, ours))
     }
 
-    async fn request(&self, descriptors: [BorrowedFd<'_>; DESCRIPTORS]) -> io::Result<()> {
+    /// With the worker's socket, its standard error, and where its number is told.
+    async fn request(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             self.socket.writable().await?;
-            let sent = self.socket.try_io(Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-                let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-                let flags = SendFlags::NOSIGNAL;
-                sendmsg(&self.socket, &[IoSlice::new(b"f")], &mut ancillary, flags).map_err(io::Error::from)
-            });
+            let sent = self
+                .socket
+                .try_io(Interest::WRITABLE, || send_with_descriptors(&self.socket, b"f", descriptors));
             match sent {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

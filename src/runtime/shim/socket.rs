@@ -17,6 +17,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+/// Most descriptors that go with some bytes.
+const DESCRIPTORS_MAX: usize = 3;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Socket {
@@ -47,11 +50,7 @@ impl Socket {
         let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         let ours = watch(ours, Interest::READABLE)?;
-        let (mut space, descriptors) =
-            ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [theirs.as_fd()]);
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        let sent = send_with_descriptors(&self.stream, bytes, &[theirs.as_fd()])?;
         self.pipe = Some(ours);
         Ok(sent)
     }
@@ -86,6 +85,25 @@ impl Socket {
             ready!(full.poll_write_ready(cx))?.clear_ready();
         }
     }
+}
+
+/// Writes these bytes, or some of them, and with them at most `DESCRIPTORS_MAX` descriptors.
+///
+/// # Errors
+/// The kernel's; nothing has been written then.
+///
+/// # Panics
+/// More descriptors.
+pub fn send_with_descriptors(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fits = ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    assert!(fits, "more than {DESCRIPTORS_MAX} descriptors");
+    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 #[expect(unsafe_code, reason = "the only way to choose what is asked of the kernel")]

@@ -40,7 +40,7 @@ func Handler(context *nuclio.Context, event nuclio.Event) (interface{}, error) {
 		return nuclio.Response{StatusCode: 201, Body: []byte("lost")}, fmt.Errorf("the error wins")
 	case "/threads":
 		// Each is blocked in a system call, so that another thread is needed for the next.
-		for range make([]struct{}, 20) {
+		for started := 0; started < 20; started++ {
 			var ends [2]int
 			if err := syscall.Pipe(ends[:]); err != nil {
 				return nil, err
