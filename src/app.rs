@@ -35,6 +35,7 @@ use crate::pool::{CALLS_MAX, Pool};
 use crate::reaper::{self, Children};
 use crate::runtime::Runtime;
 use crate::runtime::inprocess::STACK_BYTES;
+use crate::runtime::inprocess::balance::Awake;
 use crate::runtime::inprocess::reserve::Reserve;
 use crate::runtime::plugin::Library;
 use crate::shutdown::Shutdown;
@@ -44,8 +45,6 @@ use plan::{plan_pools, pool_name};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
 const SPARE_THREADS: usize = 2;
-/// Event threads that never sleep, even on one core: while one is inside a handler, another polls.
-const AWAKE_MIN: usize = 2;
 /// Files to send that are read at the same moment.
 const BLOCKING_THREADS_MAX: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
@@ -393,10 +392,13 @@ impl EventThreads {
             Runtime::Shim(..) | Runtime::Shell(_) => (Builder::new_current_thread(), 1),
         };
         builder.max_blocking_threads(BLOCKING_THREADS_MAX);
+        let awake = Arc::new(Awake::default());
+        let (joining, leaving) = (awake.clone(), awake.clone());
+        builder.on_thread_start(move || joining.join()).on_thread_stop(move || leaving.leave());
         let runtime = builder.enable_all().thread_name("events").build()?;
         let handle = runtime.handle().clone();
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let reserve = Reserve::start(&handle, threads.saturating_sub(cores.max(AWAKE_MIN)));
+        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let reserve = Reserve::start(&handle, threads - 1, cpus, awake);
         let (end, sleepers) = (stop.clone(), reserve.clone());
         let main = move || {
             runtime.block_on(end.cancelled());

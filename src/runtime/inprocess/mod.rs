@@ -3,6 +3,7 @@
 //! A thread that is inside a handler polls nothing, so [`monitor`] sees to it that another one does, and that deadlines
 //! hold.
 
+pub mod balance;
 mod batch;
 pub mod monitor;
 pub mod reserve;
@@ -454,7 +455,7 @@ mod tests {
             runtime: Handle::current(),
             queue: Arc::new(Queue::new(PoolCounters::new(count), 1)),
             given_up: broken.clone(),
-            reserve: reserve::Reserve::start(&Handle::current(), 0),
+            reserve: reserve::Reserve::start(&Handle::current(), 0, 1, Arc::default()),
             logger: Logger::silent(),
         };
         let workers = Workers::new(Monitor::start(watch).unwrap(), None, broken);

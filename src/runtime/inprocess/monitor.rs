@@ -312,6 +312,7 @@ impl Shared {
                 self.settings.runtime.spawn(async {});
             }
             let admitted = self.settings.queue.counters().allocations();
+            reserve.balance(now, admitted.saturating_sub(events));
             // Short calls come and go between two looks.
             let busy = seen.running > 0 || admitted != events || !settled;
             events = admitted;
@@ -450,7 +451,7 @@ mod tests {
             runtime: Handle::current(),
             queue: Arc::new(Queue::new(PoolCounters::new(1), 1)),
             given_up,
-            reserve: Reserve::start(&Handle::current(), 0),
+            reserve: Reserve::start(&Handle::current(), 0, 1, Arc::default()),
             logger: Logger::silent(),
         });
         let monitor = monitor.unwrap();

@@ -1,6 +1,6 @@
 //! The event threads that nobody needs while calls are short: they sleep, and get up when calls take long. A thread
 //! that is only there to take its turn costs a wake-up whenever it is called, which is more than an empty handler
-//! costs. Knows no calls: the monitors of the pools say how many threads they need.
+//! costs. Knows no calls: the monitors of the pools say how many threads they need, and [`Balance`] how many take turns.
 //!
 //! A thread sleeps inside a task that blocks it, so the runtime takes it for busy: it is not woken in vain, and what
 //! was queued on it is taken by others, once [`hand_on`] has let go of the one task that a thread keeps for itself. But
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::balance::{Awake, Balance};
 use super::locked;
 use crate::turns::{hand_on, own};
 
@@ -26,11 +27,13 @@ pub struct Reserve {
     state: Mutex<State>,
     places: Box<[Place]>,
     fell_asleep: AtomicBool,
+    awake: Arc<Awake>,
+    balance: Mutex<Balance>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Threads that somebody needs; may be more than there are.
+    /// Threads that somebody needs, beside the one that is always up; may be more than there are.
     needed: usize,
     /// Which of them sleep. One that was called may not have got up yet.
     asleep: Vec<bool>,
@@ -45,12 +48,19 @@ struct Place {
 }
 
 impl Reserve {
-    /// Sends `size` threads of the runtime to sleep.
-    pub fn start(events: &Handle, size: usize) -> Arc<Self> {
+    /// Sends `size` threads of the runtime, which has more, to sleep. `awake`: all that have joined it take turns, up
+    /// to `cpus` of them while calls are short.
+    pub fn start(events: &Handle, size: usize, cpus: usize, awake: Arc<Awake>) -> Arc<Self> {
         let places = (0..size).map(|_| Place::default()).collect();
-        let state = State { asleep: vec![false; size], ..State::default() };
-        let reserve =
-            Arc::new(Self { state: Mutex::new(state), places, fell_asleep: AtomicBool::new(false) });
+        let balance = Balance::new(size.min(cpus.saturating_sub(1)));
+        let state = State { asleep: vec![false; size], needed: balance.more(), ..State::default() };
+        let reserve = Arc::new(Self {
+            state: Mutex::new(state),
+            places,
+            fell_asleep: AtomicBool::new(false),
+            awake,
+            balance: Mutex::new(balance),
+        });
         for rank in 0..size {
             events.spawn(own(reserve.clone().stand_by(rank)));
         }
@@ -70,13 +80,27 @@ impl Reserve {
     /// Blocks this thread until it is needed. False: for good.
     fn sleep(&self, rank: usize) -> bool {
         let mut state = locked(&self.state);
+        self.awake.leave();
         while !state.dismissed && state.needed <= rank {
             state.asleep[rank] = true;
             self.fell_asleep.store(true, Ordering::Relaxed);
             state = self.places[rank].get_up.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep[rank] = false;
         }
+        self.awake.join();
         !state.dismissed
+    }
+
+    /// Has as many threads take turns as are of use. `events`: how many a pool has had since its monitor last said so.
+    pub fn balance(&self, now: Instant, events: u64) {
+        let mut balance = locked(&self.balance);
+        let before = balance.more();
+        let blocked = locked(&self.state).needed > before;
+        let more = balance.look(now, events, blocked, &self.awake);
+        drop(balance);
+        if more != before {
+            self.change(before, more);
+        }
     }
 
     /// Whoever needed `before` threads needs `now` of them.
@@ -176,7 +200,7 @@ mod tests {
     #[test]
     fn as_many_calls_run_at_once_as_threads_are_up() {
         let events = threads(5);
-        let reserve = Reserve::start(events.handle(), 3);
+        let reserve = Reserve::start(events.handle(), 3, 1, Arc::default());
         settle(&reserve, events.handle());
         let inside = Arc::new(AtomicUsize::new(0));
         let (mut ends, mut calls) = (Vec::new(), Vec::new());
@@ -208,7 +232,7 @@ mod tests {
     #[test]
     fn somebody_waits_for_sockets_and_timers_whoever_falls_asleep() {
         let events = threads(4);
-        let reserve = Reserve::start(events.handle(), 3);
+        let reserve = Reserve::start(events.handle(), 3, 1, Arc::default());
         let mut need = Need::of(reserve.clone());
         for _ in 0..20 {
             need.set(3, need.at);
