@@ -1,11 +1,13 @@
 //! The command line. Reads arguments, runs nothing.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
 
 use crate::functions::Runtime;
 use crate::side::Side;
@@ -44,6 +46,11 @@ pub(crate) struct Arguments {
     /// Requests per second of each side, or half: of the peak that was measured before, each side its own.
     #[arg(long)]
     pub(crate) rate: Option<Rate>,
+    /// Length of a round at a fixed rate; as many as last as long as the others do. Shorter ones keep the median free of
+    /// what the machine itself does now and then, and of rare stalls of the server, too. [default: --seconds; 0.2 for the
+    /// p99/p50 of --against-all]
+    #[arg(long, value_parser = seconds)]
+    pub(crate) rate_seconds: Option<f64>,
     /// Length of one measurement; 3, with --standard 2.
     #[arg(long, value_parser = seconds)]
     pub(crate) seconds: Option<f64>,
@@ -113,6 +120,19 @@ const ROUNDS: u32 = 3;
 const QUICK_SECONDS: f64 = 0.7;
 const QUICK_ROUNDS: u32 = 3;
 
+/// How often a side is measured, and how long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(crate) struct Rounds {
+    pub(crate) count: u32,
+    pub(crate) seconds: f64,
+}
+
+impl Display for Rounds {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} of {} s", self.count, self.seconds)
+    }
+}
+
 impl Arguments {
     /// With the generator's threads counted. What would only be found to be wrong at the end is found here.
     ///
@@ -154,6 +174,18 @@ impl Arguments {
     pub(crate) fn rounds(&self) -> u32 {
         let rounds = self.rounds.unwrap_or(ROUNDS);
         if self.quick { rounds.min(QUICK_ROUNDS) } else { rounds }
+    }
+
+    /// The measurements of each side, at a fixed rate or in a closed loop.
+    pub(crate) fn rounds_at(&self, fixed_rate: bool) -> Rounds {
+        let usual = Rounds { count: self.rounds(), seconds: self.seconds() };
+        match self.rate_seconds {
+            Some(seconds) if fixed_rate && seconds < usual.seconds => {
+                let count = (f64::from(usual.count) * usual.seconds / seconds).round() as u32;
+                Rounds { count, seconds }
+            }
+            _ => usual,
+        }
     }
 
     /// Whether the time that starts take is not worth many of them.
@@ -408,6 +440,16 @@ mod tests {
             let error = parsed(&wrong).unwrap().settled().unwrap_err();
             assert!(format!("{error:#}").contains(part), "{error:#}");
         }
+    }
+
+    #[test]
+    fn rounds_at_a_fixed_rate_are_shorter_if_asked_for_and_last_as_long() {
+        let rounds = |text: &str, fixed_rate| parsed(text).unwrap().rounds_at(fixed_rate).to_string();
+        assert_eq!(rounds("--rounds 7 --seconds 2 --rate-seconds 0.2", true), "70 of 0.2 s");
+        assert_eq!(rounds("--rounds 7 --seconds 2 --rate-seconds 0.2", false), "7 of 2 s");
+        assert_eq!(rounds("--rounds 7 --seconds 2", true), "7 of 2 s");
+        assert_eq!(rounds("--quick --rate-seconds 0.3", true), "7 of 0.3 s");
+        assert_eq!(rounds("--rounds 2 --seconds 0.25 --rate-seconds 0.3", true), "2 of 0.25 s");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::arguments::Rate;
+use crate::arguments::{Rate, Rounds};
 use crate::figures::{Figures, HEADER, Ratios};
 use crate::generator::{BUSY_MAX, Pace, Question};
 use crate::harness::{Harness, question};
@@ -23,8 +23,8 @@ pub(crate) struct Comparison {
     pub(crate) scenario: String,
     pub(crate) runtime: String,
     pub(crate) workers: u32,
-    pub(crate) rounds: u32,
-    pub(crate) seconds: f64,
+    pub(crate) rounds: Rounds,
+    pub(crate) rounds_at_rate: Rounds,
     pub(crate) points: Vec<Point>,
     pub(crate) footprints: Vec<Footprint>,
 }
@@ -84,8 +84,8 @@ pub(crate) fn run(harness: &Harness, task: &Task) -> Result<Comparison> {
         scenario: task.work.name(),
         runtime: task.runtime.name(),
         workers: task.workers(),
-        rounds: arguments.rounds(),
-        seconds: arguments.seconds(),
+        rounds: arguments.rounds_at(false),
+        rounds_at_rate: arguments.rounds_at(true),
         points,
         footprints: sides.iter().map(Running::footprint).collect(),
     })
@@ -161,15 +161,12 @@ impl Turn<'_> {
     /// Rounds, each with both sides; they take turns in being first.
     fn measure(&self, rates: Option<Vec<f64>>) -> Result<Point> {
         let mut samples = vec![Vec::new(); self.sides.len()];
-        for round in 0..self.harness.arguments.rounds() as usize {
+        let rounds = self.harness.arguments.rounds_at(rates.is_some());
+        for round in 0..rounds.count as usize {
             for place in 0..self.sides.len() {
                 let index = (round + place) % self.sides.len();
                 let pace = rates.as_ref().map_or(Pace::Closed, |rates| Pace::Rate(rates[index]));
-                samples[index].push(self.sample(
-                    &self.sides[index],
-                    pace,
-                    self.harness.arguments.seconds(),
-                )?);
+                samples[index].push(self.sample(&self.sides[index], pace, rounds.seconds)?);
             }
         }
         let ratios = match &samples[..] {
@@ -190,10 +187,15 @@ impl Comparison {
     }
 
     pub(crate) fn speed_table(&self) -> Table {
-        let Self { scenario, runtime, workers, rounds, seconds, .. } = self;
+        let Self { scenario, runtime, workers, rounds, rounds_at_rate, .. } = self;
+        let at_rate = if self.points.iter().any(|point| point.rates.is_some()) && rounds != rounds_at_rate {
+            format!(", at a rate {rounds_at_rate}")
+        } else {
+            String::new()
+        };
         let mut speed = Table {
             title: format!(
-                "{scenario}, {runtime}, {workers} worker(s): medians of {rounds} alternating rounds of {seconds} s"
+                "{scenario}, {runtime}, {workers} worker(s): medians of alternating rounds, {rounds}{at_rate}"
             ),
             header: names(&HEADER),
             ..Table::default()
