@@ -149,7 +149,7 @@ fn pool(criterion: &mut Criterion) {
     let main = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let runtime = Runtime::InProcess(Source::Builtin);
     let handle = events.handle().clone();
-    let reserve = Reserve::start(&handle, WORKERS, 1, Arc::default()); // Two are awake.
+    let reserve = Reserve::start(&handle, WORKERS + 1, 1, Arc::default()); // One is awake.
     let pool = main
         .block_on(Pool::start(&runtime, settings(reserve.clone()), handle.clone(), &Logger::silent()))
         .expect("the built-in handler starts");

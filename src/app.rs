@@ -394,7 +394,8 @@ impl EventThreads {
         builder.max_blocking_threads(BLOCKING_THREADS_MAX);
         let awake = Arc::new(Awake::default());
         let (joining, leaving) = (awake.clone(), awake.clone());
-        builder.on_thread_start(move || joining.join()).on_thread_stop(move || leaving.leave());
+        // Threads for blocking work start and stop as well, but do not park.
+        builder.on_thread_park(move || joining.join()).on_thread_stop(move || leaving.leave());
         let runtime = builder.enable_all().thread_name("events").build()?;
         let handle = runtime.handle().clone();
         let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

@@ -46,9 +46,9 @@ pub(crate) struct Arguments {
     /// Requests per second of each side, or half: of the peak that was measured before, each side its own.
     #[arg(long)]
     pub(crate) rate: Option<Rate>,
-    /// Length of a round at a fixed rate; as many as last as long as the others do. Shorter ones keep the median free of
-    /// what the machine itself does now and then, and of rare stalls of the server, too. [default: --seconds; 0.2 for the
-    /// p99/p50 of --against-all]
+    /// Length of a round at a fixed rate, if it is to be shorter than the others; there are more, so that they last as long
+    /// together. They keep the median free of what the machine itself does now and then, and of rare stalls of the server,
+    /// too. p99 needs a thousand requests in each. [default: --seconds; 0.2 for the p99/p50 of --against-all]
     #[arg(long, value_parser = seconds)]
     pub(crate) rate_seconds: Option<f64>,
     /// Length of one measurement; 3, with --standard 2.

@@ -24,7 +24,8 @@ pub(crate) struct Comparison {
     pub(crate) runtime: String,
     pub(crate) workers: u32,
     pub(crate) rounds: Rounds,
-    pub(crate) rounds_at_rate: Rounds,
+    /// None: no rate was measured.
+    pub(crate) rounds_at_rate: Option<Rounds>,
     pub(crate) points: Vec<Point>,
     pub(crate) footprints: Vec<Footprint>,
 }
@@ -85,7 +86,7 @@ pub(crate) fn run(harness: &Harness, task: &Task) -> Result<Comparison> {
         runtime: task.runtime.name(),
         workers: task.workers(),
         rounds: arguments.rounds_at(false),
-        rounds_at_rate: arguments.rounds_at(true),
+        rounds_at_rate: arguments.rate.map(|_| arguments.rounds_at(true)),
         points,
         footprints: sides.iter().map(Running::footprint).collect(),
     })
@@ -188,11 +189,8 @@ impl Comparison {
 
     pub(crate) fn speed_table(&self) -> Table {
         let Self { scenario, runtime, workers, rounds, rounds_at_rate, .. } = self;
-        let at_rate = if self.points.iter().any(|point| point.rates.is_some()) && rounds != rounds_at_rate {
-            format!(", at a rate {rounds_at_rate}")
-        } else {
-            String::new()
-        };
+        let at_rate = rounds_at_rate.filter(|other| other != rounds);
+        let at_rate = at_rate.map_or_else(String::new, |rounds| format!(", at a rate {rounds}"));
         let mut speed = Table {
             title: format!(
                 "{scenario}, {runtime}, {workers} worker(s): medians of alternating rounds, {rounds}{at_rate}"

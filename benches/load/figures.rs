@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::generator::{Outcome, Pace};
+use crate::generator::{Latencies, Outcome, Pace};
 use crate::table::{median, tenths, whole};
 
 /// One measurement of one side, or the medians of several.
@@ -24,6 +24,9 @@ pub(crate) struct Figures {
     /// The generator may have been what was measured.
     pub(crate) generator_limits: bool,
     pub(crate) first_failure: Option<String>,
+    /// All of them.
+    #[serde(skip)]
+    pub(crate) latencies: Option<Latencies>,
 }
 
 /// The figures that are compared.
@@ -65,6 +68,7 @@ impl Figures {
             generator_late_p99_micros: outcome.late_p99_micros,
             generator_limits: outcome.generator_limits(pace),
             first_failure: outcome.first_failure.clone(),
+            latencies: Some(outcome.latencies.clone()),
         }
     }
 
@@ -79,6 +83,11 @@ impl Figures {
             ));
         }
         (*answers == 0.0).then(|| "no request was answered".to_owned())
+    }
+
+    /// Of all requests, whichever round they were in: with the rounds that a median leaves out.
+    pub(crate) fn p99_micros_of_all(&self) -> f64 {
+        self.latencies.as_ref().map_or(f64::NAN, |all| all.value_at_quantile(0.99) as f64 / 1e3)
     }
 
     /// Medians; answers, failures and what was not asked are added up.
@@ -98,6 +107,10 @@ impl Figures {
             generator_late_p99_micros: middle(|round| round.generator_late_p99_micros),
             generator_limits: rounds.iter().filter(|round| round.generator_limits).count() * 2 > rounds.len(),
             first_failure: rounds.iter().find_map(|round| round.first_failure.clone()),
+            latencies: rounds.iter().filter_map(|round| round.latencies.clone()).reduce(|mut all, round| {
+                all += round;
+                all
+            }),
         }
     }
 
@@ -192,7 +205,21 @@ mod tests {
             generator_late_p99_micros: 0.0,
             generator_limits: rate > 250.0,
             first_failure: None,
+            latencies: None,
         }
+    }
+
+    #[test]
+    fn a_bad_round_that_the_median_leaves_out_is_among_all() {
+        let round = |p99: u64| {
+            let mut latencies = crate::generator::latencies().unwrap();
+            latencies.record_n(1_000, 95).unwrap();
+            latencies.record_n(p99 * 1_000, 5).unwrap();
+            Figures { latencies: Some(latencies), p99_micros: p99 as f64, ..figures(100.0, 1.0) }
+        };
+        let middle = Figures::medians(&[round(20), round(9000), round(20)]);
+        assert_eq!(whole(middle.p99_micros), "20");
+        assert!((middle.p99_micros_of_all() - 9000.0).abs() < 10.0, "{}", middle.p99_micros_of_all());
     }
 
     #[test]

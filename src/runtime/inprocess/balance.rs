@@ -1,9 +1,10 @@
 //! How many event threads take turns while calls are short. One that is never blocked does most for what it costs: it
-//! wakes nobody and finds several requests whenever it looks. Another one helps when the first has no time left, and if
-//! there is a CPU for it: where clients, other processes or a limit take the CPUs, it makes everything dearer instead.
-//! Nothing tells beforehand, so it is tried: one more while those there are have no time left, one fewer while they wait
-//! for CPUs, and what is worth it stays.
+//! wakes nobody and finds several requests whenever it looks. More of them help when it has no time left, and if there
+//! are CPUs for them: where clients, other processes or a limit take the CPUs, they make everything dearer instead.
+//! Nothing tells beforehand, so it is tried: twice as many while those there are have no time left, half as many while
+//! they wait for CPUs, and what has proved itself after a window stays.
 
+use std::cell::Cell;
 use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::locked;
 
 /// How long is measured before anything is decided. The kernel counts the time of a thread that runs in steps of a
-/// timer tick, 10 ms at most.
+/// timer tick, 10 ms at most unless a CPU is kept free of ticks.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Share of the time of all threads that take turns from which on one more is tried.
+/// Share of the time of all threads that take turns from which on more are tried.
 const SATURATED: f64 = 0.9;
 /// Threads whose work fits into so much of the time of one fewer are one fewer.
 const FITTING: f64 = 0.7;
@@ -21,32 +22,46 @@ const FITTING: f64 = 0.7;
 const CONTENDED: f64 = 0.2;
 /// More threads where CPUs are contended have to do so much more.
 const WORTH: f64 = 1.1;
-/// Fewer threads may do so much less.
+/// Fewer threads, and more where CPUs are free, may do so much less.
 const AS_GOOD: f64 = 0.95;
-/// After a change that was no good, or one to fewer: so long there is none. Each time twice as long, while there is
-/// much to do.
+/// After a trial that was no good, or one with fewer that was no better: so long there is none. Each time twice as long,
+/// while there is much to do.
 const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(32);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// After so long a time with little to do threads are fewer; until then what was to do may come back.
+const LULL: Duration = Duration::from_secs(5);
+/// So many windows in a row in which calls block threads, of which nothing can be told: all take turns, lest one alone
+/// has to do what the blocked ones do not.
+const BLOCKED_MAX: u32 = 3;
+
+thread_local! {
+    static HAS_JOINED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Threads that take turns, as the kernel numbers them.
 #[derive(Debug, Default)]
 pub struct Awake(Mutex<Vec<i32>>);
 
 impl Awake {
-    /// The calling thread takes turns from now on.
+    /// The calling thread takes turns, if it did not before.
     pub fn join(&self) {
-        locked(&self.0).push(own_number());
+        if !HAS_JOINED.replace(true) {
+            locked(&self.0).push(own_number());
+        }
     }
 
     /// It does so no more.
     pub fn leave(&self) {
-        let own = own_number();
-        locked(&self.0).retain(|number| *number != own);
+        if HAS_JOINED.replace(false) {
+            let own = own_number();
+            locked(&self.0).retain(|number| *number != own);
+        }
     }
 
     /// Nothing: the kernel does not say.
     fn times(&self) -> Option<Vec<Times>> {
-        locked(&self.0).iter().map(|number| Times::of(*number)).collect()
+        let threads = locked(&self.0).clone(); // Reading takes longer than whoever gets up should wait.
+        threads.into_iter().map(Times::of).collect()
     }
 }
 
@@ -67,19 +82,20 @@ impl Times {
         Self::read(thread, &fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?)
     }
 
-    /// Time on a CPU and time spent waiting for one, nanoseconds; see `Documentation/scheduler/sched-stats.rst` of
-    /// Linux.
+    /// Time on a CPU and time spent waiting for one, nanoseconds, and how often it got one, which is never where the
+    /// kernel does not count; see `Documentation/scheduler/sched-stats.rst` of Linux.
     fn read(thread: i32, text: &str) -> Option<Self> {
         let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
-        let (running, waiting): (u64, u64) = (numbers.next()??, numbers.next()??);
-        Some(Self { thread, running: running as f64 / 1e9, waiting: waiting as f64 / 1e9 })
+        let (running, waiting, turns): (u64, u64, u64) =
+            (numbers.next()??, numbers.next()??, numbers.next()??);
+        (turns > 0).then_some(Self { thread, running: running as f64 / 1e9, waiting: waiting as f64 / 1e9 })
     }
 }
 
 /// What was measured in a window.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// Events per second.
+    /// Events per second that asked for a worker.
     rate: f64,
     /// How many threads would have been running all the time, had there been a CPU whenever one wanted to run.
     load: f64,
@@ -101,21 +117,18 @@ pub struct Balance {
     since: Instant,
     times: Vec<Times>,
     events: u64,
+    /// Windows in a row in which calls blocked threads.
+    blocked: u32,
 }
 
 impl Balance {
-    /// Of one thread and `most` more, so many of which take turns at first: none, or all of them if the kernel does not
-    /// say what becomes of them.
+    /// Of one thread and `most` more, none of which takes turns at first; all do, for good, if the kernel does not say
+    /// what becomes of them.
     pub fn new(most: usize) -> Self {
-        let known = Times::of(own_number()).is_some();
-        let decision = Decision {
-            most,
-            more: if known { 0 } else { most },
-            trial: None,
-            pause: PAUSE,
-            not_before: Instant::now(),
-        };
-        Self { decision, since: Instant::now(), times: Vec::new(), events: 0 }
+        let most_tried = if Times::of(own_number()).is_some() { most } else { 0 };
+        let mut decision = Decision::new(most_tried, Instant::now());
+        decision.more = most - most_tried;
+        Self { decision, since: Instant::now(), times: Vec::new(), events: 0, blocked: 0 }
     }
 
     /// How many take turns beside the first.
@@ -123,24 +136,30 @@ impl Balance {
         self.decision.more
     }
 
-    /// So many events have come since this was last called. `blocked`: calls block threads, and others are up for them,
-    /// so that nothing can be told. Returns how many are to take turns beside the first.
+    /// So many events have asked for a worker since this was last called. `blocked`: calls block threads, and others are
+    /// up for them. Returns how many are to take turns beside the first.
     pub fn look(&mut self, now: Instant, events: u64, blocked: bool, awake: &Awake) -> usize {
         self.events += events;
         let window = now.saturating_duration_since(self.since);
-        if window >= WINDOW
-            && let Some(times) = awake.times()
-        {
-            // Nobody looks while nothing is to do, so a window may be long and say little.
-            if window < 2 * WINDOW && !blocked {
-                let seen = self.seen(&times, window.as_secs_f64());
-                self.decision.look(now, &seen);
-            } else {
-                self.decision.begin_trial_anew();
-            }
-            (self.since, self.times, self.events) = (now, times, 0);
+        if self.decision.most == 0 || window < WINDOW {
+            return self.more();
         }
-        self.decision.more
+        let times = if blocked { Vec::new() } else { awake.times().unwrap_or_default() };
+        let seen = self.seen(&times, window.as_secs_f64());
+        self.blocked = if blocked { self.blocked + 1 } else { 0 };
+        if self.blocked >= BLOCKED_MAX {
+            self.decision.take_all();
+        } else if blocked || times.is_empty() || self.times.is_empty() {
+            self.decision.drop_trial();
+        } else if window < 2 * WINDOW {
+            self.decision.look(now, &seen);
+        } else if window < LULL {
+            self.decision.drop_trial(); // Nobody looks while nothing is to do.
+        } else {
+            self.decision.look_back(now, &seen);
+        }
+        (self.since, self.times, self.events) = (now, times, 0);
+        self.more()
     }
 
     fn seen(&self, times: &[Times], seconds: f64) -> Seen {
@@ -165,6 +184,8 @@ struct Decision {
     most: usize,
     more: usize,
     trial: Option<Trial>,
+    /// Whether the last trial was one with more.
+    tried_more: bool,
     pause: Duration,
     /// When the next trial may begin.
     not_before: Instant,
@@ -175,59 +196,83 @@ struct Trial {
     /// How many more there were before, and how many events they had per second.
     from: usize,
     rate: f64,
-    /// The threads have taken their places.
-    settled: bool,
 }
 
 impl Decision {
+    fn new(most: usize, now: Instant) -> Self {
+        Self { most, more: 0, trial: None, tried_more: false, pause: PAUSE, not_before: now }
+    }
+
     /// A window is over.
     fn look(&mut self, now: Instant, seen: &Seen) {
-        let threads = (self.more + 1) as f64;
-        if let Some(trial) = &mut self.trial {
-            if trial.settled {
-                self.end_trial(now, seen);
-            } else {
-                trial.settled = true;
-            }
-        } else if seen.load < FITTING * self.more as f64 {
-            self.more -= 1;
-        } else if seen.load < threads / 2.0 {
-            self.pause = PAUSE;
-        } else if now < self.not_before {
-        } else if seen.load >= SATURATED * threads && self.more < self.most {
-            self.begin_trial((2 * self.more + 1).min(self.most), seen.rate);
-        } else if seen.is_contended() && self.more > 0 {
-            self.begin_trial(self.more - 1, seen.rate);
+        if let Some(trial) = self.trial.take()
+            && !self.has_proved_itself(&trial, now, seen)
+        {
+            self.more = trial.from;
+            return;
+        }
+        if self.calm_down(now, seen) || now < self.not_before {
+            return;
+        }
+        let more = seen.load >= SATURATED * (self.more + 1) as f64 && self.more < self.most;
+        let fewer = seen.is_contended() && self.more > 0;
+        match (more, fewer) {
+            // Both may be better: by turns.
+            (true, true) if self.tried_more => self.begin_trial(self.more / 2, seen),
+            (true, _) => self.begin_trial((2 * self.more + 1).min(self.most), seen),
+            (false, true) => self.begin_trial(self.more / 2, seen),
+            (false, false) => {}
         }
     }
 
-    fn begin_trial(&mut self, more: usize, rate: f64) {
-        self.trial = Some(Trial { from: self.more, rate, settled: false });
+    /// A long time is over in which nothing was to do now and then.
+    fn look_back(&mut self, now: Instant, seen: &Seen) {
+        self.drop_trial();
+        self.calm_down(now, seen);
+    }
+
+    /// Whether there is so little to do that no trial is needed to tell.
+    fn calm_down(&mut self, now: Instant, seen: &Seen) -> bool {
+        let fits = seen.load < FITTING * self.more as f64;
+        let calm = fits || seen.load < (self.more + 1) as f64 / 2.0;
+        if fits {
+            self.more -= 1;
+        }
+        if calm {
+            (self.pause, self.not_before) = (PAUSE, now);
+        }
+        calm
+    }
+
+    /// Calls block threads, for long.
+    fn take_all(&mut self) {
+        self.trial = None;
+        self.more = self.most;
+    }
+
+    /// What would be seen of it is worth nothing.
+    fn drop_trial(&mut self) {
+        if let Some(trial) = self.trial.take() {
+            self.more = trial.from;
+        }
+    }
+
+    fn begin_trial(&mut self, more: usize, seen: &Seen) {
+        self.trial = Some(Trial { from: self.more, rate: seen.rate });
+        self.tried_more = more > self.more;
         self.more = more;
     }
 
-    /// What was seen of it is worth nothing.
-    fn begin_trial_anew(&mut self) {
-        if let Some(trial) = &mut self.trial {
-            trial.settled = false;
-        }
-    }
-
-    fn end_trial(&mut self, now: Instant, seen: &Seen) {
-        let Some(Trial { from, rate, .. }) = self.trial.take() else { return };
-        let fewer = self.more < from;
-        let good = if fewer {
-            seen.rate >= AS_GOOD * rate
-        } else {
-            seen.rate >= WORTH * rate || !seen.is_contended()
-        };
-        if !good {
-            self.more = from;
-        }
-        if !good || fewer {
+    /// `seen`: in the window of the trial.
+    fn has_proved_itself(&mut self, trial: &Trial, now: Instant, seen: &Seen) -> bool {
+        let better = seen.rate >= WORTH * trial.rate;
+        let dearer = self.tried_more && seen.is_contended();
+        let good = better || !dearer && seen.rate >= AS_GOOD * trial.rate;
+        if !good || !self.tried_more && !better {
             self.not_before = now + self.pause;
             self.pause = (2 * self.pause).min(PAUSE_MAX);
         }
+        good
     }
 }
 
@@ -235,7 +280,7 @@ impl Decision {
 mod tests {
     use super::*;
 
-    /// A machine that serves `alone` events per second with one thread and `with` more for each further one.
+    /// A machine with so many threads, and what they serve per second.
     struct Machine {
         decision: Decision,
         now: Instant,
@@ -245,13 +290,18 @@ mod tests {
     }
 
     impl Machine {
-        fn new(most: usize, capacity: fn(usize) -> f64, contended: bool) -> Self {
+        fn new(threads: usize, capacity: fn(usize) -> f64, contended: bool) -> Self {
             let now = Instant::now();
-            let decision = Decision { most, more: 0, trial: None, pause: PAUSE, not_before: now };
-            Self { decision, now, wanted: f64::INFINITY, capacity, contended }
+            Self {
+                decision: Decision::new(threads - 1, now),
+                now,
+                wanted: f64::INFINITY,
+                capacity,
+                contended,
+            }
         }
 
-        /// The numbers of threads during so many windows.
+        /// The numbers of threads after each of so many windows.
         fn run(&mut self, windows: usize) -> Vec<usize> {
             let step = |_| {
                 let threads = self.decision.more + 1;
@@ -268,8 +318,8 @@ mod tests {
 
     #[test]
     fn threads_with_work_get_all_the_cpus_there_are() {
-        let mut machine = Machine::new(7, |threads| 100.0 * threads as f64, false);
-        assert_eq!(machine.run(12), [2, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8]);
+        let mut machine = Machine::new(8, |threads| 100.0 * threads as f64, false);
+        assert_eq!(machine.run(6), [2, 4, 8, 8, 8, 8]);
         machine.wanted = 120.0;
         assert_eq!(machine.run(8), [7, 6, 5, 4, 3, 2, 2, 2], "as many as the work needs");
         machine.wanted = 60.0;
@@ -278,75 +328,95 @@ mod tests {
 
     #[test]
     fn a_thread_that_only_takes_cpus_away_is_tried_less_and_less() {
-        let mut machine = Machine::new(1, |threads| if threads == 1 { 100.0 } else { 90.0 }, true);
-        assert_eq!(machine.run(5), [2, 2, 1, 1, 1]);
-        let ups = |seen: &[usize]| seen.iter().filter(|threads| **threads == 2).count();
-        let (first, later) = (machine.run(300), machine.run(3000));
-        assert!((4..=8).contains(&ups(&first)), "in 30 s: {first:?}");
-        assert!((10..=20).contains(&ups(&later)), "in 300 s: {}", ups(&later));
+        let mut machine = Machine::new(2, |threads| if threads == 1 { 100.0 } else { 90.0 }, true);
+        assert_eq!(machine.run(4), [2, 1, 1, 1]);
+        let trials = |seen: &[usize]| seen.iter().filter(|threads| **threads == 2).count();
+        let (first, later) = (machine.run(100), machine.run(1000));
+        assert!((2..=4).contains(&trials(&first)), "in 10 s: {first:?}");
+        assert!((10..=14).contains(&trials(&later)), "in 100 s: {}", trials(&later));
         machine.wanted = 40.0;
-        assert_eq!(ups(&machine.run(10)), 0);
+        assert_eq!(machine.run(3), [1, 1, 1]);
         machine.wanted = f64::INFINITY;
-        machine.now += PAUSE_MAX;
-        assert_eq!(ups(&machine.run(30)), 4, "after a calm time it is tried as at first");
+        assert_eq!(machine.run(4), [2, 1, 1, 1], "after a calm time as at first");
     }
 
     #[test]
     fn where_cpus_are_contended_more_threads_stay_if_they_do_more() {
-        let mut machine = Machine::new(1, |threads| if threads == 1 { 100.0 } else { 130.0 }, true);
-        assert_eq!(machine.run(6), [2, 2, 2, 1, 1, 2], "one fewer was worse");
-        let fewer = machine.run(300).iter().filter(|threads| **threads == 1).count();
-        assert!((4..=12).contains(&fewer), "{fewer}");
+        let mut machine = Machine::new(2, |threads| if threads == 1 { 100.0 } else { 130.0 }, true);
+        assert_eq!(machine.run(4), [2, 1, 2, 2], "one fewer was worse");
+        let fewer = machine.run(1000).iter().filter(|threads| **threads == 1).count();
+        assert!((10..=16).contains(&fewer), "{fewer}");
     }
 
     #[test]
-    fn threads_that_begin_to_be_in_the_way_get_fewer() {
-        let mut machine = Machine::new(1, |threads| 100.0 * threads as f64, false);
-        machine.run(10);
+    fn fewer_are_tried_though_there_could_be_more() {
+        let mut machine = Machine::new(64, |threads| 100.0 * threads as f64, false);
+        machine.run(5);
+        machine.capacity = |threads| 1000.0 / threads as f64;
         machine.contended = true;
-        machine.capacity = |threads| if threads == 1 { 100.0 } else { 95.0 };
-        assert_eq!(machine.run(5), [1, 1, 1, 1, 1]);
+        let seen = machine.run(1000);
+        assert_eq!(seen.iter().min(), Some(&1), "{seen:?}");
+        let alone = seen[200..].iter().filter(|threads| **threads == 1).count();
+        assert!(alone > 700, "{alone}");
     }
 
     #[test]
-    fn a_trial_that_was_disturbed_begins_anew() {
-        let mut machine = Machine::new(1, |threads| 100.0 * threads as f64, true);
-        assert_eq!(machine.run(2), [2, 2]);
-        machine.decision.begin_trial_anew();
-        machine.wanted = 50.0;
-        machine.run(1);
-        assert!(machine.decision.trial.is_some(), "threads have to take their places first");
-        machine.run(1);
+    fn more_threads_that_do_less_go_even_where_cpus_are_free() {
+        let mut machine = Machine::new(4, |threads| 100.0 / threads as f64, false);
+        assert_eq!(machine.run(4), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_trial_that_was_disturbed_was_none() {
+        let mut machine = Machine::new(2, |threads| 100.0 * threads as f64, true);
+        assert_eq!(machine.run(1), [2]);
+        machine.decision.drop_trial();
         assert_eq!((machine.decision.more, machine.decision.trial.is_some()), (0, false));
+        assert_eq!(machine.run(1), [2]);
     }
 
     #[test]
     fn the_kernel_says_how_long_a_thread_ran_and_waited() {
         let read = |text| Times::read(7, text);
         assert_eq!(read("1500000000 250000000 12\n"), Some(Times { thread: 7, running: 1.5, waiting: 0.25 }));
-        assert_eq!((read(""), read("1 x 2"), read("1")), (None, None, None));
-        if Times::of(own_number()).is_none() {
-            return; // A kernel without schedstat.
+        for text in ["", "1 x 2", "1", "1 2", "0 0 0\n"] {
+            assert_eq!(read(text), None, "{text}");
         }
         let awake = Awake::default();
         awake.join();
+        awake.join();
+        let Some(before) = awake.times() else { return }; // A kernel that does not count.
+        assert_eq!(before.len(), 1);
+        let begun = Instant::now();
+        let ran = || awake.times().unwrap()[0].running - before[0].running;
+        while ran() < 0.05 {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
         let mut balance = Balance::new(1);
-        balance.look(balance.since + WINDOW, 0, false, &awake);
-        let before = Instant::now();
-        while before.elapsed() < Duration::from_millis(50) {}
-        let seen = balance.seen(&awake.times().unwrap(), 0.05);
-        assert!(seen.load > 0.5 && seen.load < 20.0, "{seen:?}");
+        balance.times = before;
+        balance.events = 30;
+        let seen = balance.seen(&awake.times().unwrap(), 0.1);
+        assert!(seen.load >= 0.5 && (seen.rate - 300.0).abs() < 0.1, "{seen:?}");
+        awake.leave();
         awake.leave();
         assert_eq!(awake.times(), Some(Vec::new()));
     }
 
     #[test]
-    fn nothing_is_decided_while_calls_block_threads_or_nobody_looked() {
-        let (awake, mut balance) = (Awake::default(), Balance::new(4));
-        balance.decision.more = 4;
+    fn while_calls_block_threads_nothing_is_told_and_after_some_time_all_take_turns() {
+        let awake = Awake::default();
+        awake.join();
+        let mut balance = Balance::new(4);
+        if balance.decision.most == 0 {
+            return; // A kernel that does not count.
+        }
         let at = |balance: &Balance, windows: f64| balance.since + WINDOW.mul_f64(windows);
         let mut look = |windows, blocked| balance.look(at(&balance, windows), 0, blocked, &awake);
-        assert_eq!([look(0.5, false), look(1.5, true), look(3.0, false)], [4, 4, 4]);
-        assert_eq!(look(1.5, false), 3);
+        assert_eq!([(); 3].map(|()| look(1.1, true)), [0, 0, 4]);
+        assert_eq!(look(0.5, false), 4, "too early to tell");
+        assert_eq!([look(1.1, false), look(1.1, false)], [4, 3], "one window to know where times begin");
+        assert_eq!([look(1.1, true), look(1.1, false), look(1.1, false)], [3, 3, 2]);
+        assert_eq!([look(40.0, false), look(60.0, false)], [2, 1], "a lull is long");
+        awake.leave();
     }
 }

@@ -304,6 +304,8 @@ impl Shared {
             let tasks = self.settings.runtime.metrics().num_alive_tasks();
             self.crowded.store(tasks > ONE_THREADS_TASKS, Ordering::Relaxed);
             need.set(seen.blocked, now);
+            let admitted = self.settings.queue.counters().allocations();
+            reserve.balance(now, admitted.saturating_sub(events));
             // Asked first: whoever is asleep by then is among those who fell asleep.
             let settled = reserve.is_settled();
             let late = seen.long > 0 && now.duration_since(nudged) >= NUDGE;
@@ -311,8 +313,6 @@ impl Shared {
                 nudged = now;
                 self.settings.runtime.spawn(async {});
             }
-            let admitted = self.settings.queue.counters().allocations();
-            reserve.balance(now, admitted.saturating_sub(events));
             // Short calls come and go between two looks.
             let busy = seen.running > 0 || admitted != events || !settled;
             events = admitted;

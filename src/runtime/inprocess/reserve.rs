@@ -79,27 +79,29 @@ impl Reserve {
 
     /// Blocks this thread until it is needed. False: for good.
     fn sleep(&self, rank: usize) -> bool {
-        let mut state = locked(&self.state);
         self.awake.leave();
+        let mut state = locked(&self.state);
         while !state.dismissed && state.needed <= rank {
             state.asleep[rank] = true;
             self.fell_asleep.store(true, Ordering::Relaxed);
             state = self.places[rank].get_up.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep[rank] = false;
         }
+        let dismissed = state.dismissed;
+        drop(state);
         self.awake.join();
-        !state.dismissed
+        !dismissed
     }
 
-    /// Has as many threads take turns as are of use. `events`: how many a pool has had since its monitor last said so.
+    /// Has as many threads take turns as are of use. `events`: how many have asked a pool for a worker since its monitor
+    /// last said so.
     pub fn balance(&self, now: Instant, events: u64) {
         let mut balance = locked(&self.balance);
         let before = balance.more();
         let blocked = locked(&self.state).needed > before;
         let more = balance.look(now, events, blocked, &self.awake);
-        drop(balance);
         if more != before {
-            self.change(before, more);
+            self.change(before, more); // Before another monitor looks.
         }
     }
 
@@ -136,7 +138,7 @@ impl Reserve {
     }
 }
 
-/// How many threads one pool needs beside those that never sleep.
+/// How many threads one pool needs beside those that take turns.
 pub struct Need {
     reserve: Arc<Reserve>,
     threads: usize,
@@ -227,6 +229,34 @@ mod tests {
         assert_eq!(locked(&reserve.state).asleep, [true; 3]);
         reserve.dismiss();
         wait_until("all are up", || locked(&reserve.state).asleep == [false; 3]);
+    }
+
+    #[test]
+    fn threads_get_up_to_take_turns_when_those_that_do_have_no_time_left() {
+        let awake = Arc::new(Awake::default());
+        let joining = awake.clone();
+        let mut events = Builder::new_multi_thread();
+        events.worker_threads(4).enable_all().on_thread_park(move || joining.join());
+        let events = events.build().unwrap();
+        let reserve = Reserve::start(events.handle(), 3, 4, awake.clone());
+        settle(&reserve, events.handle());
+        let up = || locked(&reserve.state).asleep.iter().filter(|asleep| !**asleep).count();
+        if up() == 3 {
+            return; // A kernel that does not count.
+        }
+        assert_eq!(up(), 0);
+        let work = || async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        };
+        let working: Vec<tokio::task::JoinHandle<()>> = (0..8).map(|_| events.spawn(work())).collect();
+        wait_until("another thread takes turns", || {
+            reserve.balance(Instant::now(), 100);
+            up() > 0
+        });
+        working.iter().for_each(tokio::task::JoinHandle::abort);
+        reserve.dismiss();
     }
 
     #[test]
