@@ -38,15 +38,18 @@ thread_local! {
     static HAS_JOINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Threads that take turns, as the kernel numbers them.
+/// Threads that take turns, with their times when they began to.
 #[derive(Debug, Default)]
-pub struct Awake(Mutex<Vec<i32>>);
+pub struct Awake(Mutex<Vec<Times>>);
 
 impl Awake {
     /// The calling thread takes turns, if it did not before.
     pub fn join(&self) {
         if !HAS_JOINED.replace(true) {
-            locked(&self.0).push(own_number());
+            let own = own_number();
+            let unknown = Times { thread: own, running: 0.0, waiting: 0.0 };
+            let times = Times::of(own).unwrap_or(unknown);
+            locked(&self.0).push(times);
         }
     }
 
@@ -54,14 +57,14 @@ impl Awake {
     pub fn leave(&self) {
         if HAS_JOINED.replace(false) {
             let own = own_number();
-            locked(&self.0).retain(|number| *number != own);
+            locked(&self.0).retain(|times| times.thread != own);
         }
     }
 
-    /// Nothing: the kernel does not say.
-    fn times(&self) -> Option<Vec<Times>> {
-        let threads = locked(&self.0).clone(); // Reading takes longer than whoever gets up should wait.
-        threads.into_iter().map(Times::of).collect()
+    /// When they began to take turns, and now. Nothing: the kernel does not say.
+    fn times(&self) -> Option<Vec<(Times, Times)>> {
+        let joined = locked(&self.0).clone(); // Reading takes longer than whoever gets up should wait.
+        joined.into_iter().map(|times| Some((times, Times::of(times.thread)?))).collect()
     }
 }
 
@@ -158,18 +161,17 @@ impl Balance {
         } else {
             self.decision.look_back(now, &seen);
         }
-        (self.since, self.times, self.events) = (now, times, 0);
+        self.times = times.into_iter().map(|(_, now)| now).collect();
+        (self.since, self.events) = (now, 0);
         self.more()
     }
 
-    fn seen(&self, times: &[Times], seconds: f64) -> Seen {
+    fn seen(&self, times: &[(Times, Times)], seconds: f64) -> Seen {
         let (mut running, mut waiting) = (0.0, 0.0);
-        for now in times {
-            // One that has joined since has not been there for the whole of it.
-            if let Some(before) = self.times.iter().find(|before| before.thread == now.thread) {
-                running += now.running - before.running;
-                waiting += now.waiting - before.waiting;
-            }
+        for (joined, now) in times {
+            let before = self.times.iter().find(|before| before.thread == now.thread).unwrap_or(joined);
+            running += now.running - before.running;
+            waiting += now.waiting - before.waiting;
         }
         Seen {
             rate: self.events as f64 / seconds,
@@ -388,15 +390,16 @@ mod tests {
         let Some(before) = awake.times() else { return }; // A kernel that does not count.
         assert_eq!(before.len(), 1);
         let begun = Instant::now();
-        let ran = || awake.times().unwrap()[0].running - before[0].running;
-        while ran() < 0.05 {
+        let ran = |since: &Times| awake.times().unwrap()[0].1.running - since.running;
+        while ran(&before[0].1) < 0.05 {
             assert!(begun.elapsed() < Duration::from_secs(60));
         }
         let mut balance = Balance::new(1);
-        balance.times = before;
         balance.events = 30;
         let seen = balance.seen(&awake.times().unwrap(), 0.1);
-        assert!(seen.load >= 0.5 && (seen.rate - 300.0).abs() < 0.1, "{seen:?}");
+        assert!(seen.load >= 0.5 && (seen.rate - 300.0).abs() < 0.1, "it has joined since: {seen:?}");
+        balance.times = awake.times().unwrap().into_iter().map(|(_, now)| now).collect();
+        assert!(balance.seen(&awake.times().unwrap(), 0.1).load < seen.load, "it was there before");
         awake.leave();
         awake.leave();
         assert_eq!(awake.times(), Some(Vec::new()));
