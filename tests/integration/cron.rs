@@ -358,7 +358,9 @@ fn what_has_no_effect_is_warned_of() {
         "workerAvailabilityTimeoutMilliseconds": 5,
         "attributes": {"interval": "1h", "schedule": "0 * * * *", "concurrencyPolicy": "Replace", "jobBackoffLimit": 3},
     }});
-    let processor = Setup::builtin().spec(json!({"triggers": triggers})).start();
+    let mut processor = Setup::builtin().spec(json!({"triggers": triggers})).start();
+    processor.signal(TERM);
+    assert_eq!(processor.end().code(), Some(0));
     let warnings: Vec<String> = processor
         .stdout
         .records()

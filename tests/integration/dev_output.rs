@@ -86,7 +86,7 @@ fn a_terminal_gets_colours() {
     let processor = Processor::spawn(command, ports, folder);
     answers(&processor, "twelve bytes");
     processor.stdout.wait_for("the request", |line| line.contains("\x1b[32m200\x1b[0m"));
-    assert!(processor.stdout.text().contains("\x1b[32mhttp://127.0.0.1:"), "{:?}", processor.stdout.text());
+    processor.stdout.wait_for("the address", |line| line.contains("\x1b[32mhttp://127.0.0.1:"));
 }
 
 #[test]
