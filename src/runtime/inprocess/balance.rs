@@ -28,6 +28,8 @@ const AS_GOOD: f64 = 0.95;
 /// while there is much to do.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// So many windows in a row with little to do, and trials begin as if there had been none.
+const CALM_MIN: u32 = 10;
 /// After so long a time with little to do threads are fewer; until then what was to do may come back.
 const LULL: Duration = Duration::from_secs(5);
 /// So many windows in a row in which calls block threads, of which nothing can be told: all take turns, lest one alone
@@ -191,6 +193,8 @@ struct Decision {
     pause: Duration,
     /// When the next trial may begin.
     not_before: Instant,
+    /// Windows in a row with little to do.
+    calm: u32,
 }
 
 #[derive(Debug)]
@@ -202,7 +206,7 @@ struct Trial {
 
 impl Decision {
     fn new(most: usize, now: Instant) -> Self {
-        Self { most, more: 0, trial: None, tried_more: false, pause: PAUSE, not_before: now }
+        Self { most, more: 0, trial: None, tried_more: false, pause: PAUSE, not_before: now, calm: 0 }
     }
 
     /// A window is over.
@@ -230,17 +234,19 @@ impl Decision {
     /// A long time is over in which nothing was to do now and then.
     fn look_back(&mut self, now: Instant, seen: &Seen) {
         self.drop_trial();
+        self.calm = CALM_MIN;
         self.calm_down(now, seen);
     }
 
     /// Whether there is so little to do that no trial is needed to tell.
     fn calm_down(&mut self, now: Instant, seen: &Seen) -> bool {
         let fits = seen.load < FITTING * self.more as f64;
-        let calm = fits || seen.load < (self.more + 1) as f64 / 2.0;
         if fits {
             self.more -= 1;
         }
-        if calm {
+        let calm = fits || seen.load < (self.more + 1) as f64 / 2.0;
+        self.calm = if calm { self.calm + 1 } else { 0 };
+        if self.calm >= CALM_MIN {
             (self.pause, self.not_before) = (PAUSE, now);
         }
         calm
@@ -336,10 +342,15 @@ mod tests {
         let (first, later) = (machine.run(100), machine.run(1000));
         assert!((2..=4).contains(&trials(&first)), "in 10 s: {first:?}");
         assert!((10..=14).contains(&trials(&later)), "in 100 s: {}", trials(&later));
-        machine.wanted = 40.0;
-        assert_eq!(machine.run(3), [1, 1, 1]);
-        machine.wanted = f64::INFINITY;
-        assert_eq!(machine.run(4), [2, 1, 1, 1], "after a calm time as at first");
+        let wanted = |machine: &mut Machine, wanted, windows| {
+            machine.wanted = wanted;
+            machine.run(windows)
+        };
+        machine.decision.not_before = machine.now + PAUSE_MAX;
+        assert_eq!(wanted(&mut machine, 40.0, 3), [1, 1, 1]);
+        assert_eq!(wanted(&mut machine, f64::INFINITY, 2), [1, 1], "a moment is no calm time");
+        assert_eq!(trials(&wanted(&mut machine, 40.0, CALM_MIN as usize)), 0);
+        assert_eq!(wanted(&mut machine, f64::INFINITY, 4), [2, 1, 1, 1], "after a calm time as at first");
     }
 
     #[test]
