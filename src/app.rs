@@ -45,6 +45,9 @@ use plan::{plan_pools, pool_name};
 
 /// Threads beside those that may be inside handlers: one polls I/O, one is on its way.
 const SPARE_THREADS: usize = 2;
+/// Every which turn of a thread goes to the queue that all share. There is what does not fit into the thread's own, of 256
+/// tasks, and nobody else to take it while one thread takes turns; the queue is seldom looked into, as it is mostly empty.
+const OVERFLOW_TURN: u32 = 2;
 /// Files to send that are read at the same moment.
 const BLOCKING_THREADS_MAX: usize = 32;
 /// Linger on Kubernetes, where requests arrive for a while after the stop was asked for.
@@ -387,6 +390,7 @@ impl EventThreads {
                 let threads = workers.min(CALLS_MAX) + SPARE_THREADS + stuck;
                 let mut builder = Builder::new_multi_thread();
                 builder.worker_threads(threads).thread_stack_size(STACK_BYTES);
+                builder.global_queue_interval(OVERFLOW_TURN);
                 (builder, threads)
             }
             Runtime::Shim(..) | Runtime::Shell(_) => (Builder::new_current_thread(), 1),
