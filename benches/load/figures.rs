@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::generator::{Latencies, Outcome, Pace};
+use crate::generator::{self, Latencies, Outcome, Pace};
 use crate::table::{median, tenths, whole};
 
 /// One measurement of one side, or the medians of several.
@@ -87,7 +87,7 @@ impl Figures {
 
     /// Of all requests, whichever round they were in: with the rounds that a median leaves out.
     pub(crate) fn p99_micros_of_all(&self) -> f64 {
-        self.latencies.as_ref().map_or(f64::NAN, |all| all.value_at_quantile(0.99) as f64 / 1e3)
+        self.latencies.as_ref().map_or(f64::NAN, |all| generator::micros(all, 0.99))
     }
 
     /// Medians; answers, failures and what was not asked are added up.

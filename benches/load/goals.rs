@@ -150,7 +150,6 @@ pub(crate) fn run(
     }
     let before = (harness.arguments.clone(), harness.b.take());
     for (index, goal) in wanted(row.as_deref()).enumerate() {
-        harness.arguments = before.0.clone();
         let (outcome, comparison) = match goal.measure(harness) {
             Ok((outcome, comparison)) => (outcome, Some(comparison)),
             Err(error) => {
@@ -206,7 +205,7 @@ impl Goal {
         };
         harness.arguments.connections = vec![self.connections];
         harness.arguments.rate = (self.figure == Figure::Tail).then_some(Rate::Half);
-        harness.arguments = with_tail_seconds(&harness.arguments);
+        harness.arguments.rate_seconds.get_or_insert(TAIL_SECONDS);
         let task = Task { runtime: self.runtime, work: self.work, workers: harness.arguments.workers };
         let comparison = compare::run(harness, &task)?;
         let outcome = self.read(&comparison)?;
@@ -254,10 +253,6 @@ impl Goal {
         outcome.figure = Some(figure);
         Ok(outcome)
     }
-}
-
-fn with_tail_seconds(arguments: &Arguments) -> Arguments {
-    Arguments { rate_seconds: arguments.rate_seconds.or(Some(TAIL_SECONDS)), ..arguments.clone() }
 }
 
 /// What follows in a note are lines of a server's log.

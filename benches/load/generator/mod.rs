@@ -78,12 +78,9 @@ impl Outcome {
         self.answered as f64 / self.seconds
     }
 
-    /// A latency in microseconds; not a number where nothing was answered.
+    /// See [`micros`].
     pub(crate) fn micros(&self, quantile: f64) -> f64 {
-        if self.latencies.is_empty() {
-            return f64::NAN;
-        }
-        self.latencies.value_at_quantile(quantile) as f64 / 1e3
+        micros(&self.latencies, quantile)
     }
 
     /// Whether figures say more about the generator than about the server.
@@ -99,6 +96,14 @@ impl Outcome {
 pub(crate) fn latencies() -> Result<Latencies> {
     const LONGEST_NANOS: u64 = 600_000_000_000;
     Histogram::new_with_bounds(1, LONGEST_NANOS, 3).map_err(|error| anyhow!("no histogram: {error}"))
+}
+
+/// A latency in microseconds; not a number where nothing was answered.
+pub(crate) fn micros(latencies: &Latencies, quantile: f64) -> f64 {
+    if latencies.is_empty() {
+        return f64::NAN;
+    }
+    latencies.value_at_quantile(quantile) as f64 / 1e3
 }
 
 /// Asks as planned.
