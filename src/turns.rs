@@ -4,8 +4,10 @@
 //!
 //! Knows none of the tasks. Every task of the event threads begins with [`own`].
 
+use std::cell::Cell;
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Poll, Waker};
+use std::thread::{self, ThreadId};
 
 use tokio::task::coop::{Unconstrained, unconstrained};
 
@@ -28,10 +30,35 @@ pub async fn give_way() {
     next_turn.await;
 }
 
+thread_local! {
+    /// Wakes a task that does nothing and waits; only this thread wakes it, so it runs nowhere.
+    static STAND_IN: Cell<Option<Waker>> = const { Cell::new(None) };
+}
+
 /// Lets other threads have the task that this one was to run next: the runtime keeps the task woken last out of their
 /// reach. A task that does nothing takes its place. For who is about to block a thread for long.
 pub fn hand_on() {
-    drop(tokio::spawn(async {}));
+    match STAND_IN.take() {
+        Some(waiting) => waiting.wake(),
+        None => drop(tokio::spawn(stand_in(thread::current().id()))), // The last one may not have had its turn yet.
+    }
+}
+
+/// Waits to be woken by its thread, again and again, unless that has another one, or it has come to another thread:
+/// it could be woken there while it runs here, which would put it into nobody's place.
+async fn stand_in(owner: ThreadId) {
+    poll_fn(|cx| {
+        if thread::current().id() != owner {
+            return Poll::Ready(());
+        }
+        let other = STAND_IN.replace(Some(cx.waker().clone()));
+        let alone = other.is_none();
+        if !alone {
+            STAND_IN.set(other);
+        }
+        if alone { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -69,10 +96,15 @@ mod tests {
     fn what_a_blocked_thread_was_to_run_next_runs_on_another() {
         let threads = Builder::new_multi_thread().worker_threads(2).build().unwrap();
         let blocked = threads.spawn(async {
-            let (tell, told) = mpsc::channel();
-            drop(tokio::spawn(async move { tell.send(()).unwrap() }));
-            hand_on();
-            told.recv_timeout(LONG).expect("it runs while this thread is blocked");
+            for round in 0..100 {
+                let (tell, told) = mpsc::channel();
+                drop(tokio::spawn(async move { tell.send(()).unwrap() }));
+                hand_on();
+                told.recv_timeout(LONG).expect("it runs while this thread is blocked");
+                if round % 3 > 0 {
+                    give_way().await; // So that what has stood in has its turn.
+                }
+            }
         });
         threads.block_on(blocked).unwrap();
     }
