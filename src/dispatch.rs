@@ -1,8 +1,8 @@
 //! The only door from triggers to workers: hands an event in, waits for its answer, counts how it ended.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -52,10 +52,15 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn submit(&self, mut event: Box<Event>) -> Reply {
+    pub async fn submit(&self, event: Box<Event>) -> Reply {
+        self.wait_for(self.hand_in(event)).await
+    }
+
+    /// Hands an event to a worker. Its answer has to be waited for.
+    pub fn hand_in(&self, mut event: Box<Event>) -> Waiting {
         let span = self.trace(&mut event);
         let reply = self.pool.submit(event, self.wait);
-        self.wait_for(Waiting { reply, span }).await
+        Waiting { reply, span }
     }
 
     /// The same for who has given nobody else anything to do in this turn of its task: where handlers are quick and run
@@ -76,14 +81,8 @@ impl Dispatcher {
     }
 
     /// Waits for the answer, as [`Dispatcher::submit`] does.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn wait_for(&self, Waiting { reply, span }: Waiting) -> Reply {
-        // The other end is dropped unanswered only when everything is cut off.
-        let reply = self.counted(async { reply.await.unwrap_or(Err(SubmitError::Stopping)) }).await;
-        end(span, &reply);
-        reply
+    pub fn wait_for(&self, waiting: Waiting) -> Awaited<'_> {
+        Awaited { waiting, abandoned: Abandoned(Some(&self.counters)) }
     }
 
     /// The same for an event whose wait may end otherwise: once `end` has come, even beside the answer, the event is
@@ -102,7 +101,7 @@ impl Dispatcher {
         let mut abandoned = Abandoned(Some(&self.counters));
         let ended = std::future::poll_fn(|cx| {
             // Looked at behind the answer, too: another thread may have brought both between two looks.
-            let answered = std::pin::Pin::new(&mut answer).poll(cx);
+            let answered = Pin::new(&mut answer).poll(cx);
             match (end.as_mut().poll(cx), answered) {
                 (Poll::Ready(end), _) => Poll::Ready(Err(end)),
                 (Poll::Pending, answered) => answered.map(Ok),
@@ -159,8 +158,7 @@ impl Dispatcher {
     pub async fn counted(&self, reply: impl Future<Output = Reply>) -> Reply {
         let mut abandoned = Abandoned(Some(&self.counters));
         let reply = reply.await;
-        abandoned.0 = None;
-        self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+        abandoned.answered(&reply);
         reply
     }
 
@@ -195,6 +193,26 @@ impl Dispatcher {
     }
 }
 
+/// The answer to an event, or why there is none. By hand: as `async fn` in `async fn` it would be several times as
+/// large, and is moved for each request.
+pub struct Awaited<'a> {
+    waiting: Waiting,
+    abandoned: Abandoned<'a>,
+}
+
+impl Future for Awaited<'_> {
+    type Output = Reply;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let reply = ready!(Pin::new(&mut self.waiting.reply).poll(cx));
+        // The other end is dropped unanswered only when everything is cut off.
+        let reply = reply.unwrap_or(Err(SubmitError::Stopping));
+        self.abandoned.answered(&reply);
+        end(self.waiting.span.take(), &reply);
+        Poll::Ready(reply)
+    }
+}
+
 fn end(span: Option<Box<EventSpan>>, reply: &Reply) {
     if let Some(mut span) = span {
         span.end(reply.is_err());
@@ -214,6 +232,15 @@ fn cause(error: &SubmitError) -> Cause {
 
 /// Counts an event whose client left before its answer as a failure.
 struct Abandoned<'a>(Option<&'a TriggerCounters>);
+
+impl Abandoned<'_> {
+    /// It has stayed.
+    fn answered(&mut self, reply: &Reply) {
+        if let Some(counters) = self.0.take() {
+            counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+        }
+    }
+}
 
 impl Drop for Abandoned<'_> {
     fn drop(&mut self) {

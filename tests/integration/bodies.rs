@@ -505,6 +505,11 @@ fn a_client_is_asked_for_its_body_when_the_handler_wants_it() {
     client.send(&expect("/", (1 << 20) + 1));
     let answer = client.read_answer(false).unwrap();
     assert_eq!((answer.status, answer.interim.len()), (413, 0));
+    let mut client = Client::connect(processor.http());
+    client.send(&expect("/__internal/health", 5));
+    let answer = client.read_answer(false).unwrap();
+    assert_eq!((answer.status, answer.interim.len()), (200, 0), "nobody reads it");
+    assert!(client.is_closed());
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod response;
 mod span;
 
 use std::convert::Infallible;
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +19,17 @@ use http::request::Parts;
 use http::{Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use tokio_util::either::Either;
 
 use super::batch::Batcher;
 use super::{Trigger, TriggerContext, TriggerError};
 use crate::config::{HttpTrigger, Owed};
-use crate::event::{Event, EventBody, cloudevent};
+use crate::dispatch::Waiting;
+use crate::event::{Event, EventBody, Response, cloudevent};
 use crate::logging::Logger;
 use crate::net::{Activity, Limits, Listener, Phase, Server, Service, bind};
 use crate::queue::Reply;
 use crate::trace::EventTrace;
-use incoming::Feed;
 use request::{Known, Refusal};
 use response::{Answer, HttpBody};
 use span::RequestSpan;
@@ -100,77 +103,134 @@ struct Requests(Arc<Http>);
 impl Service for Requests {
     type Body = HttpBody;
 
-    /// No `async fn`: what is given to one lies in its future twice, which is made and moved for each request.
+    /// Most requests are answered here and now, or have but to wait for their handler. What more takes time is boxed:
+    /// this future is made and moved for each request.
     fn answer(
         &self,
         request: http::Request<Incoming>,
         activity: &Arc<Activity>,
     ) -> impl Future<Output = Result<http::Response<HttpBody>, Infallible>> + Send {
         activity.set_phase(Phase::Service);
+        let http = &*self.0;
         let (mut parts, body) = request.into_parts();
         let known = Known::of(&parts.headers);
         let mut answer = Answer::to(&parts, known);
-        async move {
-            self.0.answer(&mut parts, body, known, activity, &mut answer).await;
-            if activity.answer_closes() {
-                answer.close();
-            }
-            let streamed = answer.is_streamed();
-            activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
-            Ok(answer.finish(streamed.then(|| activity.clone())))
+        match http.begin(&mut parts, &body, known, activity, &mut answer) {
+            // A body that nobody reads stays until then: hyper begins to throw away one that is dropped.
+            Step::Answered if body.is_end_stream() => Either::Left(ready(Ok(finish(answer, activity)))),
+            // No `async fn`: what is given to one lies in its future twice.
+            Step::Wait(waiting) => Either::Right(Either::Left(async move {
+                let reply = http.cx.events.wait_for(waiting).await;
+                if let Some(sending) = http.send_back(reply, &mut answer) {
+                    sending.await;
+                }
+                Ok(finish(answer, activity))
+            })),
+            step => Either::Right(Either::Right(Box::pin(async move {
+                http.go_on(step, &mut parts, body, known, activity, &mut answer).await;
+                Ok(finish(answer, activity))
+            }))),
         }
     }
 }
 
+fn finish(mut answer: Answer, activity: &Arc<Activity>) -> http::Response<HttpBody> {
+    if activity.answer_closes() {
+        answer.close();
+    }
+    let streamed = answer.is_streamed();
+    activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
+    answer.finish(activity)
+}
+
+/// What comes next for a request.
+enum Step {
+    /// Nothing: the answer is given.
+    Answered,
+    /// Wait for the handler.
+    Wait(Waiting),
+    /// Read the body.
+    Read(CleanPath, Option<Arc<EventTrace>>),
+    /// Look for a cloud event, or several, in the event.
+    Unwrap(Box<Event>),
+    /// Wait for others, with which it makes a batch.
+    Gather(Box<Event>),
+    /// Open the file that the handler has named.
+    Open(Box<Response>),
+}
+
 impl Http {
-    async fn answer(
+    /// As far as a request comes without waiting for anything.
+    fn begin(
         &self,
         parts: &mut Parts,
+        body: &Incoming,
+        known: Known,
+        activity: &Activity,
+        answer: &mut Answer,
+    ) -> Step {
+        let Some((path, trace)) = self.look(parts, body, known, answer) else { return Step::Answered };
+        if !body.is_end_stream() {
+            return Step::Read(path, trace);
+        }
+        let event = self.event(parts, known, (path, EventBody::none()), trace, activity, answer);
+        self.hand_in(event, known, activity, answer)
+    }
+
+    /// All the rest.
+    #[expect(clippy::manual_async_fn, reason = "what is given to an `async fn` lies in its future twice")]
+    fn go_on(
+        &self,
+        step: Step,
+        parts: &mut Parts,
         body: Incoming,
-        mut known: Known,
+        known: Known,
         activity: &Arc<Activity>,
         answer: &mut Answer,
-    ) {
-        let Some((path, trace)) = self.begin(parts, &body, known, answer) else { return };
-        if self.takes_as_it_comes(parts, &body) {
-            activity.share_turn();
-            return match incoming::open(parts, body, self.config.body_bytes_max, &self.cx.bodies, activity) {
-                Ok((feed, body)) => {
-                    let event = self.event(parts, known, (path, body), trace, activity, answer);
-                    // Boxed, as below: what few requests need must not make the future of all larger.
-                    Box::pin(self.submit_with(event, answer, feed, activity)).await;
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let step = match step {
+                Step::Read(path, trace) if self.takes_as_it_comes(parts, &body) => {
+                    // Boxed, as below: what few requests need must not make the future of the others larger.
+                    let feed = self.feed((path, trace), parts, body, known, activity, answer);
+                    return Box::pin(feed).await;
                 }
-                Err(refusal) => self.refuse(answer, refusal, activity),
+                Step::Read(path, trace) => match self.read_body(parts, body, activity).await {
+                    Ok(body) => {
+                        let known = Known::of(&parts.headers); // Trailers have joined them.
+                        let event = self.event(parts, known, (path, body), trace, activity, answer);
+                        self.hand_in(event, known, activity, answer)
+                    }
+                    Err(refusal) => return self.refuse(answer, refusal, activity),
+                },
+                step => step,
             };
-        }
-        let body = if body.is_end_stream() {
-            EventBody::none()
-        } else {
-            let read = self.read_body(parts, body, activity).await;
-            known = Known::of(&parts.headers); // Trailers have joined them.
-            match read {
-                Ok(body) => body,
-                Err(refusal) => return self.refuse(answer, refusal, activity),
+            let step = match step {
+                Step::Unwrap(mut event) => match cloudevent::unwrap(&mut event) {
+                    Ok(None) => self.submit(event, activity, answer),
+                    Ok(Some(events)) => {
+                        activity.share_turn();
+                        return Box::pin(self.submit_cloud_batch(events, answer)).await;
+                    }
+                    Err(error) => return self.refuse_cloud_event(answer, &error),
+                },
+                step => step,
+            };
+            let reply = match step {
+                Step::Wait(waiting) => self.cx.events.wait_for(waiting).await,
+                Step::Gather(event) => self.gather(event).await,
+                Step::Open(response) => Ok(*response),
+                Step::Answered | Step::Read(..) | Step::Unwrap(_) => return,
+            };
+            if let Some(sending) = self.send_back(reply, answer) {
+                sending.await;
             }
-        };
-        let mut event = self.event(parts, known, (path, body), trace, activity, answer);
-        // Cloud events to a web application are its own business.
-        if event.web.is_some() || !known.may_be_cloud_event() {
-            return self.submit(event, answer, activity).await;
-        }
-        match cloudevent::unwrap(&mut event) {
-            Ok(None) => self.submit(event, answer, activity).await,
-            Ok(Some(events)) => {
-                activity.share_turn();
-                Box::pin(self.submit_cloud_batch(events, answer)).await;
-            }
-            Err(error) => self.refuse_cloud_event(answer, &error),
         }
     }
 
     /// What comes before a body is read: the path, if it differs from the target's, and the trace. `None`: the answer
     /// is given.
-    fn begin(
+    fn look(
         &self,
         parts: &Parts,
         body: &Incoming,
@@ -262,14 +322,31 @@ impl Http {
             && (self.cx.events.serves_web() || !cloudevent::is_one(&parts.headers))
     }
 
-    /// As [`Http::submit`], with a body that is still arriving.
-    async fn submit_with(&self, event: Box<Event>, answer: &mut Answer, mut feed: Feed, activity: &Activity) {
+    /// The event's way to a worker and its answer's way back, with a body that is still arriving.
+    async fn feed(
+        &self,
+        (path, trace): (CleanPath, Option<Arc<EventTrace>>),
+        parts: &mut Parts,
+        body: Incoming,
+        known: Known,
+        activity: &Arc<Activity>,
+        answer: &mut Answer,
+    ) {
+        activity.share_turn();
+        let opened = incoming::open(parts, body, self.config.body_bytes_max, &self.cx.bodies, activity);
+        let (mut feed, body) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => return self.refuse(answer, refusal, activity),
+        };
+        let event = self.event(parts, known, (path, body), trace, activity, answer);
         // A handler that has been told of it may have answered, which is not the reason any more.
         let reply = match self.cx.events.submit_until(event, feed.refused()).await {
             Ok(reply) => reply,
             Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        self.give_back(reply, answer).await;
+        if let Some(sending) = self.send_back(reply, answer) {
+            sending.await;
+        }
         if !feed.is_whole() {
             answer.close(); // What is not read of a body stands before the next request.
         }
@@ -285,38 +362,67 @@ impl Http {
         answer.bad_cloud_event();
     }
 
-    /// The event's way to a worker, and its answer's way back.
-    async fn submit(&self, event: Box<Event>, answer: &mut Answer, activity: &Activity) {
-        if self.batches.is_some() || !activity.is_turn_free() {
-            return self.submit_elsewhere(event, answer).await;
+    /// What becomes of an event whose body is here.
+    fn hand_in(&self, event: Box<Event>, known: Known, activity: &Activity, answer: &mut Answer) -> Step {
+        // Cloud events to a web application are its own business.
+        if event.web.is_none() && known.may_be_cloud_event() {
+            return Step::Unwrap(event);
         }
-        let reply = match self.cx.events.submit_here(event) {
-            Ok(reply) => reply,
+        self.submit(event, activity, answer)
+    }
+
+    /// The event's way to a worker, and its answer's way back if it is here already.
+    fn submit(&self, event: Box<Event>, activity: &Activity, answer: &mut Answer) -> Step {
+        if self.batches.is_some() {
+            return Step::Gather(event);
+        }
+        if !activity.is_turn_free() {
+            return Step::Wait(self.cx.events.hand_in(event)); // Others wait for this thread.
+        }
+        match self.cx.events.submit_here(event) {
+            Ok(reply) => match self.give_back(reply, answer) {
+                None => Step::Answered,
+                Some(response) => Step::Open(Box::new(response)),
+            },
             Err(waiting) => {
                 activity.share_turn();
-                self.cx.events.wait_for(waiting).await
+                Step::Wait(waiting)
             }
-        };
-        self.give_back(reply, answer).await;
+        }
     }
 
-    /// The same where others wait for this thread.
-    async fn submit_elsewhere(&self, event: Box<Event>, answer: &mut Answer) {
-        let reply = match &self.batches {
+    async fn gather(&self, event: Box<Event>) -> Reply {
+        match &self.batches {
             None => self.cx.events.submit(event).await,
             Some(batches) => Box::pin(batches.submit(event)).await,
-        };
-        self.give_back(reply, answer).await;
+        }
     }
 
-    async fn give_back(&self, mut reply: Reply, answer: &mut Answer) {
-        // The file that a handler has named becomes the body.
-        if let Ok(response) = &mut reply
-            && let Some(file) = file::wanted(&mut response.headers)
-        {
-            answer.length = Box::pin(file.send(response, &self.cx.logger)).await;
+    /// The answer's way back. A response is returned for which a file has to be opened first.
+    fn give_back(&self, reply: Reply, answer: &mut Answer) -> Option<Response> {
+        match reply {
+            Ok(response) if file::is_said(&response.headers) => return Some(response),
+            reply => answer.reply(reply, self.cx.events.counters(), &self.cx.logger),
         }
-        answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
+        None
+    }
+
+    /// The file that a handler has named becomes the body of its answer.
+    async fn open(&self, mut response: Response, answer: &mut Answer) {
+        if let Some(file) = file::wanted(&mut response.headers) {
+            answer.length = file.send(&mut response, &self.cx.logger).await;
+        }
+        answer.reply(Ok(response), self.cx.events.counters(), &self.cx.logger);
+    }
+
+    /// The answer's way back, which takes time if there is a file to be opened.
+    fn send_back<'a>(
+        &'a self,
+        reply: Reply,
+        answer: &'a mut Answer,
+    ) -> Option<Pin<Box<impl Future<Output = ()> + Send + 'a>>> {
+        let response = self.give_back(reply, answer)?;
+        Some(Box::pin(self.open(response, answer)))
     }
 
     /// Whether the answer is given, because no event is needed for it.
@@ -388,7 +494,7 @@ mod tests {
 
     /// Most bytes of the future of a request, which is made and moved for each of them. What few requests need is
     /// boxed.
-    const FUTURE_BYTES_MAX: usize = 1408;
+    const FUTURE_BYTES_MAX: usize = 320;
 
     fn bytes_of<'a, F: Future>(
         _: impl Fn(&'a Requests, http::Request<Incoming>, &'a Arc<Activity>) -> F,

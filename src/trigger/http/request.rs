@@ -310,18 +310,22 @@ pub(super) fn event(
     ends: Option<Arc<str>>,
 ) -> Box<Event> {
     tidy_headers(parts, known, ends.is_some());
-    Box::new(Event {
-        id: EventId::random(),
-        trigger,
-        timestamp: SystemTime::now(),
-        target: Target::Http { method: take(&mut parts.method), uri: take(&mut parts.uri), path },
-        header_map: take(&mut parts.headers),
-        body,
-        log_buffer,
-        trace: None,
-        extra: None,
-        web: ends.map(|ends| WebRequest { version: parts.version, ends }),
-    })
+    // Made where it stays: it is large.
+    Box::write(
+        Box::new_uninit(),
+        Event {
+            id: EventId::random(),
+            trigger,
+            timestamp: SystemTime::now(),
+            target: Target::Http { method: take(&mut parts.method), uri: take(&mut parts.uri), path },
+            header_map: take(&mut parts.headers),
+            body,
+            log_buffer,
+            trace: None,
+            extra: None,
+            web: ends.map(|ends| WebRequest { version: parts.version, ends }),
+        },
+    )
 }
 
 /// Cookies become one header; a missing length is shown as 0 to functions where a body could have been.

@@ -1,10 +1,12 @@
 //! From an answer, or the lack of one, to a response: the only table of status codes.
 
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_core::Stream;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
@@ -294,7 +296,7 @@ impl Answer {
     }
 
     /// The response as hyper sends it. `activity` is told when a streamed body has ended.
-    pub(super) fn finish(mut self, activity: Option<Arc<Activity>>) -> http::Response<HttpBody> {
+    pub(super) fn finish(mut self, activity: &Arc<Activity>) -> http::Response<HttpBody> {
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
@@ -322,10 +324,14 @@ impl Answer {
         if let (Some(span), Body::Bytes(bytes)) = (&mut self.span, &self.body) {
             span.sent(bytes.len());
         }
-        // It ends with the body: now, or with the stream.
-        let span = self.span.filter(|_| matches!(self.body, Body::Stream(_)));
-        let (length, feed) = (self.length, self.feed);
-        let body = HttpBody { body: self.body, length, failure: None, feed, activity, span };
+        let body = match self.body {
+            Body::Empty => HttpBody::Whole(Bytes::new()),
+            Body::Bytes(bytes) => HttpBody::Whole(bytes),
+            Body::Stream(stream) => {
+                let (length, feed, activity, span) = (self.length, self.feed, activity.clone(), self.span);
+                HttpBody::Streamed(Box::new(Streamed { stream, length, failure: None, feed, activity, span }))
+            }
+        };
         let mut response = http::Response::new(body);
         // To a response of a newer version hyper would add `keep-alive`, also beside `close`.
         *response.version_mut() = self.version;
@@ -357,15 +363,19 @@ fn merge(headers: &mut HeaderMap, handlers: HeaderMap) {
 }
 
 /// A body as hyper takes it.
-pub(super) struct HttpBody {
-    body: Body,
-    /// Bytes to come of a streamed body, where that is known.
+pub(super) enum HttpBody {
+    Whole(Bytes),
+    Streamed(Box<Streamed>),
+}
+
+pub(super) struct Streamed {
+    stream: Pin<Box<dyn Stream<Item = Result<Bytes, HandlerError>> + Send>>,
+    /// Bytes to come, where that is known.
     length: Option<u64>,
-    /// Why a streamed body ends here, once everything before has been written.
+    /// Why the body ends here, once everything before has been written.
     failure: Option<HandlerError>,
     feed: Option<Feed>,
-    activity: Option<Arc<Activity>>,
-    /// Of a streamed answer.
+    activity: Arc<Activity>,
     span: Option<Box<RequestSpan>>,
 }
 
@@ -377,56 +387,56 @@ impl http_body::Body for HttpBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
-        let this = self.get_mut();
-        if let Some(failure) = this.failure.take() {
-            return Poll::Ready(Some(Err(failure)));
-        }
-        if let Body::Stream(stream) = &mut this.body {
-            return match std::task::ready!(stream.as_mut().poll_next(cx)) {
-                Some(Ok(piece)) => {
-                    this.length = this.length.map(|length| length.saturating_sub(piece.len() as u64));
-                    if let Some(span) = &mut this.span {
-                        span.sent(piece.len());
-                    }
-                    Poll::Ready(Some(Ok(Frame::data(piece))))
-                }
-                Some(Err(failure)) => {
-                    if let Some(span) = &mut this.span {
-                        span.fail("stream_failed");
-                    }
-                    // hyper drops what it has not written when a body fails, the head among it. It writes while the
-                    // body is not ready, and then asks again.
-                    this.failure = Some(failure);
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                None => Poll::Ready(None),
-            };
-        }
-        match std::mem::take(&mut this.body) {
-            Body::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            _ => Poll::Ready(None),
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(take(bytes))))),
+            Self::Streamed(streamed) => streamed.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.body, Body::Empty)
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Body::Empty => SizeHint::with_exact(0),
-            Body::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Stream(_) => self.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streamed(streamed) => streamed.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
 
-impl Drop for HttpBody {
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HandlerError>>> {
+        if let Some(failure) = self.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        match ready!(self.stream.as_mut().poll_next(cx)) {
+            Some(Ok(piece)) => {
+                self.length = self.length.map(|length| length.saturating_sub(piece.len() as u64));
+                if let Some(span) = &mut self.span {
+                    span.sent(piece.len());
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Some(Err(failure)) => {
+                if let Some(span) = &mut self.span {
+                    span.fail("stream_failed");
+                }
+                // hyper drops what it has not written when a body fails, the head among it. It writes while the body
+                // is not ready, and then asks again.
+                self.failure = Some(failure);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for Streamed {
     fn drop(&mut self) {
         self.feed = None; // Before the phase is set, which a body that is still read would set, too.
-        if let Some(activity) = &self.activity {
-            activity.set_phase(Phase::Idle);
-        }
+        self.activity.set_phase(Phase::Idle);
     }
 }
