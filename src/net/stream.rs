@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, acceptfrom_with, recv,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    acceptfrom_with, recv,
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -279,7 +280,7 @@ impl Door {
 }
 
 /// How many bytes wait in the kernel to be read, one at most; they stay. 0: none ever come.
-pub(super) fn peek(socket: impl AsFd) -> io::Result<usize> {
+pub(super) fn peek(socket: impl AsFd) -> rustix::io::Result<usize> {
     let mut byte = [0];
     Ok(recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
 }
@@ -302,21 +303,44 @@ impl Stream {
 
     /// How many bytes there are to read, one at most; they stay. 0: none ever come.
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let peek = || peek(self);
+        self.poll_call(cx, Interest::READABLE, 1, || peek(self))
+    }
+
+    /// Makes a call that moves up to `room` bytes, once the socket is ready for it. The kernel is called without the C
+    /// library, which would make each call one at which the thread can be cancelled; that costs more than it sounds.
+    fn poll_call(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        room: usize,
+        mut call: impl FnMut() -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
-            let peeked = match self {
-                Self::Tcp(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, peek)
+            ready!(match (self, interest.is_readable()) {
+                (Self::Tcp(stream), true) => stream.poll_read_ready(cx),
+                (Self::Tcp(stream), false) => stream.poll_write_ready(cx),
+                (Self::Unix(stream), true) => stream.poll_read_ready(cx),
+                (Self::Unix(stream), false) => stream.poll_write_ready(cx),
+            })?;
+            // Fewer bytes than there is room for: that is all for now, which the runtime has to hear of, or the next
+            // call would be made in vain.
+            let mut all_for_now = None;
+            let call = || match rustix::io::retry_on_intr(&mut call) {
+                Ok(bytes) if 0 < bytes && bytes < room => {
+                    all_for_now = Some(bytes);
+                    Err(io::ErrorKind::WouldBlock.into())
                 }
-                Self::Unix(stream) => {
-                    ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(Interest::READABLE, peek)
-                }
+                called => Ok(called?),
             };
-            // Ready no more, then: the next look waits.
-            if !peeked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
-                return Poll::Ready(peeked);
+            let called = match self {
+                Self::Tcp(stream) => stream.try_io(interest, call),
+                Self::Unix(stream) => stream.try_io(interest, call),
+            };
+            match (all_for_now, called) {
+                (Some(bytes), _) => return Poll::Ready(Ok(bytes)),
+                // Ready no more, then: the next look waits.
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, called) => return Poll::Ready(called),
             }
         }
     }
@@ -340,24 +364,28 @@ impl AsFd for Stream {
 }
 
 impl AsyncRead for Stream {
+    #[expect(unsafe_code, reason = "to clear the memory first would cost more than to receive into it")]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
+        let room = buffer.remaining();
+        // SAFETY: the kernel writes there, which makes no byte uninitialized that was not.
+        let unfilled = unsafe { buffer.unfilled_mut() };
+        let receive = || Ok(recv(&*self, &mut *unfilled, RecvFlags::empty())?.1);
+        let bytes = ready!(self.poll_call(cx, Interest::READABLE, room, receive))?;
+        // SAFETY: so many bytes have been received into it.
+        unsafe { buffer.assume_init(bytes) };
+        buffer.advance(bytes);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        let send = || rustix::net::send(&*self, bytes, SendFlags::NOSIGNAL);
+        self.poll_call(cx, Interest::WRITABLE, bytes.len(), send)
     }
 
     fn poll_write_vectored(
