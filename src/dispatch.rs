@@ -73,7 +73,7 @@ impl Dispatcher {
         match self.pool.submit_here(event, self.wait) {
             Submitted::Waits(reply) => Err(Waiting { reply, span }),
             Submitted::Answered(reply) => {
-                self.counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+                count(&self.counters, &reply);
                 end(span, &reply);
                 Ok(reply)
             }
@@ -81,6 +81,9 @@ impl Dispatcher {
     }
 
     /// Waits for the answer, as [`Dispatcher::submit`] does.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub fn wait_for(&self, waiting: Waiting) -> Awaited<'_> {
         Awaited { waiting, abandoned: Abandoned(Some(&self.counters)) }
     }
@@ -109,10 +112,10 @@ impl Dispatcher {
         });
         let ended = ended.await.map(|reply| reply.unwrap_or(Err(SubmitError::Stopping)));
         abandoned.0 = None;
-        self.counters.count(match &ended {
-            Ok(reply) => reply.as_ref().map(|_| ()).map_err(cause),
-            Err((cause, _)) => Err(*cause),
-        });
+        match &ended {
+            Ok(reply) => count(&self.counters, reply),
+            Err((cause, _)) => self.counters.count(Err(*cause)),
+        }
         if let Some(mut span) = span {
             span.end(!matches!(ended, Ok(Ok(_))));
         }
@@ -195,6 +198,7 @@ impl Dispatcher {
 
 /// The answer to an event, or why there is none. By hand: as `async fn` in `async fn` it would be several times as
 /// large, and is moved for each request.
+#[must_use = "an event that nobody waits for has been left by its client"]
 pub struct Awaited<'a> {
     waiting: Waiting,
     abandoned: Abandoned<'a>,
@@ -219,6 +223,10 @@ fn end(span: Option<Box<EventSpan>>, reply: &Reply) {
     }
 }
 
+fn count(counters: &TriggerCounters, reply: &Reply) {
+    counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+}
+
 fn cause(error: &SubmitError) -> Cause {
     match error {
         SubmitError::NoWorkers => Cause::NoWorker,
@@ -237,7 +245,7 @@ impl Abandoned<'_> {
     /// It has stayed.
     fn answered(&mut self, reply: &Reply) {
         if let Some(counters) = self.0.take() {
-            counters.count(reply.as_ref().map(|_| ()).map_err(cause));
+            count(counters, reply);
         }
     }
 }

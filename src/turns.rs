@@ -2,7 +2,7 @@
 //! of the other threads. What the runtime does by itself puts it where only the thread looks that ran it, once it waits
 //! for I/O the next time; and that thread may be inside a handler, or asleep, by then.
 //!
-//! Knows none of the tasks. Every task of the event threads begins with [`own`].
+//! Knows none of the tasks. Every task of the event threads that takes more than a step begins with [`own`].
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -31,15 +31,24 @@ pub async fn give_way() {
 }
 
 thread_local! {
-    /// Wakes a task that does nothing and waits; only this thread wakes it, so it runs nowhere.
-    static STAND_IN: Cell<Option<Waker>> = const { Cell::new(None) };
+    /// A task that does nothing but wait. Nobody else wakes it, so it does not run while it is here.
+    static STAND_IN: Cell<Option<StandIn>> = const { Cell::new(None) };
+}
+
+/// Woken when it is dropped: to stand in, or to end with its thread.
+struct StandIn(Waker);
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.0.wake_by_ref();
+    }
 }
 
 /// Lets other threads have the task that this one was to run next: the runtime keeps the task woken last out of their
 /// reach. A task that does nothing takes its place. For who is about to block a thread for long.
 pub fn hand_on() {
     match STAND_IN.take() {
-        Some(waiting) => waiting.wake(),
+        Some(waiting) => drop(waiting),
         None => drop(tokio::spawn(stand_in(thread::current().id()))), // The last one may not have had its turn yet.
     }
 }
@@ -48,15 +57,14 @@ pub fn hand_on() {
 /// it could be woken there while it runs here, which would put it into nobody's place.
 async fn stand_in(owner: ThreadId) {
     poll_fn(|cx| {
-        if thread::current().id() != owner {
-            return Poll::Ready(());
-        }
-        let other = STAND_IN.replace(Some(cx.waker().clone()));
-        let alone = other.is_none();
-        if !alone {
-            STAND_IN.set(other);
-        }
-        if alone { Poll::Pending } else { Poll::Ready(()) }
+        let is_needed = thread::current().id() == owner
+            && STAND_IN.try_with(|place| {
+                let other = place.take();
+                let is_free = other.is_none();
+                place.set(other.or_else(|| Some(StandIn(cx.waker().clone()))));
+                is_free
+            }) == Ok(true);
+        if is_needed { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
 }

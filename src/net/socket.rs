@@ -240,11 +240,13 @@ impl AsyncWrite for Socket {
         let mut room = [MaybeUninit::uninit(); JOINED_BYTES_MAX];
         let mut joined = ReadBuf::uninit(&mut room);
         let stream = Pin::new(&mut self.stream);
-        let written = if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= JOINED_BYTES_MAX {
-            pieces.iter().for_each(|piece| joined.put_slice(piece));
-            stream.poll_write(cx, joined.filled())
-        } else {
-            stream.poll_write_vectored(cx, pieces)
+        let written = match pieces {
+            [piece] => stream.poll_write(cx, piece),
+            pieces if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= JOINED_BYTES_MAX => {
+                pieces.iter().for_each(|piece| joined.put_slice(piece));
+                stream.poll_write(cx, joined.filled())
+            }
+            pieces => stream.poll_write_vectored(cx, pieces),
         };
         self.activity.wrote(written.is_pending(), || unacknowledged(&self.stream))?;
         written

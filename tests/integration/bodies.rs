@@ -530,3 +530,14 @@ fn many_bodies_at_once_do_not_stop_the_threads_that_bring_them() {
         assert!(client.read_answer(false).unwrap().text().starts_with("100003"));
     }
 }
+
+#[test]
+fn an_answer_is_whole_whether_it_is_written_in_one_piece_or_two() {
+    let processor = Setup::fake_shim("hello()\nready()\nserve(echo)\n").start();
+    let mut client = Client::connect(processor.http());
+    for bytes in (1..1200).chain([5000, 100_000]) {
+        let body: Vec<u8> = (0..bytes).map(|at| b'a' + (at % 23) as u8).collect();
+        client.send_post("/", &body);
+        assert_eq!(client.read_answer(false).unwrap().body, body);
+    }
+}

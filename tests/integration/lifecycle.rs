@@ -350,6 +350,27 @@ fn during_linger_everything_is_served_and_every_answer_closes_its_connection() {
 }
 
 #[test]
+fn a_stream_that_is_not_sent_because_of_its_status_keeps_no_connection_open() {
+    let handler = "
+def handler(context, event):
+    def pieces():
+        yield b'x'
+    return context.Response(status_code=int(event.path[1:]), body=pieces())
+";
+    for status in ["204", "304"] {
+        let mut processor = Setup::python(handler).start();
+        let mut kept = Client::connect(processor.http());
+        kept.send(format!("GET /{status} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        assert_eq!(kept.read_answer(false).unwrap().status.to_string(), status);
+        processor.signal(TERM);
+        assert_eq!(processor.end().code(), Some(0));
+        assert!(kept.is_closed());
+        let text = processor.stdout.text();
+        assert!(!text.contains("Stopping before everything has ended"), "{text}");
+    }
+}
+
+#[test]
 fn an_idle_kept_connection_gets_one_more_request_in_and_is_closed_then() {
     let mut processor = Setup::fake_shim(ECHO).start();
     let mut used = Client::connect(processor.http());

@@ -35,7 +35,7 @@ struct Bounds {
 
 #[test]
 fn an_event_in_process_takes_a_read_and_a_write() {
-    // An answer goes out by `writev`.
+    // `write` wakes a thread; no answer goes out by it.
     let bounds = Bounds { reads: 1.0, writes: 1.0, waits: [2.0, 0.5], others: 0.0, ignored: &["write"] };
     check(&bounds, || Some(Setup::builtin()));
 }

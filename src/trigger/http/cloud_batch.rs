@@ -70,10 +70,8 @@ impl Http {
         let trigger = event.extra.as_deref().and_then(|extra| extra.trigger.as_ref());
         let source = trigger.map(|(source, _)| source.clone()).unwrap_or_default();
         let mut answer = Answer::to_part();
-        let reply = self.gather(event).await;
-        if let Some(sending) = self.send_back(reply, &mut answer) {
-            sending.await;
-        }
+        let reply = self.submit_elsewhere(event).await;
+        self.give_all_back(reply, &mut answer).await;
         let (status, headers, body) = answer.into_part();
         match whole(body).await {
             Ok(body) => Part::new(id, source, status, headers, &body),

@@ -42,9 +42,6 @@ pub(super) fn is_said(headers: &HeaderMap) -> bool {
 
 /// Takes the headers about files out of an answer.
 pub(super) fn wanted(headers: &mut HeaderMap) -> Option<Wanted> {
-    if headers.is_empty() {
-        return None;
-    }
     // compat: any value deletes, also `false`.
     let delete = headers.remove(DELETE).is_some();
     let path = headers.remove(PATH)?;

@@ -11,7 +11,6 @@ mod span;
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +103,8 @@ impl Service for Requests {
     type Body = HttpBody;
 
     /// Most requests are answered here and now, or have but to wait for their handler. What more takes time is boxed:
-    /// this future is made and moved for each request.
+    /// this future is made and moved for each request. For the same reason there is no `async fn`: what is given to one
+    /// lies in its future twice.
     fn answer(
         &self,
         request: http::Request<Incoming>,
@@ -116,18 +116,24 @@ impl Service for Requests {
         let known = Known::of(&parts.headers);
         let mut answer = Answer::to(&parts, known);
         match http.begin(&mut parts, &body, known, activity, &mut answer) {
-            // A body that nobody reads stays until then: hyper begins to throw away one that is dropped.
-            Step::Answered if body.is_end_stream() => Either::Left(ready(Ok(finish(answer, activity)))),
-            // No `async fn`: what is given to one lies in its future twice.
-            Step::Wait(waiting) => Either::Right(Either::Left(async move {
-                let reply = http.cx.events.wait_for(waiting).await;
-                if let Some(sending) = http.send_back(reply, &mut answer) {
-                    sending.await;
-                }
-                Ok(finish(answer, activity))
-            })),
-            step => Either::Right(Either::Right(Box::pin(async move {
-                http.go_on(step, &mut parts, body, known, activity, &mut answer).await;
+            // A body that nobody reads is kept until hyper asks for the answer: it would begin to throw it away.
+            Ok(Step::Answered) if body.is_end_stream() => Either::Left(ready(Ok(finish(answer, activity)))),
+            Ok(Step::Wait(waiting)) => {
+                let reply = http.cx.events.wait_for(waiting);
+                Either::Right(Either::Left(async move {
+                    let reply = reply.await;
+                    if let Step::Open(response) = http.give_back(reply, &mut answer) {
+                        Box::pin(http.open(*response, &mut answer)).await;
+                    }
+                    Ok(finish(answer, activity))
+                }))
+            }
+            begun => Either::Right(Either::Right(Box::pin(async move {
+                let step = match begun {
+                    Ok(step) => step,
+                    Err(unread) => http.read(unread, &mut parts, body, known, activity, &mut answer).await,
+                };
+                http.go_on(step, activity, &mut answer).await;
                 Ok(finish(answer, activity))
             }))),
         }
@@ -138,10 +144,11 @@ fn finish(mut answer: Answer, activity: &Arc<Activity>) -> http::Response<HttpBo
     if activity.answer_closes() {
         answer.close();
     }
-    let streamed = answer.is_streamed();
-    activity.set_phase(if streamed { Phase::Streaming } else { Phase::Idle });
     answer.finish(activity)
 }
+
+/// A request whose body has to be read first: its path, if it differs from the target's, and its trace.
+type Unread = (CleanPath, Option<Arc<EventTrace>>);
 
 /// What comes next for a request.
 enum Step {
@@ -149,8 +156,6 @@ enum Step {
     Answered,
     /// Wait for the handler.
     Wait(Waiting),
-    /// Read the body.
-    Read(CleanPath, Option<Arc<EventTrace>>),
     /// Look for a cloud event, or several, in the event.
     Unwrap(Box<Event>),
     /// Wait for others, with which it makes a batch.
@@ -168,44 +173,51 @@ impl Http {
         known: Known,
         activity: &Activity,
         answer: &mut Answer,
-    ) -> Step {
-        let Some((path, trace)) = self.look(parts, body, known, answer) else { return Step::Answered };
+    ) -> Result<Step, Unread> {
+        let Some(unread) = self.look(parts, body, known, answer) else { return Ok(Step::Answered) };
         if !body.is_end_stream() {
-            return Step::Read(path, trace);
+            return Err(unread);
         }
-        let event = self.event(parts, known, (path, EventBody::none()), trace, activity, answer);
-        self.hand_in(event, known, activity, answer)
+        let event = self.event(parts, known, unread, EventBody::none(), activity, answer);
+        Ok(self.admit(event, known, activity, answer))
     }
 
-    /// All the rest.
-    #[expect(clippy::manual_async_fn, reason = "what is given to an `async fn` lies in its future twice")]
-    fn go_on(
+    async fn read(
         &self,
-        step: Step,
+        unread: Unread,
         parts: &mut Parts,
         body: Incoming,
         known: Known,
         activity: &Arc<Activity>,
         answer: &mut Answer,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            let step = match step {
-                Step::Read(path, trace) if self.takes_as_it_comes(parts, &body) => {
-                    // Boxed, as below: what few requests need must not make the future of the others larger.
-                    let feed = self.feed((path, trace), parts, body, known, activity, answer);
-                    return Box::pin(feed).await;
+    ) -> Step {
+        if self.takes_as_it_comes(parts, &body) {
+            // Boxed, as below: what few requests need must not make the future of the others larger.
+            Box::pin(self.feed(unread, parts, body, known, activity, answer)).await;
+            return Step::Answered;
+        }
+        match self.read_body(parts, body, activity).await {
+            Ok(body) => {
+                let known = Known::of(&parts.headers); // Trailers have joined them.
+                let event = self.event(parts, known, unread, body, activity, answer);
+                self.admit(event, known, activity, answer)
+            }
+            Err(refusal) => {
+                self.refuse(answer, refusal, activity);
+                Step::Answered
+            }
+        }
+    }
+
+    /// Until the answer is given.
+    async fn go_on(&self, mut step: Step, activity: &Activity, answer: &mut Answer) {
+        loop {
+            step = match step {
+                Step::Answered => return,
+                Step::Wait(waiting) => {
+                    let reply = self.cx.events.wait_for(waiting).await;
+                    self.give_back(reply, answer)
                 }
-                Step::Read(path, trace) => match self.read_body(parts, body, activity).await {
-                    Ok(body) => {
-                        let known = Known::of(&parts.headers); // Trailers have joined them.
-                        let event = self.event(parts, known, (path, body), trace, activity, answer);
-                        self.hand_in(event, known, activity, answer)
-                    }
-                    Err(refusal) => return self.refuse(answer, refusal, activity),
-                },
-                step => step,
-            };
-            let step = match step {
                 Step::Unwrap(mut event) => match cloudevent::unwrap(&mut event) {
                     Ok(None) => self.submit(event, activity, answer),
                     Ok(Some(events)) => {
@@ -214,29 +226,18 @@ impl Http {
                     }
                     Err(error) => return self.refuse_cloud_event(answer, &error),
                 },
-                step => step,
-            };
-            let reply = match step {
-                Step::Wait(waiting) => self.cx.events.wait_for(waiting).await,
-                Step::Gather(event) => self.gather(event).await,
-                Step::Open(response) => Ok(*response),
-                Step::Answered | Step::Read(..) | Step::Unwrap(_) => return,
-            };
-            if let Some(sending) = self.send_back(reply, answer) {
-                sending.await;
+                Step::Gather(event) => {
+                    let reply = self.submit_elsewhere(event).await;
+                    self.give_back(reply, answer)
+                }
+                Step::Open(response) => return Box::pin(self.open(*response, answer)).await,
             }
         }
     }
 
     /// What comes before a body is read: the path, if it differs from the target's, and the trace. `None`: the answer
     /// is given.
-    fn look(
-        &self,
-        parts: &Parts,
-        body: &Incoming,
-        known: Known,
-        answer: &mut Answer,
-    ) -> Option<(CleanPath, Option<Arc<EventTrace>>)> {
+    fn look(&self, parts: &Parts, body: &Incoming, known: Known, answer: &mut Answer) -> Option<Unread> {
         let path = request::decoded_path(&parts.uri);
         let settled = self.settle(parts, body, known, path.as_deref(), answer);
         let trace = self.cx.events.tracer().filter(|_| !settled).map(|tracer| tracer.begin(&parts.headers));
@@ -266,8 +267,8 @@ impl Http {
         &self,
         parts: &mut Parts,
         known: Known,
-        (path, body): (CleanPath, EventBody),
-        trace: Option<Arc<EventTrace>>,
+        (path, trace): Unread,
+        body: EventBody,
         activity: &Activity,
         answer: &mut Answer,
     ) -> Box<Event> {
@@ -317,7 +318,6 @@ impl Http {
     fn takes_as_it_comes(&self, parts: &Parts, body: &Incoming) -> bool {
         self.cx.events.streams_bodies()
             && self.batches.is_none()
-            && !body.is_end_stream()
             && body.size_hint().exact().is_none_or(|bytes| bytes > incoming::WHOLE_BYTES_MAX)
             && (self.cx.events.serves_web() || !cloudevent::is_one(&parts.headers))
     }
@@ -325,7 +325,7 @@ impl Http {
     /// The event's way to a worker and its answer's way back, with a body that is still arriving.
     async fn feed(
         &self,
-        (path, trace): (CleanPath, Option<Arc<EventTrace>>),
+        unread: Unread,
         parts: &mut Parts,
         body: Incoming,
         known: Known,
@@ -338,15 +338,13 @@ impl Http {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        let event = self.event(parts, known, (path, body), trace, activity, answer);
+        let event = self.event(parts, known, unread, body, activity, answer);
         // A handler that has been told of it may have answered, which is not the reason any more.
         let reply = match self.cx.events.submit_until(event, feed.refused()).await {
             Ok(reply) => reply,
             Err(refusal) => return self.refuse(answer, refusal, activity),
         };
-        if let Some(sending) = self.send_back(reply, answer) {
-            sending.await;
-        }
+        self.give_all_back(reply, answer).await;
         if !feed.is_whole() {
             answer.close(); // What is not read of a body stands before the next request.
         }
@@ -363,7 +361,7 @@ impl Http {
     }
 
     /// What becomes of an event whose body is here.
-    fn hand_in(&self, event: Box<Event>, known: Known, activity: &Activity, answer: &mut Answer) -> Step {
+    fn admit(&self, event: Box<Event>, known: Known, activity: &Activity, answer: &mut Answer) -> Step {
         // Cloud events to a web application are its own business.
         if event.web.is_none() && known.may_be_cloud_event() {
             return Step::Unwrap(event);
@@ -380,10 +378,7 @@ impl Http {
             return Step::Wait(self.cx.events.hand_in(event)); // Others wait for this thread.
         }
         match self.cx.events.submit_here(event) {
-            Ok(reply) => match self.give_back(reply, answer) {
-                None => Step::Answered,
-                Some(response) => Step::Open(Box::new(response)),
-            },
+            Ok(reply) => self.give_back(reply, answer),
             Err(waiting) => {
                 activity.share_turn();
                 Step::Wait(waiting)
@@ -391,20 +386,21 @@ impl Http {
         }
     }
 
-    async fn gather(&self, event: Box<Event>) -> Reply {
+    /// The event's way to a worker where others wait for this thread, by a batch if there are such.
+    async fn submit_elsewhere(&self, event: Box<Event>) -> Reply {
         match &self.batches {
             None => self.cx.events.submit(event).await,
             Some(batches) => Box::pin(batches.submit(event)).await,
         }
     }
 
-    /// The answer's way back. A response is returned for which a file has to be opened first.
-    fn give_back(&self, reply: Reply, answer: &mut Answer) -> Option<Response> {
+    /// What the handler, or the lack of a worker, makes of the answer.
+    fn give_back(&self, reply: Reply, answer: &mut Answer) -> Step {
         match reply {
-            Ok(response) if file::is_said(&response.headers) => return Some(response),
+            Ok(response) if file::is_said(&response.headers) => return Step::Open(Box::new(response)),
             reply => answer.reply(reply, self.cx.events.counters(), &self.cx.logger),
         }
-        None
+        Step::Answered
     }
 
     /// The file that a handler has named becomes the body of its answer.
@@ -415,14 +411,11 @@ impl Http {
         answer.reply(Ok(response), self.cx.events.counters(), &self.cx.logger);
     }
 
-    /// The answer's way back, which takes time if there is a file to be opened.
-    fn send_back<'a>(
-        &'a self,
-        reply: Reply,
-        answer: &'a mut Answer,
-    ) -> Option<Pin<Box<impl Future<Output = ()> + Send + 'a>>> {
-        let response = self.give_back(reply, answer)?;
-        Some(Box::pin(self.open(response, answer)))
+    /// Both.
+    async fn give_all_back(&self, reply: Reply, answer: &mut Answer) {
+        if let Step::Open(response) = self.give_back(reply, answer) {
+            self.open(*response, answer).await;
+        }
     }
 
     /// Whether the answer is given, because no event is needed for it.

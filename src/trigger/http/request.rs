@@ -223,9 +223,6 @@ pub(super) async fn read_body(
     activity: &Activity,
 ) -> Result<EventBody, Refusal> {
     let mut read = EventBody::none();
-    if body.is_end_stream() {
-        return Ok(read);
-    }
     let announced = body.size_hint().exact();
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
         return Err(Refusal::TooLarge);

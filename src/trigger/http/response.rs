@@ -295,11 +295,13 @@ impl Answer {
         }
     }
 
-    /// The response as hyper sends it. `activity` is told when a streamed body has ended.
+    /// The response as hyper sends it. `activity` is told that the answer is given, or that it is streamed now and, by
+    /// its body, that this has ended.
     pub(super) fn finish(mut self, activity: &Arc<Activity>) -> http::Response<HttpBody> {
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
+        activity.set_phase(if self.is_streamed() { Phase::Streaming } else { Phase::Idle });
         // What an application does not say of its answer it does not want to say.
         if !self.web.is_some_and(|web| web.answered) {
             self.default_content_type();
