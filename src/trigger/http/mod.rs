@@ -165,7 +165,7 @@ enum Step {
 }
 
 impl Http {
-    /// As far as a request comes without waiting for anything.
+    /// As far as a request comes without waiting for anything: up to its body, if it has one.
     fn begin(
         &self,
         parts: &mut Parts,
@@ -182,6 +182,7 @@ impl Http {
         Ok(self.admit(event, known, activity, answer))
     }
 
+    /// Reads the body and goes on as [`Http::begin`], or hands it on as it comes.
     async fn read(
         &self,
         unread: Unread,
