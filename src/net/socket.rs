@@ -233,16 +233,16 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
         if self.replaces(pieces.first().map_or(&[], |piece| piece)) {
-            let bytes = pieces.iter().map(|piece| piece.len()).sum();
             return self.poll_write_instead(cx, bytes);
         }
-        let mut room = [MaybeUninit::uninit(); JOINED_BYTES_MAX];
-        let mut joined = ReadBuf::uninit(&mut room);
         let stream = Pin::new(&mut self.stream);
         let written = match pieces {
             [piece] => stream.poll_write(cx, piece),
-            pieces if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= JOINED_BYTES_MAX => {
+            pieces if bytes <= JOINED_BYTES_MAX => {
+                let mut room = [MaybeUninit::uninit(); JOINED_BYTES_MAX];
+                let mut joined = ReadBuf::uninit(&mut room);
                 pieces.iter().for_each(|piece| joined.put_slice(piece));
                 stream.poll_write(cx, joined.filled())
             }

@@ -35,13 +35,11 @@ pub(super) struct Wanted {
     delete: bool,
 }
 
-/// Whether an answer says something about files.
-pub(super) fn is_said(headers: &HeaderMap) -> bool {
-    !headers.is_empty() && (headers.contains_key(PATH) || headers.contains_key(DELETE))
-}
-
 /// Takes the headers about files out of an answer.
 pub(super) fn wanted(headers: &mut HeaderMap) -> Option<Wanted> {
+    if headers.is_empty() {
+        return None;
+    }
     // compat: any value deletes, also `false`.
     let delete = headers.remove(DELETE).is_some();
     let path = headers.remove(PATH)?;

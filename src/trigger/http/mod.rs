@@ -117,15 +117,15 @@ impl Service for Requests {
         let mut answer = Answer::to(&parts, known);
         match http.begin(&mut parts, &body, known, activity, &mut answer) {
             // A body that nobody reads is kept until hyper asks for the answer: it would begin to throw it away.
-            Ok(Step::Answered) if body.is_end_stream() => Either::Left(ready(Ok(finish(answer, activity)))),
+            Ok(Step::Answered) if body.is_end_stream() => Either::Left(ready(Ok(answer.finish(activity)))),
             Ok(Step::Wait(waiting)) => {
                 let reply = http.cx.events.wait_for(waiting);
                 Either::Right(Either::Left(async move {
                     let reply = reply.await;
-                    if let Step::Open(response) = http.give_back(reply, &mut answer) {
-                        Box::pin(http.open(*response, &mut answer)).await;
+                    if let Step::Open(named) = http.give_back(reply, &mut answer) {
+                        Box::pin(http.open(named, &mut answer)).await;
                     }
-                    Ok(finish(answer, activity))
+                    Ok(answer.finish(activity))
                 }))
             }
             begun => Either::Right(Either::Right(Box::pin(async move {
@@ -134,17 +134,10 @@ impl Service for Requests {
                     Err(unread) => http.read(unread, &mut parts, body, known, activity, &mut answer).await,
                 };
                 http.go_on(step, activity, &mut answer).await;
-                Ok(finish(answer, activity))
+                Ok(answer.finish(activity))
             }))),
         }
     }
-}
-
-fn finish(mut answer: Answer, activity: &Arc<Activity>) -> http::Response<HttpBody> {
-    if activity.answer_closes() {
-        answer.close();
-    }
-    answer.finish(activity)
 }
 
 /// A request whose body has to be read first: its path, if it differs from the target's, and its trace.
@@ -160,8 +153,8 @@ enum Step {
     Unwrap(Box<Event>),
     /// Wait for others, with which it makes a batch.
     Gather(Box<Event>),
-    /// Open the file that the handler has named.
-    Open(Box<Response>),
+    /// Open the file that the handler has named in its response.
+    Open(Box<(file::Wanted, Response)>),
 }
 
 impl Http {
@@ -231,7 +224,7 @@ impl Http {
                     let reply = self.submit_elsewhere(event).await;
                     self.give_back(reply, answer)
                 }
-                Step::Open(response) => return Box::pin(self.open(*response, answer)).await,
+                Step::Open(named) => return Box::pin(self.open(named, answer)).await,
             }
         }
     }
@@ -396,26 +389,28 @@ impl Http {
     }
 
     /// What the handler, or the lack of a worker, makes of the answer.
-    fn give_back(&self, reply: Reply, answer: &mut Answer) -> Step {
-        match reply {
-            Ok(response) if file::is_said(&response.headers) => return Step::Open(Box::new(response)),
-            reply => answer.reply(reply, self.cx.events.counters(), &self.cx.logger),
+    fn give_back(&self, mut reply: Reply, answer: &mut Answer) -> Step {
+        let file = reply.as_mut().ok().and_then(|response| file::wanted(&mut response.headers));
+        match (file, reply) {
+            (Some(file), Ok(response)) => Step::Open(Box::new((file, response))),
+            (_, reply) => {
+                answer.reply(reply, self.cx.events.counters(), &self.cx.logger);
+                Step::Answered
+            }
         }
-        Step::Answered
     }
 
-    /// The file that a handler has named becomes the body of its answer.
-    async fn open(&self, mut response: Response, answer: &mut Answer) {
-        if let Some(file) = file::wanted(&mut response.headers) {
-            answer.length = file.send(&mut response, &self.cx.logger).await;
-        }
+    /// The file becomes the body of the answer.
+    async fn open(&self, named: Box<(file::Wanted, Response)>, answer: &mut Answer) {
+        let (file, mut response) = *named;
+        answer.length = file.send(&mut response, &self.cx.logger).await;
         answer.reply(Ok(response), self.cx.events.counters(), &self.cx.logger);
     }
 
     /// Both.
     async fn give_all_back(&self, reply: Reply, answer: &mut Answer) {
-        if let Step::Open(response) = self.give_back(reply, answer) {
-            self.open(*response, answer).await;
+        if let Step::Open(named) = self.give_back(reply, answer) {
+            self.open(named, answer).await;
         }
     }
 

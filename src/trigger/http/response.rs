@@ -298,6 +298,7 @@ impl Answer {
     /// The response as hyper sends it. `activity` is told that the answer is given, or that it is streamed now and, by
     /// its body, that this has ended.
     pub(super) fn finish(mut self, activity: &Arc<Activity>) -> http::Response<HttpBody> {
+        self.closes |= activity.answer_closes();
         if matches!(self.status.as_u16(), 204 | 304) {
             self.body = Body::Empty;
         }
