@@ -26,3 +26,4 @@ pub mod shutdown;
 pub mod trace;
 pub mod trigger;
 pub mod turns;
+pub mod watched;

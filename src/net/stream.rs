@@ -3,20 +3,22 @@
 use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, writev};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
-    acceptfrom_with, recv,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType,
+    acceptfrom_with, getsockname, recv, send, shutdown,
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::TcpSocket;
+
+use crate::watched::Watched;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -24,22 +26,22 @@ const BACKLOG: u32 = 4096;
 pub const UNIX_PREFIX: &str = "unix:";
 /// A connection on which nothing moves is probed this often; nine probes without an answer end it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Our sockets are not our children's, and nobody waits in a call.
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 /// Who may connect to a socket file: its user and its group.
 const SOCKET_FILE_MODE: u32 = 0o660;
 
 /// A bound address that nobody serves yet.
 #[derive(Debug)]
-pub struct Listener(Bound);
-
-#[derive(Debug)]
-enum Bound {
-    Tcp(std::net::TcpListener, Keep),
-    Unix(std::os::unix::net::UnixListener, SocketFile),
+pub struct Listener {
+    socket: OwnedFd,
+    keep: Keep,
+    file: Option<SocketFile>,
 }
 
 /// Who has a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+enum Keep {
     /// We alone: with its end nobody listens.
     Alone,
     /// Others, too: whoever has connected by then is theirs.
@@ -54,15 +56,19 @@ impl Listener {
     pub fn adopt(listener: &std::net::TcpListener) -> io::Result<Self> {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
-        Ok(Self(Bound::Tcp(listener, Keep::Shared)))
+        Ok(Self { socket: listener.into(), keep: Keep::Shared, file: None })
     }
 
     /// The TCP address, if it is one.
     #[cfg(test)]
     pub(super) fn tcp_address(&self) -> SocketAddr {
-        let Bound::Tcp(listener, _) = &self.0 else { panic!("a socket file") };
-        listener.local_addr().unwrap()
+        tcp(getsockname(&self.socket)).expect("a socket file")
     }
+}
+
+/// An address as the kernel gives it, if it is one of TCP.
+fn tcp(address: rustix::io::Result<SocketAddrAny>) -> Option<SocketAddr> {
+    address.ok()?.try_into().ok()
 }
 
 /// Binds `host:port`, where an empty host means every address, IPv6 and IPv4; or `unix:/path`, which makes a socket
@@ -72,9 +78,9 @@ impl Listener {
 /// The address cannot be resolved or bound; a file of that name is no socket, or somebody listens there.
 pub fn bind(address: &str) -> io::Result<Listener> {
     if let Some(path) = address.strip_prefix(UNIX_PREFIX) {
-        return bind_file(Path::new(path)).map(|(listener, file)| Listener(Bound::Unix(listener, file)));
+        return bind_file(Path::new(path));
     }
-    bind_tcp(address).map(|listener| Listener(Bound::Tcp(listener, Keep::Alone)))
+    Ok(Listener { socket: bind_tcp(address)?.into(), keep: Keep::Alone, file: None })
 }
 
 /// As [`bind`], of an address that is no file.
@@ -168,7 +174,7 @@ fn prepare(listener: &TcpSocket) {
 
 /// A socket file of ours; removed when dropped, unless another one has taken its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
 }
@@ -188,7 +194,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Makes the file under another name, so that nobody connects before its mode is set, and renames it, which also
 /// replaces what a process that was killed has left.
-fn bind_file(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+fn bind_file(path: &Path) -> io::Result<Listener> {
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file of that name is no socket"));
@@ -200,83 +206,66 @@ fn bind_file(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, Socke
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{:x}", fastrand::u16(..)));
     let new = PathBuf::from(name);
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(&new)?)?;
     let made = SocketFile { inode: inode(&new)?, path: new };
     std::fs::set_permissions(&made.path, Permissions::from_mode(SOCKET_FILE_MODE))?;
     rustix::net::listen(&socket, i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
     std::fs::rename(&made.path, path)?;
     let file = SocketFile { path: path.to_owned(), inode: made.inode };
-    Ok((socket.into(), file))
+    Ok(Listener { socket, keep: Keep::Alone, file: Some(file) })
 }
 
 /// A listener on the current runtime.
-pub(super) enum Door {
-    /// With the address that its connections arrive at, unless it is every one of the host's.
-    Tcp(TcpListener, Keep, Option<SocketAddr>),
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+pub(super) struct Door {
+    socket: Watched<OwnedFd>,
+    keep: Keep,
+    /// That its connections arrive at, unless it is every one of the host's.
+    address: Option<SocketAddr>,
+    #[expect(dead_code, reason = "removes the file when dropped")]
+    file: Option<SocketFile>,
 }
 
 impl Door {
     pub(super) fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener.0 {
-            Bound::Tcp(listener, keep) => {
-                let address = listener.local_addr()?;
-                let address = (!address.ip().is_unspecified()).then_some(address);
-                Self::Tcp(TcpListener::from_std(listener)?, keep, address)
-            }
-            Bound::Unix(listener, file) => Self::Unix(UnixListener::from_std(listener)?, file),
-        })
+        let Listener { socket, keep, file } = listener;
+        let address = tcp(getsockname(&socket)).filter(|address| !address.ip().is_unspecified());
+        Ok(Self { socket: Watched::new(socket, Interest::READABLE)?, keep, address, file })
     }
 
     /// Whether others have the socket, too.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Tcp(_, Keep::Shared, _))
+        self.keep == Keep::Shared
     }
 
     /// The next connection, and where it comes from.
     pub(super) async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(listener, ..) => {
-                listener.accept().await.map(|(stream, client)| (Stream::Tcp(stream), Some(client)))
-            }
-            Self::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), None)),
-        }
+        self.socket.once_readable(accept).await.and_then(Stream::new)
     }
 
     /// A connection that waits in the kernel, whether or not the runtime has heard of it yet, and where it comes from;
     /// none where somebody else will accept it.
     pub(super) fn accept_now(&self) -> Option<(Stream, Option<SocketAddr>)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        if self.is_shared() {
+            return None;
+        }
         loop {
-            let accepted = match self {
-                Self::Tcp(_, Keep::Shared, _) => return None,
-                Self::Tcp(listener, Keep::Alone, _) => acceptfrom_with(listener, flags),
-                Self::Unix(listener, _) => accept_with(listener, flags).map(|fd| (fd, None)),
-            };
-            match (accepted, self) {
-                (Ok((fd, client)), Self::Tcp(..)) => {
-                    let client = client.and_then(|client| client.try_into().ok());
-                    return TcpStream::from_std(fd.into()).ok().map(|stream| (Stream::Tcp(stream), client));
-                }
-                (Ok((fd, _)), Self::Unix(..)) => {
-                    return UnixStream::from_std(fd.into()).ok().map(|stream| (Stream::Unix(stream), None));
-                }
-                (Err(Errno::INTR | Errno::CONNABORTED), _) => {} // That one left already.
-                (Err(_), _) => return None,
+            match accept(self.socket.get()) {
+                Ok(accepted) => return Stream::new(accepted).ok(),
+                Err(Errno::INTR | Errno::CONNABORTED) => {} // That one left already.
+                Err(_) => return None,
             }
         }
     }
 
     /// The address that a connection of it arrived at. The kernel is asked only where it can be one of several.
     pub(super) fn address_of(&self, stream: &Stream) -> Option<SocketAddr> {
-        match (self, stream) {
-            (Self::Tcp(_, _, Some(address)), _) => Some(*address),
-            (_, Stream::Tcp(stream)) => stream.local_addr().ok(),
-            (_, Stream::Unix(_)) => None,
-        }
+        self.address.or_else(|| tcp(getsockname(stream)))
     }
+}
+
+fn accept(socket: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    acceptfrom_with(socket, FLAGS)
 }
 
 /// How many bytes wait in the kernel to be read, one at most; they stay. 0: none ever come.
@@ -287,105 +276,50 @@ pub(super) fn peek(socket: impl AsFd) -> rustix::io::Result<usize> {
 
 /// A connection's socket.
 #[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+pub(super) struct Stream(Watched<OwnedFd>);
 
 impl Stream {
+    /// Of what has been accepted, and where it comes from, unless that is a file.
+    fn new((socket, client): (OwnedFd, Option<SocketAddrAny>)) -> io::Result<(Self, Option<SocketAddr>)> {
+        let stream = Self(Watched::new(socket, Interest::READABLE | Interest::WRITABLE)?);
+        Ok((stream, client.and_then(|client| client.try_into().ok())))
+    }
+
     /// As much as fits at once.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
-        }
-    }
-
-    /// How many bytes there are to read, one at most; they stay. 0: none ever come.
-    pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.poll_call(cx, Interest::READABLE, 1, || peek(self))
-    }
-
-    /// Makes a call that moves up to `room` bytes, once the socket is ready for it. The kernel is called without the C
-    /// library, which would make each call one at which the thread can be cancelled; that costs more than it sounds.
-    fn poll_call(
-        &self,
-        cx: &mut Context<'_>,
-        interest: Interest,
-        room: usize,
-        mut call: impl FnMut() -> rustix::io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(match (self, interest.is_readable()) {
-                (Self::Tcp(stream), true) => stream.poll_read_ready(cx),
-                (Self::Tcp(stream), false) => stream.poll_write_ready(cx),
-                (Self::Unix(stream), true) => stream.poll_read_ready(cx),
-                (Self::Unix(stream), false) => stream.poll_write_ready(cx),
-            })?;
-            // Fewer bytes than there is room for: that is all for now, which the runtime has to hear of, or the next
-            // call would be made in vain.
-            let mut all_for_now = None;
-            let call = || match rustix::io::retry_on_intr(&mut call) {
-                Ok(bytes) if 0 < bytes && bytes < room => {
-                    all_for_now = Some(bytes);
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                called => Ok(called?),
-            };
-            let called = match self {
-                Self::Tcp(stream) => stream.try_io(interest, call),
-                Self::Unix(stream) => stream.try_io(interest, call),
-            };
-            match (all_for_now, called) {
-                (Some(bytes), _) => return Poll::Ready(Ok(bytes)),
-                // Ready no more, then: the next look waits.
-                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (None, called) => return Poll::Ready(called),
-            }
-        }
+        Ok(send(self, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?)
     }
 
     /// As much as is there.
     pub(super) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(bytes),
-            Self::Unix(stream) => stream.try_read(bytes),
-        }
+        Ok(recv(self, bytes, RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// How many bytes there are to read, one at most; they stay. 0: none ever come.
+    pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.0.poll_in(cx, 1, |socket| peek(socket))
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
+        self.0.as_fd()
     }
 }
 
 impl AsyncRead for Stream {
-    #[expect(unsafe_code, reason = "to clear the memory first would cost more than to receive into it")]
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let room = buffer.remaining();
-        // SAFETY: the kernel writes there, which makes no byte uninitialized that was not.
-        let unfilled = unsafe { buffer.unfilled_mut() };
-        let receive = || Ok(recv(&*self, &mut *unfilled, RecvFlags::empty())?.1);
-        let bytes = ready!(self.poll_call(cx, Interest::READABLE, room, receive))?;
-        // SAFETY: so many bytes have been received into it.
-        unsafe { buffer.assume_init(bytes) };
-        buffer.advance(bytes);
-        Poll::Ready(Ok(()))
+        self.0.poll_read_by(cx, buffer, |socket, space| Ok(recv(socket, space, RecvFlags::empty())?.1))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let send = || rustix::net::send(&*self, bytes, SendFlags::NOSIGNAL);
-        self.poll_call(cx, Interest::WRITABLE, bytes.len(), send)
+        self.0.poll_out(cx, bytes.len(), |socket| send(socket, bytes, SendFlags::NOSIGNAL))
     }
 
     fn poll_write_vectored(
@@ -393,10 +327,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        self.0.poll_out(cx, bytes, |socket| writev(socket, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -407,11 +339,8 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(shutdown(&*self, Shutdown::Write)?))
     }
 }
 

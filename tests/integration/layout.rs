@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("link", &[]),
     ("turns", &[]),
     ("per_thread", &[]),
+    ("watched", &[]),
     ("config", &[]),
     ("trace", &["config"]),
     ("logging", &["config", "trace"]),
@@ -18,10 +19,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &["config", "event", "logging", "per_thread", "reaper", "trace"]),
     ("otlp", &["config", "logging", "trace"]),
     ("queue", &["event", "metrics", "per_thread"]),
-    ("runtime", &["config", "event", "logging", "metrics", "queue", "reaper", "trace", "turns"]),
+    ("runtime", &["config", "event", "logging", "metrics", "queue", "reaper", "trace", "turns", "watched"]),
     ("pool", &["runtime", "queue", "event", "logging", "metrics", "reaper", "turns"]),
     ("dispatch", &["pool", "queue", "metrics", "event", "trace"]),
-    ("net", &["shutdown", "logging", "turns"]),
+    ("net", &["shutdown", "logging", "turns", "watched"]),
     (
         "trigger",
         &[
