@@ -60,13 +60,14 @@ HEADER = _struct.Struct("<IBBHII")
 EVENT_HEAD = _struct.Struct("<IqqiiIHH")  # from the last field of the frame header, the length of the head
 PAIR_COUNTS = _struct.Struct("<HH")
 ANSWER_HEAD = _struct.Struct("<IBBHIIIHH")
+TEXT_HEAD = _struct.Struct("<IBBHIIIHH10s")  # of an answer that is only a text: with its type
 MICROS = _struct.Struct("<q")
 U32 = _struct.Struct("<I")
 WAIT_ALL, DONT_WAIT = _socket.MSG_WAITALL, _socket.MSG_DONTWAIT
 APART = 1 << 31              # beside a head's length: the body comes over the socket, although there is a pipe
 write = os.write
 TEXT, JSON = b"text/plain", b"application/json"
-PLAIN_HEAD = 8 + len(TEXT)  # of an answer that is only a text
+TEXT_HEAD_BYTES = TEXT_HEAD.size - HEADER.size
 
 MYPY = False
 if MYPY:
@@ -714,6 +715,13 @@ class HandlerFault(Exception):
     """The handler returned something that cannot be answered."""
 
 
+def text_answer(call, text):
+    """As `Shim.send_answer`, for the many."""
+    micros = (monotonic_ns() - call.started) // 1000
+    return TEXT_HEAD.pack(TEXT_HEAD_BYTES + len(text), ANSWER, 0, 200, call.ident, TEXT_HEAD_BYTES,
+                          micros if micros < 0xFFFFFFFF else 0xFFFFFFFF, 0, 0, TEXT) + text
+
+
 def convert(value):
     """What a returned value means: (status, flags, content type, number of header pairs, their texts, body)."""
     kind = type(value)
@@ -851,6 +859,7 @@ class Call:
     task: "Any" = None     # to be cancelled while it waits
     started = credit = 0
     waiters: "Any" = ()    # done when something has come for it
+    value: "Any" = None    # what the handler has said, where it has been called already
     # Where several are in work:
     begun = False      # the handler has been called
     over = False       # answered: nothing is sent for it any more
@@ -860,6 +869,10 @@ class Call:
     def __init__(self, ident, argument):
         self.ident = ident
         self.argument = argument
+
+
+ANSWERED = object()  # the value of a call that nothing is left to do for
+new = object.__new__  # without `__init__`, which would be one more function that is called
 
 
 class Shim:
@@ -952,39 +965,119 @@ class Shim:
             self.settle()
         await self.serve()
 
+    def serve_usual(self):
+        """Serves events as long as they are as most are: whole, alone, answered at once. What such an event costs are
+        the functions that are called for it, so none is that can be left out. Returns None where something else has
+        come, or a call whose value is `serve`'s to answer; ANSWERED if it has been, and an event loop is there now."""
+        channel, handler, context = self.channel, self.handler, self.context
+        receive, room, max_frame = channel.sock.recv_into, channel.room, channel.max_frame
+        while not self.queue:
+            data, at = channel.data, channel.at
+            if at == len(data):
+                if channel.held or self.sources:
+                    self.before_waiting()
+                self.waiting = True
+                if self.stopping:
+                    raise Stop
+                try:
+                    count = receive(room)
+                except ConnectionError:
+                    raise Closed from None
+                self.waiting = False
+                if not count:
+                    raise Closed
+                data, at = channel.data, channel.at = room[:count].tobytes(), 0
+            if len(data) - at < 16:
+                return None
+            size, kind, flags, code, ident, head = HEADER.unpack_from(data, at)
+            at += 16
+            end = at + size
+            if kind != EVENT or flags & UNUSUAL or end > len(data) or not head <= size <= max_frame:
+                return None
+            channel.at = end
+            event = new(FrameEvent)
+            event._frame = kind, flags, code, ident, data, at, data[at + head:end]
+            self.call = call = new(Call)
+            call.ident, call.argument = ident, event
+            self.log_level = (code >> 12) - 1 if code >> 12 else self.level
+            call.started = self.written = monotonic_ns()
+            try:
+                value = handler(context, event)
+                kind = type(value)
+                if kind is str:
+                    text = value.encode() if value.isascii() else utf8(value)
+                elif kind is bytes:
+                    text = value
+                elif kind in PLAIN or not hasattr(kind, "__await__") and not is_stream(value):
+                    text = None
+                else:
+                    call.value = value
+                    return call
+                pipe = channel.pipe  # looked at again: the handler may have forked, and this be the child
+                if text is None or pipe is None or len(text) > JOIN_BYTES_MAX:
+                    if value is not call:
+                        self.answer(call, value)
+                else:
+                    frame = text_answer(call, text)
+                    with channel.lock:
+                        if channel.held:
+                            channel.send(frame)
+                        else:
+                            try:
+                                count = write(pipe, frame)
+                            except OSError:
+                                raise Closed from None
+                            if count < len(frame):
+                                channel.send(frame[count:])
+            except (Closed, Stop, ProtocolFault):
+                raise
+            except BaseException as error:
+                self.more().failed(call, error)
+            self.call = None
+            self.log_level = self.level
+            if self.stopping:
+                raise Stop
+            if self.loop is not None:
+                call.value = ANSWERED
+                return call
+        return None
+
     async def serve(self):
         """Every frame goes through here. Returns only to be started again in a fresh context."""
         channel, handler, context = self.channel, self.handler, self.context
-        take = channel.take
+        take, usual = channel.take, type(channel) is Channel
         while True:
-            frame = self.queue.pop(0) if self.queue else take()
-            if frame is None:
+            call: "Any" = self.serve_usual() if usual and self.loop is None and channel.start is None else None
+            called = call is not None
+            if not called:
+                frame = self.queue.pop(0) if self.queue else take()
+                if frame is None:
+                    if self.looping and not self.idle():
+                        await self.readable_again()
+                    else:
+                        self.read()
+                    continue
+                if frame[0] != EVENT:
+                    await self.more().other(frame)
+                    continue
+                call = self.receive(frame)
+                if call is None:
+                    continue
                 if self.looping and not self.idle():
-                    await self.readable_again()
-                else:
-                    self.read()
-                continue
-            if frame[0] != EVENT:
-                await self.more().other(frame)
-                continue
-            call = self.receive(frame)
-            if call is None:
-                continue
-            if self.looping and not self.idle():
-                self.upcoming = call
-                await self.undisturbed(Suspend())  # let the tasks of earlier events run
-                self.upcoming = None
-            self.call = call
-            call.started = self.written = monotonic_ns()
+                    self.upcoming = call
+                    await self.undisturbed(Suspend())  # let the tasks of earlier events run
+                    self.upcoming = None
+                self.call = call
+                call.started = self.written = monotonic_ns()
             try:
-                value = handler(context, call.argument)
+                value = handler(context, call.argument) if not called else call.value
                 if type(value) not in PLAIN:
                     if hasattr(type(value), "__await__"):
                         value = await self.more().wait_for(call, value)
                     if is_stream(value):
                         await self.more().stream(call, value)
                         value = call
-                if value is not call:
+                if value is not call and value is not ANSWERED:
                     self.answer(call, value)
             except (Closed, Stop, ProtocolFault):
                 raise
@@ -1072,11 +1165,8 @@ class Shim:
         kind = type(value)
         if kind is str or kind is bytes:
             value = value if kind is bytes else utf8(value)
-            if len(value) <= JOIN_BYTES_MAX:  # As `send_answer`, for the many.
-                micros = (monotonic_ns() - call.started) // 1000
-                return self.channel.send(
-                    ANSWER_HEAD.pack(PLAIN_HEAD + len(value), ANSWER, 0, 200, call.ident, PLAIN_HEAD,
-                                     micros if micros < 0xFFFFFFFF else 0xFFFFFFFF, 0, 0) + TEXT + value)
+            if len(value) <= JOIN_BYTES_MAX:
+                return self.channel.send(text_answer(call, value))
         if isinstance(value, list):
             # compat: a list is a batch of answers; a single event gets the first.
             if not value:
