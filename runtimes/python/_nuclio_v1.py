@@ -270,6 +270,7 @@ class Lines:
     """In the place of the shim's channel."""
 
     max_frame = 1 << 30
+    writing = False  # what is logged is translated at once, and goes out whole
 
     def __init__(self, fault, closed, arguments):
         self.fault, self.closed = fault, closed  # what the shim wants raised

@@ -181,6 +181,7 @@ class Channel:
         self.start, self.large, self.missing = None, None, 0  # a frame whose body is still coming
         self.max_frame = 1 << 30
         self.held, self.held_bytes = [], 0  # frames that go out with the next write
+        self.writing = False  # a frame may be written in part: what a signal's handler logs meanwhile is held
 
     def take(self):
         """The next frame already read, as (kind, flags, code, id, data, place of its head, body), or None."""
@@ -267,11 +268,10 @@ class Channel:
                 frame = b"".join(self.held)
                 self.held.clear()
                 self.held_bytes = 0
+            self.writing = True
             try:
                 if piped:
-                    count = write(self.pipe, frame)
-                    while count < len(frame):
-                        count += write(self.pipe, memoryview(frame)[count:])
+                    self.write_rest(frame, 0)
                     if body is not None:
                         self.sock.sendall(body)
                 elif body is None:
@@ -280,6 +280,13 @@ class Channel:
                     self.send_two(frame, body)
             except OSError:
                 raise Closed from None
+            finally:
+                self.writing = False
+
+    def write_rest(self, frame, count):
+        """Into the pipe, what is behind the first so many bytes."""
+        while count < len(frame):
+            count += write(self.pipe, memoryview(frame)[count:])
 
     def send_two(self, frame, body):
         sent = self.sock.sendmsg((frame, body))
@@ -974,6 +981,9 @@ class Shim:
         while not self.queue:
             data, at = channel.data, channel.at
             if at == len(data):
+                if channel.start is not None:  # a handler has read on, as far as into a body
+                    return None
+                event = call = value = text = frame = None  # not kept until the next one comes
                 if channel.held or self.sources:
                     self.before_waiting()
                 self.waiting = True
@@ -1016,19 +1026,22 @@ class Shim:
                 pipe = channel.pipe  # looked at again: the handler may have forked, and this be the child
                 if text is None or pipe is None or len(text) > JOIN_BYTES_MAX:
                     if value is not call:
-                        self.answer(call, value)
+                        self.answer(call, value if text is None else text)
                 else:
                     frame = text_answer(call, text)
                     with channel.lock:
                         if channel.held:
                             channel.send(frame)
                         else:
+                            channel.writing = True
                             try:
                                 count = write(pipe, frame)
+                                if count < len(frame):
+                                    channel.write_rest(frame, count)
                             except OSError:
                                 raise Closed from None
-                            if count < len(frame):
-                                channel.send(frame[count:])
+                            finally:
+                                channel.writing = False
             except (Closed, Stop, ProtocolFault):
                 raise
             except BaseException as error:
@@ -1046,8 +1059,10 @@ class Shim:
         """Every frame goes through here. Returns only to be started again in a fresh context."""
         channel, handler, context = self.channel, self.handler, self.context
         take, usual = channel.take, type(channel) is Channel
+        call: "Any"
         while True:
-            call: "Any" = self.serve_usual() if usual and self.loop is None and channel.start is None else None
+            frame = call = value = None  # not kept for as long as those of others do
+            call = self.serve_usual() if usual and self.loop is None and channel.start is None else None
             called = call is not None
             if not called:
                 frame = self.queue.pop(0) if self.queue else take()
@@ -1210,7 +1225,8 @@ class Shim:
         with channel.lock:
             channel.hold(frame)
             now = monotonic_ns()
-            if (level >= WARN or ident == 0 or self.log_always or channel.held_bytes > LOGS_HELD_BYTES_MAX
+            if not channel.writing and (
+                    level >= WARN or ident == 0 or self.log_always or channel.held_bytes > LOGS_HELD_BYTES_MAX
                     or now - self.written > LOGS_HELD_NS_MAX):
                 self.written = now
                 channel.flush()

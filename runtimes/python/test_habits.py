@@ -217,6 +217,23 @@ class Starting(unittest.TestCase):
 
 
 class Records(unittest.TestCase):
+    def test_of_a_signals_handler_do_not_cut_an_answer(self):
+        source = """import signal
+def init_context(context):
+    signal.signal(signal.SIGUSR1, lambda *_: context.logger.warn("told"))
+def handler(context, event):
+    return b"x" * 12000
+"""
+        with Shim(source) as shim:
+            for round in range(10):
+                for ident in range(1, 9):
+                    shim.send(event(ident))
+                time.sleep(0.01 + 0.02 * round)  # The pipe is full: an answer has been written in part.
+                shim.process.send_signal(signal.SIGUSR1)
+                time.sleep(0.05)
+                self.assertEqual([len(shim.answer().body) for _ in range(8)], [12000] * 8)
+            self.assertEqual([log[1] for log in shim.logs], ["told"] * 10)
+
     def test_arguments_that_do_not_fit(self):
         source = ("def handler(c, e):\n    c.logger.debug_with('x', 'sentence', e.body)\n    c.logger.info('t: ', 3)\n"
                   "    c.logger.info('%s of %d', 'one', 2)\n    c.logger.info('100%')\n"

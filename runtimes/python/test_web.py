@@ -1,6 +1,7 @@
 """Applications behind the shim: the tests play the processor, the applications need nothing but the standard library."""
 
 import struct
+import time
 import unittest
 
 from test_wrapper import ANSWER, CANCEL, CONTROL, CONTROL_DONE, CREDIT, EVENT, FAILED, VERSION, Shim, frame
@@ -432,6 +433,29 @@ def app(environ, start_response):
         for ident in range(10, 60):
             self.assertEqual(self.call(shim, ident).body, b"s")
         self.assertLess(int(self.call(shim, path="/left").body), 25)
+
+    def test_a_body_that_was_half_read_while_another_request_was_answered(self):
+        shim = self.served("""
+import time
+def app(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] != "/pieces": return [environ["PATH_INFO"].encode(), environ["wsgi.input"].read()]
+    def pieces():
+        yield b"1"
+        time.sleep(0.1)
+        yield b"2"
+    return pieces()
+""")
+        hidden = request(9, path="/hidden")
+        second = request(2, path="/second", method="POST", body=b"x" * 40 + hidden)
+        for cut in (1, len(hidden), len(hidden) + 40):
+            # The second lies ready, as far as that, when the first looks whether its client is still there.
+            shim.send(request(1, path="/pieces") + second[:-cut])
+            time.sleep(0.05)
+            self.assertEqual(shim.streamed()[1], [b"1", b"2"])
+            shim.send(second[-cut:])
+            answer = shim.answer()
+            self.assertEqual((answer.ident, answer.body), (2, b"/second" + b"x" * 40 + hidden))
 
     def test_gets_one_request_at_a_time_and_its_environment(self):
         shim = self.served("""

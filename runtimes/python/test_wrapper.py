@@ -648,6 +648,22 @@ def handler(context, event):
 
 
 class Answers(unittest.TestCase):
+    def test_what_the_last_one_took_is_not_kept(self):
+        source = "def handler(context, event):\n    return 'y' * int(event.body)\n"
+        with Shim(source) as shim:
+            shim.call(body=b"1")
+
+            def mebibytes():
+                with open("/proc/%d/status" % shim.process.pid) as status:
+                    return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) >> 10
+
+            before = mebibytes()
+            for body in (b"100000000", b" " * 100_000_000 + b"1"):
+                shim.call(2, body=body)
+                shim.call(3, body=b"1")
+                shim.call(4, body=b"1")
+                self.assertLess(mebibytes(), before + 50, len(body))
+
     def test_headers(self):
         source = ("def handler(c, e): return c.Response(headers={'X-F': 1.5, 'X-N': 5, 'X-B': True, 'X-L': ['a', 'b'],"
                   " 'X-Z': None, 'X-Ok': 'y', 'X-By': b'raw', 'X-U': 'é', 'bad': 'a\\0b'}, body='x')\n")
