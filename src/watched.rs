@@ -7,15 +7,21 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
-use rustix::io::{Errno, Result, retry_on_intr};
+use rustix::io::{Errno, Result, read, retry_on_intr};
+use rustix::net::{RecvFlags, recv};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
 /// A descriptor that does not block, and that the event loop watches until this is dropped.
 #[derive(Debug)]
-pub struct Watched<T: AsRawFd>(AsyncFd<T>);
+pub struct Watched<T: AsRawFd> {
+    descriptor: AsyncFd<T>,
+    /// It is not known yet whether it is ready, so that the next call may as well be made: for reading, for writing.
+    untried: [AtomicBool; 2],
+}
 
 impl<T: AsRawFd + Into<OwnedFd>> Watched<T> {
     /// Watches what does not block on the current runtime, for what is of interest.
@@ -29,19 +35,26 @@ impl<T: AsRawFd + Into<OwnedFd>> Watched<T> {
     pub fn new(descriptor: T, interest: Interest) -> io::Result<Self> {
         // SAFETY: types that can be made into an owned descriptor own it, and keep it as long as they are.
         let watched = unsafe { AsyncFd::register_with_interest(descriptor, interest) };
-        Ok(Self(watched?))
+        Ok(Self { descriptor: watched?, untried: [AtomicBool::new(false), AtomicBool::new(false)] })
+    }
+
+    /// The first call each way is made without waiting for the event loop to say that it can be: a turn less for what is
+    /// probably ready, as a connection that has just been accepted.
+    pub fn try_first(mut self) -> Self {
+        self.untried = [AtomicBool::new(true), AtomicBool::new(true)];
+        self
     }
 
     /// Takes it back; it is no longer watched.
     pub fn into_inner(self) -> T {
-        self.0.into_inner()
+        self.descriptor.into_inner()
     }
 }
 
 impl<T: AsRawFd> Watched<T> {
     /// What is watched.
     pub fn get(&self) -> &T {
-        self.0.get_ref()
+        self.descriptor.get_ref()
     }
 
     /// Makes a call that needs something to be there, once something is.
@@ -49,10 +62,10 @@ impl<T: AsRawFd> Watched<T> {
     /// # Errors
     /// The call's, and the event loop's that is being closed.
     pub async fn once_readable<R>(&self, mut call: impl FnMut(&T) -> Result<R>) -> io::Result<R> {
-        self.0.async_io(Interest::READABLE, |descriptor| Ok(call(descriptor)?)).await
+        self.descriptor.async_io(Interest::READABLE, |descriptor| Ok(call(descriptor)?)).await
     }
 
-    /// Makes a call that takes up to `room` bytes of what has come, once something has.
+    /// Makes a call that takes up to `room` bytes of what has come, once something has; 0 where that is not known.
     ///
     /// # Errors
     /// As [`Watched::once_readable`].
@@ -65,7 +78,7 @@ impl<T: AsRawFd> Watched<T> {
         self.poll(cx, Interest::READABLE, room, call)
     }
 
-    /// Makes a call that gives up to `room` bytes away, once some are taken.
+    /// Makes a call that gives up to `room` bytes away, once some are taken; 0 where that is not known.
     ///
     /// # Errors
     /// As [`Watched::once_readable`].
@@ -85,10 +98,18 @@ impl<T: AsRawFd> Watched<T> {
         room: usize,
         mut call: impl FnMut(&T) -> Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        let untried = &self.untried[usize::from(interest.is_writable())];
+        if untried.load(Relaxed) {
+            untried.store(false, Relaxed);
+            match retry_on_intr(|| call(self.get())) {
+                Err(Errno::AGAIN) => {}
+                called => return Poll::Ready(Ok(called?)),
+            }
+        }
         loop {
             let mut ready = ready!(match interest {
-                Interest::READABLE => self.0.poll_read_ready(cx),
-                _ => self.0.poll_write_ready(cx),
+                Interest::READABLE => self.descriptor.poll_read_ready(cx),
+                _ => self.descriptor.poll_write_ready(cx),
             })?;
             match retry_on_intr(|| call(self.get())) {
                 Ok(bytes) => {
@@ -105,25 +126,40 @@ impl<T: AsRawFd> Watched<T> {
         }
     }
 
-    /// Reads into what is left of `buffer`, whose memory is not cleared first; 0 bytes at the end.
-    ///
-    /// # Errors
-    /// As [`Watched::once_readable`].
+    /// Makes a call that fills the beginning of what is left of `buffer`, whose memory is not cleared first.
     #[expect(unsafe_code, reason = "to clear the memory first would cost more than to receive into it")]
-    pub fn poll_read_by(
+    fn poll_fill(
         &self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-        read: impl Fn(&T, &mut [MaybeUninit<u8>]) -> Result<usize>,
+        fill: impl Fn(&T, &mut [MaybeUninit<u8>]) -> Result<usize>,
     ) -> Poll<io::Result<()>> {
         let room = buffer.remaining();
-        // SAFETY: the kernel writes there, which makes no byte uninitialized that was not.
+        // SAFETY: `recv` and `read`, which are all that is called with it, make no byte uninitialized that was not.
         let space = unsafe { buffer.unfilled_mut() };
-        let bytes = ready!(self.poll_in(cx, room, |descriptor| read(descriptor, space)))?;
-        // SAFETY: the kernel has written so many bytes there.
+        let bytes = ready!(self.poll_in(cx, room, |descriptor| fill(descriptor, space)))?;
+        // SAFETY: those two say how many bytes they have written there.
         unsafe { buffer.assume_init(bytes) };
         buffer.advance(bytes);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsRawFd + AsFd> Watched<T> {
+    /// Reads from a socket into what is left of `buffer`; nothing at the end.
+    ///
+    /// # Errors
+    /// As [`Watched::once_readable`].
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_fill(cx, buffer, |socket, space| Ok(recv(socket, space, RecvFlags::empty())?.1))
+    }
+
+    /// As [`Watched::poll_recv`], from what is no socket.
+    ///
+    /// # Errors
+    /// As [`Watched::once_readable`].
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_fill(cx, buffer, |pipe, space| Ok(read(pipe, space)?.0.len()))
     }
 }
 

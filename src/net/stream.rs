@@ -62,13 +62,13 @@ impl Listener {
     /// The TCP address, if it is one.
     #[cfg(test)]
     pub(super) fn tcp_address(&self) -> SocketAddr {
-        tcp(getsockname(&self.socket)).expect("a socket file")
+        tcp(getsockname(&self.socket).unwrap()).expect("a socket file")
     }
 }
 
 /// An address as the kernel gives it, if it is one of TCP.
-fn tcp(address: rustix::io::Result<SocketAddrAny>) -> Option<SocketAddr> {
-    address.ok()?.try_into().ok()
+fn tcp(address: SocketAddrAny) -> Option<SocketAddr> {
+    address.try_into().ok()
 }
 
 /// Binds `host:port`, where an empty host means every address, IPv6 and IPv4; or `unix:/path`, which makes a socket
@@ -222,14 +222,14 @@ pub(super) struct Door {
     keep: Keep,
     /// That its connections arrive at, unless it is every one of the host's.
     address: Option<SocketAddr>,
-    #[expect(dead_code, reason = "removes the file when dropped")]
+    /// Removed when dropped.
     file: Option<SocketFile>,
 }
 
 impl Door {
     pub(super) fn new(listener: Listener) -> io::Result<Self> {
         let Listener { socket, keep, file } = listener;
-        let address = tcp(getsockname(&socket)).filter(|address| !address.ip().is_unspecified());
+        let address = tcp(getsockname(&socket)?).filter(|address| !address.ip().is_unspecified());
         Ok(Self { socket: Watched::new(socket, Interest::READABLE)?, keep, address, file })
     }
 
@@ -260,7 +260,10 @@ impl Door {
 
     /// The address that a connection of it arrived at. The kernel is asked only where it can be one of several.
     pub(super) fn address_of(&self, stream: &Stream) -> Option<SocketAddr> {
-        self.address.or_else(|| tcp(getsockname(stream)))
+        if self.file.is_some() {
+            return None;
+        }
+        self.address.or_else(|| tcp(getsockname(stream).ok()?))
     }
 }
 
@@ -281,8 +284,8 @@ pub(super) struct Stream(Watched<OwnedFd>);
 impl Stream {
     /// Of what has been accepted, and where it comes from, unless that is a file.
     fn new((socket, client): (OwnedFd, Option<SocketAddrAny>)) -> io::Result<(Self, Option<SocketAddr>)> {
-        let stream = Self(Watched::new(socket, Interest::READABLE | Interest::WRITABLE)?);
-        Ok((stream, client.and_then(|client| client.try_into().ok())))
+        let stream = Self(Watched::new(socket, Interest::READABLE | Interest::WRITABLE)?.try_first());
+        Ok((stream, client.and_then(tcp)))
     }
 
     /// As much as fits at once.
@@ -313,7 +316,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.poll_read_by(cx, buffer, |socket, space| Ok(recv(socket, space, RecvFlags::empty())?.1))
+        self.0.poll_recv(cx, buffer)
     }
 }
 
@@ -327,8 +330,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.0.poll_out(cx, bytes, |socket| writev(socket, pieces))
+        // Of many pieces the kernel takes the first only, which would look as if there were no room for more.
+        self.0.poll_out(cx, 0, |socket| writev(socket, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -340,7 +343,10 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(shutdown(&*self, Shutdown::Write)?))
+        match shutdown(&*self, Shutdown::Write) {
+            Err(Errno::NOTCONN) => Poll::Ready(Ok(())), // The client has ended it.
+            shut => Poll::Ready(Ok(shut?)),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustix::io::{Errno, read, retry_on_intr, writev};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg};
+use rustix::io::{Errno, retry_on_intr, writev};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
@@ -119,7 +119,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &this.pipe {
-            Some(pipe) => pipe.poll_read_by(cx, buffer, |pipe, space| Ok(read(pipe, space)?.0.len())),
+            Some(pipe) => pipe.poll_read(cx, buffer),
             None => Pin::new(&mut this.apart()).poll_read(cx, buffer),
         }
     }
@@ -131,8 +131,7 @@ impl AsyncRead for Apart<'_> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        stream.poll_read_by(cx, buffer, |stream, space| Ok(recv(stream, space, RecvFlags::empty())?.1))
+        self.0.stream.poll_recv(cx, buffer)
     }
 }
 
@@ -146,8 +145,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
-        self.poll_write_by(cx, bytes, |stream| writev(stream, pieces))
+        self.poll_write_by(cx, 0, |stream| writev(stream, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
