@@ -65,33 +65,11 @@ impl<T: AsRawFd> Watched<T> {
         self.descriptor.async_io(Interest::READABLE, |descriptor| Ok(call(descriptor)?)).await
     }
 
-    /// Makes a call that takes up to `room` bytes of what has come, once something has; 0 where that is not known.
+    /// Makes a call that moves up to `room` bytes the way that is of interest, once it can; 0 where that is not known.
     ///
     /// # Errors
     /// As [`Watched::once_readable`].
-    pub fn poll_in(
-        &self,
-        cx: &mut Context<'_>,
-        room: usize,
-        call: impl FnMut(&T) -> Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        self.poll(cx, Interest::READABLE, room, call)
-    }
-
-    /// Makes a call that gives up to `room` bytes away, once some are taken; 0 where that is not known.
-    ///
-    /// # Errors
-    /// As [`Watched::once_readable`].
-    pub fn poll_out(
-        &self,
-        cx: &mut Context<'_>,
-        room: usize,
-        call: impl FnMut(&T) -> Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        self.poll(cx, Interest::WRITABLE, room, call)
-    }
-
-    fn poll(
+    pub fn poll_call(
         &self,
         cx: &mut Context<'_>,
         interest: Interest,
@@ -99,29 +77,27 @@ impl<T: AsRawFd> Watched<T> {
         mut call: impl FnMut(&T) -> Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let untried = &self.untried[usize::from(interest.is_writable())];
-        if untried.load(Relaxed) {
-            untried.store(false, Relaxed);
-            match retry_on_intr(|| call(self.get())) {
+        loop {
+            let mut ready = None;
+            if untried.load(Relaxed) {
+                untried.store(false, Relaxed);
+            } else {
+                ready = Some(ready!(match interest {
+                    Interest::READABLE => self.descriptor.poll_read_ready(cx),
+                    _ => self.descriptor.poll_write_ready(cx),
+                })?);
+            }
+            let called = retry_on_intr(|| call(self.get()));
+            // Fewer bytes than there is room for: that is all for now, and what comes is told anew. Otherwise the next
+            // call would be made in vain.
+            let all_for_now =
+                called.map_or_else(|error| error == Errno::AGAIN, |bytes| 0 < bytes && bytes < room);
+            if all_for_now && let Some(ready) = &mut ready {
+                ready.clear_ready();
+            }
+            match called {
                 Err(Errno::AGAIN) => {}
                 called => return Poll::Ready(Ok(called?)),
-            }
-        }
-        loop {
-            let mut ready = ready!(match interest {
-                Interest::READABLE => self.descriptor.poll_read_ready(cx),
-                _ => self.descriptor.poll_write_ready(cx),
-            })?;
-            match retry_on_intr(|| call(self.get())) {
-                Ok(bytes) => {
-                    // Fewer than there is room for: that is all for now, and what comes is told anew. Otherwise the
-                    // next call would be made in vain.
-                    if 0 < bytes && bytes < room {
-                        ready.clear_ready();
-                    }
-                    return Poll::Ready(Ok(bytes));
-                }
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -137,7 +113,8 @@ impl<T: AsRawFd> Watched<T> {
         let room = buffer.remaining();
         // SAFETY: `recv` and `read`, which are all that is called with it, make no byte uninitialized that was not.
         let space = unsafe { buffer.unfilled_mut() };
-        let bytes = ready!(self.poll_in(cx, room, |descriptor| fill(descriptor, space)))?;
+        let bytes =
+            ready!(self.poll_call(cx, Interest::READABLE, room, |descriptor| fill(descriptor, space)))?;
         // SAFETY: those two say how many bytes they have written there.
         unsafe { buffer.assume_init(bytes) };
         buffer.advance(bytes);

@@ -975,7 +975,7 @@ class Shim:
     def serve_usual(self):
         """Serves events as long as they are as most are: whole, alone, answered at once. What such an event costs are
         the functions that are called for it, so none is that can be left out. Returns None where something else has
-        come, or a call whose value is `serve`'s to answer; ANSWERED if it has been, and an event loop is there now."""
+        come, or a call with a value that `serve` has to go on with. Raises what the handler does, in `self.call`."""
         channel, handler, context = self.channel, self.handler, self.context
         receive, room, max_frame = channel.sock.recv_into, channel.room, channel.max_frame
         while not self.queue:
@@ -1011,48 +1011,41 @@ class Shim:
             call.ident, call.argument = ident, event
             self.log_level = (code >> 12) - 1 if code >> 12 else self.level
             call.started = self.written = monotonic_ns()
-            try:
-                value = handler(context, event)
-                kind = type(value)
-                if kind is str:
-                    text = value.encode() if value.isascii() else utf8(value)
-                elif kind is bytes:
-                    text = value
-                elif kind in PLAIN or not hasattr(kind, "__await__") and not is_stream(value):
-                    text = None
-                else:
-                    call.value = value
-                    return call
-                pipe = channel.pipe  # looked at again: the handler may have forked, and this be the child
-                if text is None or pipe is None or len(text) > JOIN_BYTES_MAX:
-                    if value is not call:
-                        self.answer(call, value if text is None else text)
-                else:
-                    frame = text_answer(call, text)
-                    with channel.lock:
-                        if channel.held:
-                            channel.send(frame)
-                        else:
-                            channel.writing = True
-                            try:
-                                count = write(pipe, frame)
-                                if count < len(frame):
-                                    channel.write_rest(frame, count)
-                            except OSError:
-                                raise Closed from None
-                            finally:
-                                channel.writing = False
-            except (Closed, Stop, ProtocolFault):
-                raise
-            except BaseException as error:
-                self.more().failed(call, error)
-            self.call = None
-            self.log_level = self.level
-            if self.stopping:
-                raise Stop
-            if self.loop is not None:
+            value = handler(context, event)
+            kind = type(value)
+            if kind is str:
+                text = value.encode() if value.isascii() else utf8(value)
+            elif kind is bytes:
+                text = value
+            elif kind in PLAIN or not hasattr(kind, "__await__") and not is_stream(value):
+                text = None
+            else:
+                call.value = value
+                return call
+            pipe = channel.pipe  # looked at again: the handler may have forked, and this be the child
+            if text is None or pipe is None or len(text) > JOIN_BYTES_MAX:
+                if value is not call:
+                    self.answer(call, value if text is None else text)
+            else:
+                frame = text_answer(call, text)
+                with channel.lock:
+                    if channel.held:
+                        channel.send(frame)
+                    else:
+                        channel.writing = True
+                        try:
+                            count = write(pipe, frame)
+                            if count < len(frame):
+                                channel.write_rest(frame, count)
+                        except OSError:
+                            raise Closed from None
+                        finally:
+                            channel.writing = False
+            if self.stopping or self.loop is not None:
                 call.value = ANSWERED
                 return call
+            self.call = None
+            self.log_level = self.level
         return None
 
     async def serve(self):
@@ -1062,30 +1055,32 @@ class Shim:
         call: "Any"
         while True:
             frame = call = value = None  # not kept for as long as those of others do
-            call = self.serve_usual() if usual and self.loop is None and channel.start is None else None
-            called = call is not None
-            if not called:
-                frame = self.queue.pop(0) if self.queue else take()
-                if frame is None:
-                    if self.looping and not self.idle():
-                        await self.readable_again()
-                    else:
-                        self.read()
-                    continue
-                if frame[0] != EVENT:
-                    await self.more().other(frame)
-                    continue
-                call = self.receive(frame)
-                if call is None:
-                    continue
-                if self.looping and not self.idle():
-                    self.upcoming = call
-                    await self.undisturbed(Suspend())  # let the tasks of earlier events run
-                    self.upcoming = None
-                self.call = call
-                call.started = self.written = monotonic_ns()
             try:
-                value = handler(context, call.argument) if not called else call.value
+                if usual and self.loop is None and channel.start is None:
+                    call = self.serve_usual()
+                if call is not None:
+                    value = call.value
+                else:
+                    frame = self.queue.pop(0) if self.queue else take()
+                    if frame is None:
+                        if self.looping and not self.idle():
+                            await self.readable_again()
+                        else:
+                            self.read()
+                        continue
+                    if frame[0] != EVENT:
+                        await self.more().other(frame)
+                        continue
+                    call = self.receive(frame)
+                    if call is None:
+                        continue
+                    if self.looping and not self.idle():
+                        self.upcoming = call
+                        await self.undisturbed(Suspend())  # let the tasks of earlier events run
+                        self.upcoming = None
+                    self.call = call
+                    call.started = self.written = monotonic_ns()
+                    value = handler(context, call.argument)
                 if type(value) not in PLAIN:
                     if hasattr(type(value), "__await__"):
                         value = await self.more().wait_for(call, value)
@@ -1097,7 +1092,9 @@ class Shim:
             except (Closed, Stop, ProtocolFault):
                 raise
             except BaseException as error:
-                self.more().failed(call, error)
+                if self.call is None:
+                    raise  # no handler's
+                self.more().failed(self.call, error)
             self.call = None
             self.log_level = self.level
             if self.stopping:

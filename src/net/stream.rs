@@ -300,7 +300,7 @@ impl Stream {
 
     /// How many bytes there are to read, one at most; they stay. 0: none ever come.
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.0.poll_in(cx, 1, |socket| peek(socket))
+        self.0.poll_call(cx, Interest::READABLE, 1, |socket| peek(socket))
     }
 }
 
@@ -322,7 +322,8 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_out(cx, bytes.len(), |socket| send(socket, bytes, SendFlags::NOSIGNAL))
+        self.0
+            .poll_call(cx, Interest::WRITABLE, bytes.len(), |socket| send(socket, bytes, SendFlags::NOSIGNAL))
     }
 
     fn poll_write_vectored(
@@ -331,7 +332,7 @@ impl AsyncWrite for Stream {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // Of many pieces the kernel takes the first only, which would look as if there were no room for more.
-        self.0.poll_out(cx, 0, |socket| writev(socket, pieces))
+        self.0.poll_call(cx, Interest::WRITABLE, 0, |socket| writev(socket, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -82,7 +82,7 @@ impl Socket {
                 done => return Poll::Ready(Ok(done?)),
             },
         };
-        full.poll_out(cx, room, |socket| write(socket.as_fd()))
+        full.poll_call(cx, Interest::WRITABLE, room, |socket| write(socket.as_fd()))
     }
 }
 
