@@ -31,6 +31,10 @@ pub(crate) struct Arguments {
     /// The other side; none: there is no other.
     #[arg(long, default_value = "hyper")]
     pub(crate) b: Other,
+    /// Side A is the processor as it ships, optimized with a profile. scripts/dist makes it first, which takes minutes where
+    /// it is not made yet.
+    #[arg(long, conflicts_with_all = ["a", "plan"])]
+    pub(crate) dist: bool,
     /// NAME=VALUE for the environment of side A; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) a_env: Vec<Variable>,
@@ -412,6 +416,8 @@ mod tests {
             "--workers 0",
             "--overload-seconds 1",
             "--a cmd:server",
+            "--dist --a hyper",
+            "--standard --plan --dist",
             "--row x",
             "--plan",
             "--document x",

@@ -56,8 +56,12 @@ fn main() -> ExitCode {
 }
 
 /// Runs what was asked for; one scenario that cannot run does not keep the others from it.
-fn run(arguments: Arguments) -> Result<ExitCode> {
+fn run(mut arguments: Arguments) -> Result<ExitCode> {
     groups::end_with_this_program()?;
+    if arguments.dist {
+        eprintln!("load: scripts/dist --processor");
+        arguments.a = side::shipped()?;
+    }
     let mut harness = Harness::new(arguments);
     let mut report = Report::new(&harness.a.name, harness.b.as_ref().map(|b| b.name.as_str()));
     println!("{}", report.head());

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 use crate::functions::Runtime;
-use crate::tools::{self, folder, handlers, run, skip};
+use crate::tools::{self, folder, handlers, root, run, skip};
 use crate::workload::Work;
 
 /// One of the two that take turns.
@@ -49,6 +49,12 @@ const PRESETS: &[(&str, Preset)] = &[
 pub(crate) fn ours() -> Side {
     let path = tools::environment("PROCESSOR_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_processor").into());
     Side::Processor(path)
+}
+
+/// The processor as it ships, made by now.
+pub(crate) fn shipped() -> Result<Side> {
+    run(Command::new(root("scripts/dist")).arg("--processor"))?;
+    Ok(Side::Processor(root("dist/processor")))
 }
 
 impl FromStr for Side {
