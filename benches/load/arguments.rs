@@ -148,7 +148,11 @@ impl Arguments {
             self.generator_threads = u32::try_from(cores / 4).unwrap_or(1).max(1);
         }
         let given = self.reference.clone().map(Side::Processor);
-        let sides = [("--a", Some(&self.a)), ("--b", self.b.0.as_ref()), ("--reference", given.as_ref())];
+        let sides = [
+            ("--a", (!self.dist).then_some(&self.a)),
+            ("--b", self.b.0.as_ref()),
+            ("--reference", given.as_ref()),
+        ];
         for (option, side) in sides {
             if let Some(Side::Processor(path)) = side
                 && !path.is_file()

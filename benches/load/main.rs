@@ -58,8 +58,8 @@ fn main() -> ExitCode {
 /// Runs what was asked for; one scenario that cannot run does not keep the others from it.
 fn run(mut arguments: Arguments) -> Result<ExitCode> {
     groups::end_with_this_program()?;
+    arguments.document.as_deref().map_or(Ok(()), report::check_document)?;
     if arguments.dist {
-        eprintln!("load: scripts/dist --processor");
         arguments.a = side::shipped()?;
     }
     let mut harness = Harness::new(arguments);
@@ -77,7 +77,6 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
 
 fn standard(harness: &mut Harness, report: &mut Report) -> Result<()> {
     let arguments = harness.arguments.clone();
-    arguments.document.as_deref().map_or(Ok(()), report::check_document)?;
     let mut set = Set::planned();
     // Titles say how long was measured, so they are made by a harness that nothing is measured with.
     let titles = Harness::new(arguments.clone());

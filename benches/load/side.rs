@@ -51,9 +51,15 @@ pub(crate) fn ours() -> Side {
     Side::Processor(path)
 }
 
-/// The processor as it ships, made by now.
+/// The processor as it ships, made by now; what is said meanwhile goes to standard error.
+///
+/// # Errors
+/// It cannot be built, or not with a profile.
 pub(crate) fn shipped() -> Result<Side> {
-    run(Command::new(root("scripts/dist")).arg("--processor"))?;
+    tools::watch(Command::new(root("scripts/dist")).arg("--processor"))?;
+    if !root("dist/.profiled-processor").exists() {
+        bail!("--dist: dist/processor has no profile, see above; leave the option out to measure without");
+    }
     Ok(Side::Processor(root("dist/processor")))
 }
 

@@ -80,6 +80,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs a builder that takes long: what it says is shown as it comes.
+pub(crate) fn watch(command: &mut Command) -> Result<()> {
+    command.stdin(Stdio::null()).stdout(std::io::stderr());
+    let (mut child, _group) = groups::spawn(command).with_context(|| format!("failed to run {command:?}"))?;
+    let status = child.wait().with_context(|| format!("failed to wait for {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed ({status})");
+    }
+    Ok(())
+}
+
 /// Go with the cache of the tests, so that a second build is fast.
 pub(crate) fn go_environment(command: &mut Command) -> &mut Command {
     command.env("GOCACHE", root("target/tools/go-cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "")
