@@ -399,9 +399,10 @@ def traceback_of(error):
 def stack_of(awaited, call):
     """Where a coroutine waits, as in a traceback; our own frames are left out."""
     frames = []
-    while awaited is not None:
-        if type(awaited).__name__ == "async_generator_asend" and call.stream is not None:
-            awaited = call.stream.source
+    source = None if call.stream is None else call.stream.source  # what is streamed: nothing leads to it from here
+    while awaited is not None or source is not None:
+        if awaited is None or type(awaited).__name__ == "async_generator_asend":
+            awaited, source = source, None
         for frame, then in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
             if hasattr(awaited, frame):
                 frame, awaited = getattr(awaited, frame), getattr(awaited, then)
@@ -409,7 +410,7 @@ def stack_of(awaited, call):
                     frames.append((frame, frame.f_lineno))
                 break
         else:
-            break
+            awaited = None
     traceback = std("traceback")
     return "".join(traceback.format_list(traceback.StackSummary.extract(iter(frames))))
 

@@ -410,6 +410,24 @@ class Streams(unittest.TestCase):
                 self.assertEqual([fields.get("stack", "").count("in handler") for _, _, fields, _ in shim.logs],
                                  [1] if reason == DEADLINE else [])
 
+    def test_stack_of_one_that_is_ended(self):
+        cases = (("async def inner():\n    await asyncio.sleep(30)\n    yield 'x'\n"  # within another generator
+                  "async def handler(c, e):\n    async for piece in inner():\n        yield piece\n",
+                  r"in handler\n +async for piece in inner\(\)"),
+                 ("async def handler(c, e):\n    while True:\n        yield 'x' * 1000\n",  # for credit
+                  r"in handler\n +yield 'x' \* 1000"),
+                 ("def pieces():\n    while True: yield 'x' * 1000\nasync def handler(c, e):\n    return pieces()\n",
+                  r"in pieces\n +while True: yield"))
+        for source, waits in cases:
+            with several("import asyncio\n" + source, credit=1) as shim:
+                shim.send(event(1))
+                time.sleep(0.1)
+                shim.send(frame(CANCEL, 0, DEADLINE, 1))
+                while shim.next()[1] & 2 == 0 and not shim.logs:
+                    pass
+                self.assertEqual(len(shim.logs), 1)
+                self.assertRegex(shim.logs[0][2]["stack"], waits)
+
     def test_sync_generators_are_closed_and_give_way(self):
         source = ("def pieces(e):\n    try:\n        while True: yield 'x'\n    finally: print('closed', flush=True)\n"
                   "async def handler(c, e): return pieces(e) if not e.body else 'other'\n")
