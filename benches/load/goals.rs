@@ -138,16 +138,22 @@ fn wanted(row: Option<&str>) -> impl Iterator<Item = &'static Goal> {
     GOALS.iter().filter(move |goal| row.is_none_or(|text| goal.name.contains(text)))
 }
 
+/// # Errors
+/// No row is wanted.
+pub(crate) fn check_row(row: Option<&str>) -> Result<()> {
+    if wanted(row).next().is_none() {
+        let names: Vec<&str> = GOALS.iter().map(|goal| goal.name).collect();
+        bail!("no row has `{}` in its name; they are:\n{}", row.unwrap_or_default(), names.join("\n"));
+    }
+    Ok(())
+}
+
 /// Measures row after row; each is shown when it is done, with all that was compared for it.
 pub(crate) fn run(
     harness: &mut Harness,
     mut show: impl FnMut(usize, Outcome, Option<Comparison>) -> Result<()>,
 ) -> Result<()> {
     let row = harness.arguments.row.clone();
-    if wanted(row.as_deref()).next().is_none() {
-        let names: Vec<&str> = GOALS.iter().map(|goal| goal.name).collect();
-        bail!("no row has `{}` in its name; they are:\n{}", row.unwrap_or_default(), names.join("\n"));
-    }
     let before = (harness.arguments.clone(), harness.b.take());
     for (index, goal) in wanted(row.as_deref()).enumerate() {
         let (outcome, comparison) = match goal.measure(harness) {
@@ -372,6 +378,7 @@ mod tests {
         assert_eq!(names.len(), GOALS.len());
         assert_eq!(planned(None).len(), GOALS.len());
         assert!(planned(Some("Flask")).len() < GOALS.len() && planned(Some("no such row")).is_empty());
+        assert!(check_row(Some("Flask")).is_ok() && check_row(Some("no such row")).is_err());
         let arguments = <Arguments as clap::Parser>::try_parse_from(["load"]).unwrap();
         let table = table(&arguments, &planned(None));
         assert!(table.rows.iter().all(|row| row.last().unwrap() == "not measured"));

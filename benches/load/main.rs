@@ -58,7 +58,9 @@ fn main() -> ExitCode {
 /// Runs what was asked for; one scenario that cannot run does not keep the others from it.
 fn run(mut arguments: Arguments) -> Result<ExitCode> {
     groups::end_with_this_program()?;
+    // What can be wrong is found before anything is built or measured.
     arguments.document.as_deref().map_or(Ok(()), report::check_document)?;
+    goals::check_row(arguments.row.as_deref())?;
     if arguments.dist {
         arguments.a = side::shipped()?;
     }

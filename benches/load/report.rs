@@ -16,6 +16,9 @@ use crate::standard::Set;
 use crate::table::Table;
 use crate::tools::{self, Skipped};
 
+/// More than this and the machine is not ours: what it does of itself takes less.
+const BUSY_PERCENT_MAX: u64 = 25;
+
 /// Before the figures of a document.
 pub(crate) const BEGIN: &str = "<!-- figures: begin -->\n";
 /// Behind them.
@@ -54,7 +57,7 @@ impl Report {
     /// Above all tables.
     pub(crate) fn head(&self) -> String {
         let head = format!("A: {}; B: {}\n{}", self.a, self.b.as_deref().unwrap_or("none"), self.machine);
-        busy_machine().map_or_else(|| head.clone(), |warning| format!("{head}\n{warning}"))
+        warnings().iter().fold(head, |head, warning| format!("{head}\n{warning}"))
     }
 
     pub(crate) fn has_failed(&self) -> bool {
@@ -182,13 +185,35 @@ fn version() -> String {
     }
 }
 
-/// Other work on the machine is in every figure.
-fn busy_machine() -> Option<String> {
-    let load = fs::read_to_string("/proc/loadavg").ok()?;
-    let load: f64 = load.split(' ').next()?.parse().ok()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let warning = "the machine has other work: ratios are bearings, absolute figures mean little";
-    (load > cores as f64 / 2.0).then(|| format!("WARNING: load {load} on {cores} cores; {warning}"))
+/// What makes figures mean less: other work on the machine is in every one, and so is a bare server built as for tests.
+fn warnings() -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(busy) = busy_percent(Duration::from_millis(500)).filter(|busy| *busy > BUSY_PERCENT_MAX) {
+        let remark = "ratios are bearings, absolute figures mean little";
+        warnings.push(format!("WARNING: other work takes {busy} % of the CPUs: {remark}"));
+    }
+    if cfg!(debug_assertions) {
+        let remark = "nor is the bare hyper in it: leave `--profile dev` out";
+        warnings.push(format!("WARNING: the harness is not optimized, {remark}"));
+    }
+    warnings
+}
+
+/// How much of all CPUs is in use, in percent.
+fn busy_percent(time: Duration) -> Option<u64> {
+    let (all, idle) = cpu_times()?;
+    std::thread::sleep(time);
+    let (all_then, idle_then) = cpu_times()?;
+    let (all, idle) = (all_then.checked_sub(all)?, idle_then.checked_sub(idle)?);
+    (100 * all.checked_sub(idle)?).checked_div(all)
+}
+
+/// CPU time of the machine since it started, all of it and the idle part, in ticks (proc_stat(5)).
+fn cpu_times() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let times = text.lines().next()?.split_whitespace().skip(1).take(8).map(str::parse);
+    let times = times.collect::<Result<Vec<u64>, _>>().ok()?;
+    Some((times.iter().sum(), times.get(3)? + times.get(4)?))
 }
 
 /// Figures mean nothing without the machine they came from.
