@@ -308,7 +308,7 @@ impl Worker {
 
     /// Events are written ahead in bunches: not before half of them are used up, but then all in one write.
     fn wants_ahead(&self, begun_to: bool) -> bool {
-        let ahead = self.pace.ahead(Instant::now());
+        let ahead = self.pace.ahead();
         self.has_room(if begun_to { ahead } else { ahead.div_ceil(2) })
     }
 
@@ -404,7 +404,7 @@ impl Worker {
         let taken = event.begun.map(|begun| now.duration_since(begun));
         let last = self.places.leave(event.seat, taken.is_some());
         if let Some(taken) = taken {
-            self.pace.observe(handler.unwrap_or(taken), now);
+            self.pace.observe(handler.unwrap_or(taken));
             self.count_finished(last, taken);
         } else {
             self.queue.dropped();
