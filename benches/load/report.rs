@@ -27,6 +27,7 @@ pub(crate) const END: &str = "<!-- figures: end -->";
 /// See the module.
 #[derive(Serialize)]
 pub(crate) struct Report {
+    version: String,
     machine: String,
     a: String,
     b: Option<String>,
@@ -42,6 +43,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(a: &str, b: Option<&str>) -> Self {
         Self {
+            version: version(),
             machine: machine(),
             a: a.to_owned(),
             b: b.map(str::to_owned),
@@ -143,7 +145,7 @@ pub(crate) fn write_set(arguments: &Arguments, report: &Report, set: &Set, table
         true => "Not measured yet.".to_owned(),
         false => {
             let minutes = report.started.elapsed().max(Duration::from_secs(1)).as_secs_f64() / 60.0;
-            format!("{}, {}; in {minutes:.1} minutes.", version(), report.machine)
+            format!("{}, {}; in {minutes:.1} minutes.", report.version, report.machine)
         }
     };
     let figures = format!("\n{head}\n{}\n\n", rendered(tables, true));

@@ -23,6 +23,9 @@ const EVENTS: usize = 512;
 const TIMER_SLACK: u64 = 20_000;
 /// After the end of a fixed rate: how long what was due is still asked.
 const ASKING: Duration = Duration::from_secs(3);
+/// A fixed rate is asked for so long before it counts: what connections cost when they are new, and CPUs that were idle,
+/// would be the slowest hundredth of a short round.
+const LEAD: Duration = Duration::from_millis(20);
 /// After the end: how long answers that are owed are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Connections from one source address; ports are not endless.
@@ -47,7 +50,9 @@ struct Drive<'a> {
     free: VecDeque<usize>,
     next_question: usize,
     buffer: Vec<u8>,
-    /// When the measurement ends; what is answered later is no throughput.
+    /// When the measurement begins; of what was due earlier no time counts.
+    begin: Instant,
+    /// When it ends; what is answered later is no throughput.
     end: Instant,
     answered: u64,
     completed: u64,
@@ -75,6 +80,7 @@ pub(super) fn run(plan: &Plan<'_>, first: u32) -> Result<Outcome> {
         free: VecDeque::new(),
         next_question: first as usize % plan.questions.len(),
         buffer: vec![0; BUFFER],
+        begin: Instant::now(),
         end: Instant::now(),
         answered: 0,
         completed: 0,
@@ -94,7 +100,8 @@ pub(super) fn run(plan: &Plan<'_>, first: u32) -> Result<Outcome> {
         drive.connections.push(Connection { stream, parser, question: 0, sent: 0, asked: None });
     }
     let started = Instant::now();
-    (drive.end, drive.cpu) = (started + plan.length, cpu_time());
+    drive.begin = started + if matches!(plan.pace, Pace::Rate(_)) { LEAD } else { Duration::ZERO };
+    (drive.end, drive.cpu) = (drive.begin + plan.length, cpu_time());
     match plan.pace {
         Pace::Closed => drive.closed(started)?,
         Pace::Rate(rate) => drive.at_rate(started, rate)?,
@@ -151,7 +158,7 @@ impl Drive<'_> {
                     starved = true;
                     break;
                 };
-                if !starved {
+                if !starved && due >= self.begin {
                     self.lateness.saturating_record(nanos(now.elapsed() + (now - due)));
                 }
                 self.ask(index, due)?;
@@ -184,8 +191,10 @@ impl Drive<'_> {
     fn count_unasked(&mut self, mut number: u64, due_at: impl Fn(u64) -> Instant) {
         let now = Instant::now();
         while due_at(number) < self.end {
-            self.unasked += 1;
-            self.latencies.saturating_record(nanos(now - due_at(number)));
+            if due_at(number) >= self.begin {
+                self.unasked += 1;
+                self.latencies.saturating_record(nanos(now - due_at(number)));
+            }
             number += 1;
         }
     }
@@ -279,11 +288,13 @@ impl Drive<'_> {
             return self.fail(index, &anyhow!("an answer nobody asked for"));
         };
         if answer.status == 200 && answer.right {
-            let now = Instant::now();
             self.completed += 1;
-            self.answered += u64::from(now <= self.end);
             self.failures_in_a_row = 0;
-            self.latencies.saturating_record(nanos(now - since));
+            if since >= self.begin {
+                let now = Instant::now();
+                self.answered += u64::from(now <= self.end);
+                self.latencies.saturating_record(nanos(now - since));
+            }
         } else {
             let what = if answer.right { "the expected body" } else { "a wrong body" };
             self.count_failure(&format!("{} with {what} of {} bytes", answer.status, answer.length))?;

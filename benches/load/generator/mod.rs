@@ -56,7 +56,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Outcome {
     /// Right answers within the length of the measurement.
     pub(crate) answered: u64,
-    /// Right answers, those included that were waited for afterwards: what the server's CPU time went into.
+    /// Right answers, those included that were waited for afterwards and those of the lead: what the server's CPU time went
+    /// into.
     pub(crate) completed: u64,
     /// The length of the measurement.
     pub(crate) seconds: f64,
