@@ -28,6 +28,7 @@ pub(crate) const END: &str = "<!-- figures: end -->";
 #[derive(Serialize)]
 pub(crate) struct Report {
     version: String,
+    warnings: Vec<String>,
     machine: String,
     a: String,
     b: Option<String>,
@@ -44,6 +45,7 @@ impl Report {
     pub(crate) fn new(a: &str, b: Option<&str>) -> Self {
         Self {
             version: version(),
+            warnings: warnings(),
             machine: machine(),
             a: a.to_owned(),
             b: b.map(str::to_owned),
@@ -59,7 +61,7 @@ impl Report {
     /// Above all tables.
     pub(crate) fn head(&self) -> String {
         let head = format!("A: {}; B: {}\n{}", self.a, self.b.as_deref().unwrap_or("none"), self.machine);
-        warnings().iter().fold(head, |head, warning| format!("{head}\n{warning}"))
+        self.warnings.iter().fold(head, |head, warning| format!("{head}\n{warning}"))
     }
 
     pub(crate) fn has_failed(&self) -> bool {

@@ -400,7 +400,7 @@ def stack_of(awaited, call):
     """Where a coroutine waits, as in a traceback; our own frames are left out."""
     frames = []
     source = None if call.stream is None else call.stream.source  # what is streamed: nothing leads to it from here
-    while awaited is not None or source is not None:
+    for _ in range(1000):  # objects of others may lead on for ever
         if awaited is None or type(awaited).__name__ == "async_generator_asend":
             awaited, source = source, None
         for frame, then in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
@@ -411,6 +411,8 @@ def stack_of(awaited, call):
                 break
         else:
             awaited = None
+        if awaited is None and source is None:
+            break
     traceback = std("traceback")
     return "".join(traceback.format_list(traceback.StackSummary.extract(iter(frames))))
 

@@ -211,7 +211,9 @@ impl Drive<'_> {
         self.note_end(started);
         for index in 0..self.connections.len() {
             if let Some(since) = self.connections[index].asked {
-                self.latencies.saturating_record(nanos(since.elapsed()));
+                if since >= self.begin {
+                    self.latencies.saturating_record(nanos(since.elapsed()));
+                }
                 self.count_failure(&format!("no answer within {PATIENCE:?} after the end"))?;
             }
         }
@@ -290,9 +292,9 @@ impl Drive<'_> {
         if answer.status == 200 && answer.right {
             self.completed += 1;
             self.failures_in_a_row = 0;
+            let now = Instant::now();
+            self.answered += u64::from((self.begin..=self.end).contains(&now));
             if since >= self.begin {
-                let now = Instant::now();
-                self.answered += u64::from(now <= self.end);
                 self.latencies.saturating_record(nanos(now - since));
             }
         } else {

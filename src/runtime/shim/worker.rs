@@ -404,7 +404,10 @@ impl Worker {
         let taken = event.begun.map(|begun| now.duration_since(begun));
         let last = self.places.leave(event.seat, taken.is_some());
         if let Some(taken) = taken {
-            self.pace.observe(handler.unwrap_or(taken));
+            // A batch is one call, and each of its events has that one's time.
+            if last {
+                self.pace.observe(handler.unwrap_or(taken), now);
+            }
             self.count_finished(last, taken);
         } else {
             self.queue.dropped();
