@@ -191,11 +191,17 @@ impl Drive<'_> {
     fn count_unasked(&mut self, mut number: u64, due_at: impl Fn(u64) -> Instant) {
         let now = Instant::now();
         while due_at(number) < self.end {
-            if due_at(number) >= self.begin {
-                self.unasked += 1;
-                self.latencies.saturating_record(nanos(now - due_at(number)));
-            }
+            let due = due_at(number);
+            self.unasked += u64::from(due >= self.begin);
+            self.record(due, now);
             number += 1;
+        }
+    }
+
+    /// What was asked or due since then has been answered, or given up, now.
+    fn record(&mut self, since: Instant, now: Instant) {
+        if since >= self.begin {
+            self.latencies.saturating_record(nanos(now - since));
         }
     }
 
@@ -211,9 +217,7 @@ impl Drive<'_> {
         self.note_end(started);
         for index in 0..self.connections.len() {
             if let Some(since) = self.connections[index].asked {
-                if since >= self.begin {
-                    self.latencies.saturating_record(nanos(since.elapsed()));
-                }
+                self.record(since, Instant::now());
                 self.count_failure(&format!("no answer within {PATIENCE:?} after the end"))?;
             }
         }
@@ -294,9 +298,7 @@ impl Drive<'_> {
             self.failures_in_a_row = 0;
             let now = Instant::now();
             self.answered += u64::from((self.begin..=self.end).contains(&now));
-            if since >= self.begin {
-                self.latencies.saturating_record(nanos(now - since));
-            }
+            self.record(since, now);
         } else {
             let what = if answer.right { "the expected body" } else { "a wrong body" };
             self.count_failure(&format!("{} with {what} of {} bytes", answer.status, answer.length))?;

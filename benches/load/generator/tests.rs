@@ -70,7 +70,8 @@ fn a_stall_is_seen_by_all_who_would_have_come_meanwhile() {
     let plan =
         Plan { target, questions: &questions, connections: 1, pace: Pace::Rate(100.0), length, threads: 1 };
     let outcome = run(&plan).unwrap();
-    assert_eq!((outcome.latencies.len(), outcome.failures, outcome.unasked), (100, 0, 0));
+    assert_eq!((outcome.completed, outcome.failures, outcome.unasked), (102, 0, 0), "two in the lead");
+    assert_eq!(outcome.latencies.len(), 100);
     let late = |millis: u64| {
         let latencies = outcome.latencies.iter_recorded();
         let late = latencies.filter(|value| value.value_iterated_to() >= millis * 1_000_000);
@@ -89,6 +90,7 @@ fn a_rate_beyond_the_capacity_shows_in_latencies_and_in_what_was_never_asked() {
     let slow = |_| Duration::from_millis(500);
     let outcome = run(&plan(server(HELLO, slow), &questions, Pace::Rate(400.0))).unwrap();
     assert_eq!(outcome.failures, 0, "{:?}", outcome.first_failure);
+    assert_eq!(outcome.completed + outcome.unasked, 8 + 120, "eight in the lead");
     assert!(outcome.unasked >= 120 - 4 * 8, "{}", outcome.unasked);
     assert_eq!(outcome.answered, 0, "none within the 300 ms");
     assert_eq!(outcome.latencies.len(), 120);
